@@ -1,0 +1,56 @@
+"""Bayesian Multi-Task Prompt Tuning: a posterior over soft prompts as the prior for the next task.
+
+The names below are the public API. They are imported on first use, so that `bmtpt --help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bmtpt.api import adapt, adapt_together, evaluate, learn
+    from bmtpt.artifacts import Posterior, Prompt
+    from bmtpt.backbone.load import load_backbone
+    from bmtpt.errors import BmtptError
+    from bmtpt.predict import predict
+    from bmtpt.settings import AdaptSettings, LearnSettings
+    from bmtpt.tasks import load_data, load_task
+
+_HOME = {
+    "AdaptSettings": "bmtpt.settings",
+    "BmtptError": "bmtpt.errors",
+    "LearnSettings": "bmtpt.settings",
+    "Posterior": "bmtpt.artifacts",
+    "Prompt": "bmtpt.artifacts",
+    "adapt": "bmtpt.api",
+    "adapt_together": "bmtpt.api",
+    "evaluate": "bmtpt.api",
+    "learn": "bmtpt.api",
+    "load_backbone": "bmtpt.backbone.load",
+    "load_data": "bmtpt.tasks",
+    "load_task": "bmtpt.tasks",
+    "predict": "bmtpt.predict",
+}
+
+__all__ = [
+    "AdaptSettings",
+    "BmtptError",
+    "LearnSettings",
+    "Posterior",
+    "Prompt",
+    "adapt",
+    "adapt_together",
+    "evaluate",
+    "learn",
+    "load_backbone",
+    "load_data",
+    "load_task",
+    "predict",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bmtpt' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,5 @@
+"""`python -m bmtpt` is `bmtpt`."""
+
+from bmtpt.cli import main
+
+main()

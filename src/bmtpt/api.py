@@ -1,0 +1,389 @@
+"""The library's front door: learn a posterior, adapt it, evaluate and predict.
+
+backbone = load_backbone("offline")
+sources = [load_data(load_task(name), "offline") for name in ("sst2", "mrpc", "boolq")]
+posterior = learn(backbone, sources, LearnSettings(steps=200))
+prompt = adapt(posterior, load_data(load_task("cb"), "offline"), AdaptSettings(shots=32), backbone=backbone)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt import prompts as initial
+from bmtpt.artifacts import BackboneCard, Posterior, PosteriorCard, Prompt, PromptCard, require_backbone, versions
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model import Backbone
+from bmtpt.data import Tokenised, tokenise
+from bmtpt.errors import DataError, SettingsError
+from bmtpt.evaluate import Evaluation, ScorerKind, evaluate_prompts, make_scorer
+from bmtpt.methods.map_target import map_candidates
+from bmtpt.methods.svgd_source import SvgdSource
+from bmtpt.methods.target import CandidateBuilder, TargetPrompts, TargetRows
+from bmtpt.results import Result
+from bmtpt.results import settings_hash as hash_of
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stage_rows import cut_counts, source_rows, target_rows
+from bmtpt.stein.diagnostics import mean_gap_warning
+from bmtpt.tasks import TaskData, TaskSpec
+from bmtpt.train.events import Listener
+from bmtpt.train.loop import Outcome
+from bmtpt.train.run import Run, prepare_folder
+from bmtpt.types import Example
+
+
+def backbone_card(backbone: Backbone) -> BackboneCard:
+    """Return what an artifact notes about the model it belongs to."""
+    return BackboneCard(
+        name=backbone.name,
+        fingerprint=backbone.fingerprint,
+        parameters=backbone.parameters,
+        d_model=backbone.d_model,
+        vocab_size=backbone.embeddings.shape[0],
+    )
+
+
+def learn(
+    backbone: Backbone,
+    sources: Sequence[TaskData],
+    settings: LearnSettings | None = None,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Posterior:
+    """Learn a posterior over soft prompts from source tasks (METHOD.md, section 1).
+
+    Args:
+        backbone: The frozen model.
+        sources: Rows of the source tasks.
+        settings: Of the source stage.
+        folder: Where checkpoints, events and the posterior go; None keeps the posterior in memory only.
+        resume: Go on from the folder's checkpoint; ends in the same bits as a run that was never stopped.
+        overwrite: Replace a finished or unfinished run in the folder.
+        listener: Hears every event.
+
+    Raises:
+        SettingsError: No source, or one named twice.
+        DataError: A source has no rows.
+        TrainingError: The loss is not a number.
+        ArtifactError: The folder holds another run, or cannot be written.
+    """
+    settings = settings or LearnSettings()
+    names = _distinct([source.task.name for source in sources], "source")
+    prepare_folder(folder, resume=resume, overwrite=overwrite)
+    train, held_back = source_rows(backbone, sources, settings)
+    engine = HuggingFaceEngine(backbone)
+    run = Run(backbone.fingerprint, folder, resume, listener)
+    particles = _initial_particles(engine, train, held_back, settings, run)
+    method = SvgdSource(engine, particles, train, held_back, settings)
+    outcome = run.train(method, settings, {"sources": names})
+    trained = SvgdSource(engine, outcome.tensors[0], train, held_back, settings)
+    card = PosteriorCard(
+        backbone=backbone_card(backbone),
+        sources=tuple(names),
+        settings=settings.model_dump(mode="json"),
+        diagnostics={**_summary(trained.held_back_nll()), "texts_cut": cut_counts(train)},
+        steps=outcome.state.step,
+        seconds=outcome.state.seconds,
+        versions=versions(),
+        created=now(),
+    )
+    posterior = Posterior(outcome.tensors[0].cpu(), card)
+    return posterior.save(folder, overwrite=overwrite or resume) if folder else posterior
+
+
+def adapt(
+    posterior: Posterior,
+    target: TaskData,
+    settings: AdaptSettings | None = None,
+    *,
+    backbone: Backbone | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Prompt:
+    """Adapt a posterior to one target by MAP (METHOD.md, section 2).
+
+    Args:
+        posterior: The prior's source.
+        target: Rows of the target task.
+        settings: Of the target stage.
+        backbone: The frozen model, or None to load the one named in the posterior's card.
+        folder, resume, overwrite, listener: As for `learn`.
+
+    Raises:
+        BackboneError: The posterior belongs to another model.
+        DataError: Too few rows for the shots asked for.
+        TrainingError, ArtifactError: As for `learn`.
+    """
+    backbone = backbone or load_backbone(posterior.card.backbone.name)
+    return adapt_together(
+        posterior,
+        [target],
+        settings,
+        backbone=backbone,
+        folder=folder,
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+    )[target.task.name]
+
+
+def adapt_together(
+    posterior: Posterior,
+    targets: Sequence[TaskData],
+    settings: AdaptSettings | None = None,
+    *,
+    backbone: Backbone,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Prompt]:
+    """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name."""
+    settings = settings or AdaptSettings()
+    require_backbone(posterior.card.backbone, backbone.fingerprint, backbone.name)
+    particles = posterior.particles.to(backbone.device)
+    return fit_targets(
+        backbone,
+        targets,
+        posterior_candidates(particles, settings),
+        settings,
+        method="bmtpt",
+        particles=particles,
+        sources=posterior.card.sources,
+        posterior=posterior.weights_sha256,
+        folder=folder,
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+    )
+
+
+def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
+    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL."""
+
+    def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
+        losses = [engine.losses(particles, each.train.batch).mean(dim=1) for each in rows.values()]
+        return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
+
+    return build
+
+
+def fit_targets(
+    backbone: Backbone,
+    targets: Sequence[TaskData],
+    candidates: CandidateBuilder,
+    settings: AdaptSettings,
+    *,
+    method: str,
+    particles: Float[Tensor, "M P D"] | None = None,
+    sources: Sequence[str] = (),
+    posterior: str | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Prompt]:
+    """Train any prompt method on one target, or on several that share A; every baseline runs through here.
+
+    Args:
+        candidates: Builds the starts and priors that compete, given the tokenised target rows.
+        method: Name for the card.
+        particles: Centres of the priors, if any candidate has one.
+        sources, posterior: For the card.
+    """
+    names = _distinct([target.task.name for target in targets], "target")
+    prepare_folder(folder, resume=resume, overwrite=overwrite)
+    rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+    engine = HuggingFaceEngine(backbone)
+    trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
+    run = Run(backbone.fingerprint, folder, resume, listener)
+    outcome = run.train(trainer, settings, {"targets": names, "posterior": posterior}, settings.patience)
+    found = {}
+    for k, target in enumerate(targets):
+        card = PromptCard(
+            backbone=backbone_card(backbone),
+            sources=tuple(sources),
+            settings=settings.model_dump(mode="json"),
+            steps=outcome.state.step,
+            seconds=outcome.state.seconds,
+            versions=versions(),
+            created=now(),
+            task=target.task.name,
+            task_definition=target.task.model_dump(mode="json"),
+            method=method,
+            posterior=posterior,
+            selection=_selection(trainer, outcome, rows[target.task.name]),
+            trained_parameters=trainer.trained_parameters(),
+        )
+        prompt = Prompt(_chosen(trainer, outcome, k).cpu(), card)
+        place = folder if folder is None or len(targets) == 1 else folder / target.task.name
+        found[target.task.name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
+    return found
+
+
+def evaluate(
+    backbone: Backbone,
+    prompt: Prompt,
+    examples: Sequence[Example],
+    *,
+    task: TaskSpec | None = None,
+    scorer: ScorerKind | None = None,
+    max_length: int | None = None,
+) -> Evaluation:
+    """Score a prompt on rows, through the forward path it was trained with.
+
+    Args:
+        examples: Usually `TaskData.test`.
+        task: What the rows are; None takes the task the prompt was trained for.
+        scorer: `rank`, `generate`, or None for the task's usual one.
+        max_length: Longest text in tokens; None takes the task's own.
+
+    Raises:
+        BackboneError: The prompt belongs to another model.
+        DataError: No rows.
+    """
+    require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
+    task = task or TaskSpec.model_validate(prompt.card.task_definition)
+    if not examples:
+        raise DataError(f"task {task.name} has no rows to evaluate on")
+    rows = tokenise(backbone, examples, max_length or task.max_length)
+    engine: Engine = HuggingFaceEngine(backbone)
+    return evaluate_prompts(engine, prompt.prompts.to(backbone.device), rows, make_scorer(backbone, task, scorer))
+
+
+def result_rows(
+    backbone: Backbone,
+    prompt: Prompt,
+    target: TaskData,
+    evaluation: Evaluation,
+    *,
+    study: str,
+    settings_hash: str | None = None,
+) -> list[Result]:
+    """Return an evaluation as result lines, one per metric, calibration included."""
+    task, card = target.task, prompt.card
+    return [
+        Result(
+            study=study,
+            method=card.method,
+            backbone=backbone.name,
+            sources=card.sources,
+            target=task.name,
+            shots=card.settings.get("shots"),
+            seed=card.settings.get("seed", 0),
+            metric=metric,
+            value=value,
+            primary=metric == task.primary,
+            constant_answer=evaluation.constant_answer if metric == task.primary else None,
+            invalid_share=evaluation.invalid_share / 100,
+            trained_parameters=card.trained_parameters,
+            trained_share=card.trained_parameters / backbone.parameters,
+            steps=card.steps,
+            seconds=card.seconds,
+            settings_hash=settings_hash or hash_of(card.settings),
+            data=target.status,
+            versions=versions(),
+        )
+        for metric, value in {**evaluation.metrics, **evaluation.calibration}.items()
+    ]
+
+
+def learn_warnings(posterior: Posterior) -> list[str]:
+    """Return, in plain words, what the last validation of a source stage warns about."""
+    facts = posterior.card.diagnostics
+    mean = list(facts["mean_nll"].values())
+    particles = list(zip(*facts["particle_nll"].values(), strict=True))
+    warning = mean_gap_warning(sum(mean) / len(mean), [sum(each) / len(each) for each in particles])
+    return [] if warning is None else [warning]
+
+
+def _initial_particles(
+    engine: HuggingFaceEngine,
+    train: Mapping[str, Tokenised],
+    held_back: Mapping[str, Tokenised],
+    settings: LearnSettings,
+    run: Run,
+) -> Float[Tensor, "M P D"]:
+    """Start the particles as `particle_init` says."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    table, ids = engine.backbone.embeddings, engine.backbone.frequent_ids()
+    length, count = settings.prompt_length, settings.particles
+    if settings.particle_init == "independent":
+        return initial.independent_particles(table, ids, length, count, generator)
+    if settings.particle_init == "shared":
+        return initial.shared_particles(table, ids, length, count, settings.init_jitter, generator)
+    first = settings.model_copy(update={"particles": 1, "steps": settings.init_steps, "particle_init": "shared"})
+    start = initial.from_vocabulary(table, ids, length, generator)[None]
+    outcome = run.inside("init").train(
+        SvgdSource(engine, start, train, held_back, first), first, {"sources": list(train)}
+    )
+    return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator)
+
+
+def _chosen(trainer: TargetPrompts, outcome: Outcome, target: int) -> Float[Tensor, "M P D"]:
+    """Return the winner's prompt, or for an ensemble the best candidate of every start."""
+    best = [tensor.detach() for tensor in outcome.tensors]
+    full = best[0]
+    if trainer.settings.decompose:
+        full = initial.compose(full, best[1][:, target], best[2][:, target])
+    return full[_winners(trainer, outcome)]
+
+
+def _winners(trainer: TargetPrompts, outcome: Outcome) -> list[int]:
+    if not trainer.settings.ensemble:
+        return [outcome.winner]
+    by_start: dict[str, list[int]] = {}
+    for r, candidate in enumerate(trainer.candidates):
+        by_start.setdefault(candidate.start_name, []).append(r)
+    return [max(group, key=lambda r: outcome.state.best[r]) for group in by_start.values()]
+
+
+def _selection(trainer: TargetPrompts, outcome: Outcome, rows: TargetRows) -> dict[str, Any]:
+    """Record how the model was chosen: every candidate's best validation, which is σ's curve too."""
+    curve = [
+        {**candidate.describe(), "best": list(key), "step": step}
+        for candidate, key, step in zip(trainer.candidates, outcome.state.best, outcome.state.best_step, strict=True)
+    ]
+    return {
+        "winners": [curve[r] for r in _winners(trainer, outcome)],
+        "candidates": curve,
+        "train_rows": len(rows.train),
+        "validation_rows": len(rows.select),
+        "texts_cut": rows.train.cut + rows.select.cut,
+    }
+
+
+def _summary(nll: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return the held-back NLL of θ̄ and of the particles, and the gap between them: the first diagnostic."""
+    mean = {name: values[0] for name, values in nll.items()}
+    particles = {name: list(values[1:]) for name, values in nll.items()}
+    gap = sum(mean[name] - sum(each) / len(each) for name, each in particles.items()) / len(mean)
+    return {"mean_nll": mean, "particle_nll": particles, "mean_gap": gap}
+
+
+def _distinct(names: list[str], what: str) -> list[str]:
+    if not names:
+        raise SettingsError(f"no {what} task was given; name at least one with --{what}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SettingsError(f"{what} task '{twice[0]}' was given twice; name each once")
+    return names
+
+
+def now() -> str:
+    """Return the time for a card, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,336 @@
+"""Posterior and Prompt on disk: a folder with `card.json` and one safetensors file that the card vouches for.
+
+The card is JSON and the numbers are safetensors, so loading runs no code. The card notes the SHA-256 of the weights:
+an edited, truncated or half-replaced pair is noticed before it predicts anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal, Self, TypeVar
+
+import torch
+from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from bmtpt.errors import ArtifactError, BackboneError
+from bmtpt.files import write_files_atomically
+
+FORMAT_VERSION: Final = 1
+CARD = "card.json"
+
+
+class BackboneCard(BaseModel):
+    """Which frozen language model an artifact belongs to.
+
+    Attributes:
+        name: Hub id, folder, or "offline".
+        fingerprint: SHA-256 in hexadecimal over architecture and fp32 weights.
+        parameters: Distinct parameters (tied weights count once).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    parameters: int
+    d_model: int
+    vocab_size: int
+
+
+class _Card(BaseModel):
+    """What both kinds of artifact note.
+
+    Attributes:
+        settings: The resolved settings of the run.
+        steps: Optimiser steps.
+        seconds: Wall time.
+        created: ISO 8601 time, given by the caller.
+        weights_sha256: SHA-256 of the safetensors file; `save` fills it in.
+    """
+
+    # ser_json_inf_nan is pydantic's default, stated: a diagnostic that is NaN becomes null, not broken JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    backbone: BackboneCard
+    sources: tuple[str, ...]
+    settings: dict[str, Any]
+    steps: int
+    seconds: float
+    versions: dict[str, str]
+    created: str
+    weights_sha256: str = ""
+
+
+class PosteriorCard(_Card):
+    """Where a posterior comes from.
+
+    Attributes:
+        diagnostics: Last SVGD diagnostics and validation figures.
+    """
+
+    kind: Literal["posterior"] = "posterior"
+    diagnostics: dict[str, Any]
+
+
+class PromptCard(_Card):
+    """Where a prompt comes from, and enough of its task to predict from the folder alone.
+
+    Attributes:
+        task_definition: Dump of the resolved task.
+        posterior: ``weights_sha256`` of the posterior that was its prior, or None.
+        selection: How the model was chosen (validation curve, prior_std curve, ...).
+        trained_parameters: Numbers trained for this task.
+    """
+
+    kind: Literal["prompt"] = "prompt"
+    task: str
+    task_definition: dict[str, Any]
+    method: str
+    posterior: str | None
+    selection: dict[str, Any]
+    trained_parameters: int
+
+
+_AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The source posterior: M SVGD particles (METHOD.md, section 1).
+
+    Attributes:
+        particles: Soft prompts, stored as fp32.
+        card: Where they come from.
+    """
+
+    particles: Float[Tensor, "M P D"]
+    card: PosteriorCard
+
+    @property
+    def mean(self) -> Float[Tensor, "P D"]:
+        """θ̄, the mean over particles."""
+        return self.particles.mean(dim=0)
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the file that `save` writes: the posterior's name in the cards of prompts made from it."""
+        return _sha256(_to_bytes("particles", self.particles))
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> Self:
+        """Write ``posterior.safetensors`` and ``card.json`` into a folder and keep its other files.
+
+        Returns:
+            The posterior with the card as written.
+
+        Raises:
+            ArtifactError: The folder cannot be written, holds an artifact already (unless ``overwrite`` and a
+                posterior), or the particles are not finite or do not fit the backbone. Nothing is changed then.
+        """
+        return replace(self, card=_save(folder, self.card, self.particles, overwrite))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a posterior and check it against its card.
+
+        Raises:
+            ArtifactError: The folder holds no posterior, or one that is damaged or from another format version.
+        """
+        return cls(*_load(folder, PosteriorCard))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What predicts a task: one MAP prompt (M = 1) or an ensemble whose probabilities are averaged (M > 1).
+
+    Attributes:
+        prompts: Soft prompts, stored as fp32.
+        card: Where they come from and the task they are for.
+    """
+
+    prompts: Float[Tensor, "M P D"]
+    card: PromptCard
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> Self:
+        """Write ``prompt.safetensors`` and ``card.json`` into a folder and keep its other files.
+
+        Returns:
+            The prompt with the card as written.
+
+        Raises:
+            ArtifactError: As `Posterior.save`.
+        """
+        return replace(self, card=_save(folder, self.card, self.prompts, overwrite))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a prompt and check it against its card.
+
+        Raises:
+            ArtifactError: The folder holds no prompt, or one that is damaged or from another format version.
+        """
+        return cls(*_load(folder, PromptCard))
+
+
+# The one tensor in each kind's safetensors file.
+_TENSOR = {"posterior": "particles", "prompt": "prompts"}
+
+
+def load_artifact(folder: Path) -> Posterior | Prompt:
+    """Read whichever artifact a folder holds.
+
+    Raises:
+        ArtifactError: The folder holds none, or a damaged one.
+    """
+    kind = _read_card(folder)["kind"]
+    return Posterior.load(folder) if kind == "posterior" else Prompt.load(folder)
+
+
+def require_backbone(card: BackboneCard, fingerprint: str, name: str) -> None:
+    """Refuse to use an artifact with another backbone than the one it was trained on.
+
+    Args:
+        card: The artifact's backbone.
+        fingerprint: Fingerprint of the loaded backbone.
+        name: What the user called the loaded backbone.
+
+    Raises:
+        BackboneError: The fingerprints differ; the sentence names both backbones.
+    """
+    if card.fingerprint != fingerprint:
+        raise BackboneError(
+            f"this artifact was trained with backbone '{card.name}' (fingerprint {card.fingerprint[:12]}) and "
+            f"cannot be used with '{name}' (fingerprint {fingerprint[:12]}): load the backbone it was trained with"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers: bmtpt, python, torch, transformers."""
+    found = {name: _version(name) for name in ("bmtpt", "torch", "transformers")}
+    return {**found, "python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree on PYTHONPATH
+        return "not installed"
+
+
+def _save(folder: Path, card: _AnyCard, tensor: Tensor, overwrite: bool) -> _AnyCard:
+    _check_place(folder, card.kind, overwrite)
+    stored = tensor.detach().to("cpu", torch.float32)
+    _check_tensor(stored, card.backbone, f"the {card.kind}")
+    weights = _to_bytes(_TENSOR[card.kind], stored)
+    stamped = card.model_copy(update={"weights_sha256": _sha256(weights)})
+    text = stamped.model_dump_json(indent=2) + "\n"
+    # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
+    write_files_atomically(folder, {f"{card.kind}.safetensors": weights, CARD: text.encode()})
+    return stamped
+
+
+def _check_place(folder: Path, kind: str, overwrite: bool) -> None:
+    if not os.path.exists(folder / CARD):  # unlike Path.exists, never raises
+        return
+    if not overwrite:
+        raise ArtifactError(f"{folder} holds an artifact already; choose another folder or allow overwriting")
+    (other,) = set(_TENSOR) - {kind}
+    if os.path.exists(folder / f"{other}.safetensors"):
+        raise ArtifactError(f"{folder} holds a {other} and not a {kind}; choose another folder")
+
+
+def _check_tensor(tensor: Tensor, backbone: BackboneCard, what: str) -> None:
+    if tensor.ndim != 3 or 0 in tensor.shape or tensor.shape[2] != backbone.d_model:
+        raise ArtifactError(
+            f"{what} has shape {list(tensor.shape)} where [M, P, {backbone.d_model}] is right for backbone "
+            f"'{backbone.name}'"
+        )
+    if not torch.isfinite(tensor).all():
+        raise ArtifactError(f"{what} holds numbers that are not finite; train with a lower learning rate")
+
+
+def _to_bytes(name: str, tensor: Tensor) -> bytes:
+    return to_safetensors({name: tensor.detach().to("cpu", torch.float32).contiguous()})
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _load(folder: Path, model: type[_AnyCard]) -> tuple[Tensor, _AnyCard]:
+    raw = _read_card(folder)
+    kind = model.model_fields["kind"].default
+    if raw["kind"] != kind:
+        raise ArtifactError(f"{folder} holds a {raw['kind']} where a {kind} is needed")
+    try:
+        card = model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{folder / CARD} is not a valid card: {field}: {first['msg'].lower()}") from error
+    return _read_weights(folder / f"{kind}.safetensors", card, _TENSOR[kind]), card
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    """Return the card as a dictionary whose kind is known and whose format version is ours."""
+    path = folder / CARD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
+    if not isinstance(raw, dict) or raw.get("kind") not in list(_TENSOR):
+        raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
+    if raw.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has format version {raw.get('format_version')!r} and this bmtpt reads {FORMAT_VERSION}; use the "
+            f"bmtpt that wrote it ({_writer(raw)}) or train again"
+        )
+    return raw
+
+
+def _writer(raw: dict[str, Any]) -> str:
+    noted = raw.get("versions")
+    return str(noted.get("bmtpt", "unknown version")) if isinstance(noted, dict) else "unknown version"
+
+
+def _read_weights(path: Path, card: PosteriorCard | PromptCard, name: str) -> Tensor:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    if _sha256(content) != card.weights_sha256:
+        raise ArtifactError(
+            f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
+            "copy the folder again or train again"
+        )
+    return _parse(path, content, card, name)
+
+
+def _parse(path: Path, content: bytes, card: PosteriorCard | PromptCard, name: str) -> Tensor:
+    """Check what a hash cannot: a card and a file that fit each other can still both be wrong."""
+    try:
+        tensors = parse_safetensors(content)
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
+    if set(tensors) != {name}:
+        raise ArtifactError(f"{path} holds {sorted(tensors)} where only '{name}' belongs")
+    tensor = tensors[name]
+    if tensor.dtype != torch.float32:
+        raise ArtifactError(f"{path} holds {tensor.dtype} where torch.float32 belongs")
+    _check_tensor(tensor, card.backbone, str(path))
+    return tensor

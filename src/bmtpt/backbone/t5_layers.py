@@ -1,0 +1,227 @@
+"""T5's sub-layers as hand-differentiated functions of frozen weights.
+
+Each is y = x + f(x·r) with r = 1/rms(x), the gain of T5's norm being folded into the weights that follow it. Only
+∂/∂x is computed, and only what is dear to recompute is saved. One shape rule: activations are [R·S, D], so that every
+linear layer is one matmul. All dtypes work; in bfloat16, sums over D and 1/rms are taken in fp32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Context = Any
+"""torch's autograd context, which has no public type."""
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Self-attention of h heads of width k.
+
+    Attributes:
+        qkv: [D, 3·h·k], norm gain folded in.
+        out: [h·k, D].
+        heads: h.
+    """
+
+    qkv: Tensor
+    out: Tensor
+    heads: int
+
+
+@dataclass(frozen=True)
+class CrossWeights:
+    """Cross attention with keys and values absorbed: neither is ever formed.
+
+    Attributes:
+        query: [D, h·k], norm gain folded in.
+        key: [h, k, D], the final norm gain of the encoder not folded in.
+        value: [h, D, k].
+        out: [h·k, D].
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True)
+class FeedForwardWeights:
+    """ReLU (wide = f) or gated GELU (wide = 2·f, gate first).
+
+    Attributes:
+        wide: [D, f] or [D, 2·f], norm gain folded in.
+        out: [f, D].
+        gated: Which of the two.
+    """
+
+    wide: Tensor
+    out: Tensor
+    gated: bool
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """Return 1/rms of each row, [rows, 1], in fp32 or better."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def scaled(x: Tensor, r: Tensor) -> Tensor:
+    """Return x·r, multiplied in r's precision and rounded once."""
+    return x.to(r.dtype, copy=True).mul_(r).to(x.dtype)
+
+
+def norm_backward(residual: Tensor, grad: Tensor, x: Tensor, r: Tensor) -> Tensor:
+    """Return residual + r·grad − x·r³·mean(grad·x): what flows into x from y = x + f(x·r), given ∂/∂(x·r)."""
+    mean = (grad * x).sum(-1, keepdim=True, dtype=r.dtype).div_(x.shape[-1])
+    narrow = x.dtype
+    return torch.addcmul(residual, grad, r.to(narrow)).addcmul_(x, mean.mul_(r**3).to(narrow), value=-1)
+
+
+class SelfAttention(torch.autograd.Function):
+    """x + attention(x·r); T5 does not divide the scores by √k.
+
+    Arguments: x [R·S, D], weights, bias [R·h, S, S] (relative positions, padding and causality), eps.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
+        r = inverse_rms(x, eps)
+        q, k, v = qkv = _split_heads(scaled(x, r) @ weights.qkv, bias.shape[1], weights.heads, 3)
+        scores = torch.baddbmm(bias, q, k.mT)  # [R·h, S, S]
+        chances = torch._softmax(scores, -1, False, out=scores)
+        mixed = _join_heads(torch.bmm(chances, v)[None], weights.heads)
+        ctx.save_for_backward(x, r, qkv, chances)
+        ctx.weights = weights
+        return torch.addmm(x, mixed, weights.out)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        x, r, qkv, chances = ctx.saved_tensors
+        weights: AttentionWeights = ctx.weights
+        q, k, v = qkv
+        (mixed,) = _split_heads(grad @ weights.out.T, q.shape[1], weights.heads, 1)
+        pulled = torch.empty_like(qkv)
+        torch.bmm(chances.mT, mixed, out=pulled[2])
+        scores = torch.bmm(mixed, v.mT)
+        torch._softmax_backward_data(scores, chances, -1, chances.dtype, grad_input=scores)
+        torch.bmm(scores, k, out=pulled[0])
+        torch.bmm(scores.mT, q, out=pulled[1])
+        return norm_backward(grad, _join_heads(pulled, weights.heads) @ weights.qkv.T, x, r), None, None, None
+
+
+class FeedForward(torch.autograd.Function):
+    """x + feed_forward(x·r). Arguments: x [rows, D], weights, eps."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
+        r = inverse_rms(x, eps)
+        wide = scaled(x, r) @ weights.wide
+        ctx.save_for_backward(x, r, wide)
+        ctx.weights = weights
+        return torch.addmm(x, _activate(wide, weights.gated), weights.out)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        x, r, wide = ctx.saved_tensors
+        weights: FeedForwardWeights = ctx.weights
+        pulled = _activate_backward(grad @ weights.out.T, wide, weights.gated)
+        return norm_backward(grad, pulled @ weights.wide.T, x, r), None, None
+
+
+class CrossAttention(torch.autograd.Function):
+    """x + cross_attention(x·r, states), with scores (q·K)·E and values (p·E)·V instead of keys E·Kᵀ and values E·V.
+
+    With few label tokens that is far less work: T·h·D·S against S·D·h·k (PERFORMANCE.md).
+    Arguments: x [R·Q, D], states [R, S, D], weights, mask [R, 1, S] to add to the scores or None, eps.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Context, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
+    ) -> Tensor:
+        h = len(weights.key)
+        r = inverse_rms(x, eps)
+        q = (scaled(x, r) @ weights.query).view(len(x), h, -1).transpose(0, 1)  # [h, R·Q, k]
+        asked = _rows_first(torch.bmm(q, weights.key), len(states))  # [R, Q·h, D]
+        scores = torch.bmm(asked, states.mT) if mask is None else torch.baddbmm(mask, asked, states.mT)
+        chances = torch._softmax(scores, -1, False, out=scores)  # [R, Q·h, S]
+        seen = _heads_first(torch.bmm(chances, states), h)  # [h, R·Q, D]
+        mixed = torch.bmm(seen, weights.value).transpose(0, 1).reshape(len(x), -1)  # [R·Q, h·k]
+        ctx.save_for_backward(x, r, states, asked, chances)
+        ctx.weights = weights
+        return torch.addmm(x, mixed, weights.out)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+        x, r, states, asked, chances = ctx.saved_tensors
+        weights: CrossWeights = ctx.weights
+        h = len(weights.key)
+        mixed = (grad @ weights.out.T).view(len(x), h, -1).transpose(0, 1)  # [h, R·Q, k]
+        seen = _rows_first(torch.bmm(mixed, weights.value.mT), len(states))  # [R, Q·h, D]
+        scores = torch.bmm(seen, states.mT)
+        torch._softmax_backward_data(scores, chances, -1, chances.dtype, grad_input=scores)
+        pulled_states = torch.baddbmm(torch.bmm(chances.mT, seen), scores.mT, asked)  # [R, S, D]
+        q = torch.bmm(_heads_first(torch.bmm(scores, states), h), weights.key.mT)  # [h, R·Q, k]
+        pulled = q.transpose(0, 1).reshape(len(x), -1) @ weights.query.T
+        return norm_backward(grad, pulled, x, r), pulled_states, None, None, None
+
+
+class FinalNorm(torch.autograd.Function):
+    """x·r·gain. Arguments: x [rows, D], gain [D], eps."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        r = inverse_rms(x, eps)
+        ctx.save_for_backward(x, r, gain)
+        return scaled(x, r).mul_(gain)
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        x, r, gain = ctx.saved_tensors
+        return norm_backward(torch.zeros_like(x), grad * gain, x, r), None, None
+
+
+def _split_heads(flat: Tensor, S: int, heads: int, parts: int) -> Tensor:
+    """[R·S, parts·h·k] → contiguous [parts, R·h, S, k], the layout in which a batched matmul copies nothing."""
+    split = flat.view(len(flat) // S, S, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    return split.reshape(parts, -1, S, split.shape[-1])
+
+
+def _join_heads(split: Tensor, heads: int) -> Tensor:
+    """[parts, R·h, S, k] → [R·S, parts·h·k], the inverse of `_split_heads`."""
+    parts, rows, S, k = split.shape
+    return split.view(parts, -1, heads, S, k).permute(1, 3, 0, 2, 4).reshape(rows // heads * S, parts * heads * k)
+
+
+def _rows_first(by_head: Tensor, rows: int) -> Tensor:
+    """[h, R·Q, D] → [R, Q·h, D]."""
+    return by_head.transpose(0, 1).reshape(rows, -1, by_head.shape[-1])
+
+
+def _heads_first(by_row: Tensor, heads: int) -> Tensor:
+    """[R, Q·h, D] → [h, R·Q, D], the inverse of `_rows_first`."""
+    return by_row.reshape(-1, heads, by_row.shape[-1]).transpose(0, 1)
+
+
+def _activate(wide: Tensor, gated: bool) -> Tensor:
+    if not gated:
+        return F.relu(wide)
+    gate, linear = wide.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh").mul_(linear)
+
+
+def _activate_backward(grad: Tensor, wide: Tensor, gated: bool) -> Tensor:
+    if not gated:
+        return torch.ops.aten.threshold_backward(grad, wide, 0)  # type: ignore[no-any-return]
+    gate, linear = wide.chunk(2, dim=-1)
+    pulled = torch.empty_like(wide)
+    into_gate, into_linear = pulled.chunk(2, dim=-1)
+    torch.mul(F.gelu(gate, approximate="tanh"), grad, out=into_linear)
+    torch.ops.aten.gelu_backward(grad.mul_(linear), gate, approximate="tanh", grad_input=into_gate)
+    return pulled

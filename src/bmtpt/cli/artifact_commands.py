@@ -1,0 +1,167 @@
+"""Commands on finished artifacts: evaluate, predict, inspect, export, import, report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmtpt.cli.common import ERR, OUT, load_tasks
+from bmtpt.cli.main import app
+from bmtpt.errors import ArtifactError, SettingsError, nearest
+
+PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
+BackboneOption = Annotated[
+    str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the prompt's own.")
+]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
+
+
+@app.command(epilog="Example: bmtpt evaluate --prompt prompts/cb --task cb --data offline")
+def evaluate(
+    prompt: PromptOption,
+    task: Annotated[str | None, typer.Option("--task", help="Name or YAML file; default: the prompt's own.")] = None,
+    data: Annotated[str, typer.Option("--data", help="hub, offline or a data folder.")] = "hub",
+    scorer: Annotated[str | None, typer.Option("--scorer", help="rank or generate; default: rank if it can.")] = None,
+    split: Annotated[str, typer.Option("--split", help="test or select.")] = "test",
+    out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Score a prompt on a task's rows; prints one JSON result line per metric."""
+    _one_of("--scorer", scorer, ("rank", "generate"))
+    _one_of("--split", split, ("test", "select"))
+    from bmtpt import api
+    from bmtpt.artifacts import Prompt
+    from bmtpt.results import append_results
+
+    loaded = Prompt.load(prompt)
+    model = _model(backbone or loaded.card.backbone.name, precision)
+    (rows,) = load_tasks([task or _own_task(loaded)], data)
+    examples = rows.test if split == "test" else rows.select
+    with ERR.status(f"scoring {len(examples):,} rows"):
+        evaluation = api.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
+    results = api.result_rows(model, loaded, rows, evaluation, study="evaluate")
+    if out:
+        append_results(out, results)
+    for result in results:
+        print(result.model_dump_json())
+
+
+@app.command(epilog="Example: echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2")
+def predict(
+    prompt: PromptOption,
+    file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
+    backbone: BackboneOption = None,
+    precision: PrecisionOption = "auto",
+) -> None:
+    """Read texts or JSON lines and write JSON lines with label and probability."""
+    import json
+
+    from bmtpt.artifacts import Prompt
+    from bmtpt.predict import predict as answers
+    from bmtpt.predict import read_rows
+    from bmtpt.tasks import TaskSpec
+
+    loaded = Prompt.load(prompt)
+    task = TaskSpec.model_validate(loaded.card.task_definition)
+    try:
+        lines = file.open(encoding="utf-8") if file else sys.stdin
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
+    examples = read_rows(lines, task, str(file or "standard input"))
+    model = _model(backbone or loaded.card.backbone.name, precision)
+    for answer in answers(model, loaded, examples):
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+
+
+@app.command(epilog="Example: bmtpt inspect post --tokens 5")
+def inspect(
+    folder: Annotated[Path, typer.Argument(help="Folder of a posterior or a prompt.")],
+    tokens: Annotated[int, typer.Option("--tokens", min=0, help="Nearest vocabulary tokens of this many rows.")] = 0,
+    backbone: BackboneOption = None,
+) -> None:
+    """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
+    from bmtpt.artifacts import load_artifact
+    from bmtpt.inspection import describe_artifact, nearest_tokens
+
+    artifact = load_artifact(folder)
+    for key, value in describe_artifact(artifact).items():
+        OUT.print(f"[bold]{key}[/]: ", end="", highlight=False)
+        OUT.print(str(value), markup=False, highlight=False)
+    if tokens:
+        model = _model(backbone or artifact.card.backbone.name, "float32")
+        for line in nearest_tokens(artifact, model, tokens):
+            OUT.print(line, markup=False, highlight=False)
+
+
+@app.command(epilog="Example: bmtpt export prompts/cb --to peft --out cb-peft")
+def export(
+    prompt: Annotated[Path, typer.Argument(help="Folder of a prompt.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    to: Annotated[str, typer.Option("--to", help="Format: peft.")] = "peft",
+) -> None:
+    """Write a prompt as a PEFT prompt-tuning adapter."""
+    _one_of("--to", to, ("peft",))
+    from bmtpt.artifacts import Prompt
+    from bmtpt.peft_io import export_peft
+
+    loaded = Prompt.load(prompt)
+    export_peft(loaded, out, loaded.card.backbone.name)
+    OUT.print(f"PEFT adapter written to {out}")
+
+
+@app.command("import", epilog="Example: bmtpt import cb-peft --task cb --backbone offline --out prompts/cb")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="Folder of a PEFT prompt-tuning adapter.")],
+    task: Annotated[str, typer.Option("--task", help="Name or YAML file of the task it was tuned for.")],
+    backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")] = False,
+) -> None:
+    """Read a PEFT prompt-tuning adapter as a prompt."""
+    from bmtpt import api
+    from bmtpt.peft_io import import_peft
+    from bmtpt.tasks import load_task
+
+    spec = load_task(task)
+    card = api.backbone_card(_model(backbone, "float32"))
+    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), api.now())
+    prompt.save(out, overwrite=overwrite)
+    OUT.print(f"prompt written to {out}")
+
+
+@app.command(epilog="Example: bmtpt report post prompts/cb --out report.html")
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Run folders and results files (.jsonl).")],
+    out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Write one self-contained HTML page: curves, particles, task map, scores, settings."""
+    from bmtpt.report.html import write_report
+
+    with ERR.status("drawing"):
+        path = write_report(folders, out)
+    OUT.print(f"report written to {path}")
+
+
+def _model(name: str, precision: str):  # type: ignore[no-untyped-def]  # Backbone would import torch here
+    _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    from bmtpt.backbone.load import load_backbone
+
+    with ERR.status(f"loading {name}"):
+        return load_backbone(name, precision=precision)  # type: ignore[arg-type]
+
+
+def _own_task(prompt) -> str:  # type: ignore[no-untyped-def]
+    from bmtpt.tasks import builtin_tasks
+
+    if prompt.card.task not in builtin_tasks():
+        raise ArtifactError(f"the prompt's task '{prompt.card.task}' is your own; name its YAML file with --task")
+    return str(prompt.card.task)
+
+
+def _one_of(option: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise SettingsError(f"{option} cannot be '{value}'; {nearest(value, choices)}")

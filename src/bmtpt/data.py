@@ -1,0 +1,74 @@
+"""Tokenised examples, and which of them step t sees: a pure function of (seed, t), so that resuming is exact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from bmtpt.backbone.model import Backbone
+from bmtpt.tasks.text import target_ids, truncate
+from bmtpt.types import Example, TokenBatch
+
+
+@dataclass(frozen=True)
+class Tokenised:
+    """Examples and their token ids.
+
+    Attributes:
+        examples: N rows.
+        batch: Their tokens, in the same order.
+        cut: How many texts were cut to the length limit.
+    """
+
+    examples: tuple[Example, ...]
+    batch: TokenBatch
+    cut: int
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def rows(self, indices: Sequence[int]) -> TokenBatch:
+        """Return the tokens of some rows."""
+        return TokenBatch([self.batch.inputs[i] for i in indices], [self.batch.targets[i] for i in indices])
+
+
+def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
+    """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted."""
+    texts = [truncate(example, backbone.tokenizer, max_length) for example in examples]
+    inputs = [torch.tensor(ids, device=backbone.device) for ids, _ in texts]
+    targets = [tokenise_answer(backbone, example.target) for example in examples]
+    return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts))
+
+
+def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
+    """Return the int64 ids [T] of an answer, end of sequence included."""
+    return torch.tensor(target_ids(answer, backbone.tokenizer), device=backbone.device)
+
+
+def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -> list[int]:
+    """Return the row indices of one task at one step: epochs of fresh permutations, read in order.
+
+    Args:
+        rows: Rows of the task.
+        batch_size: Rows per step; a batch may span two epochs, and hold a row twice if it exceeds ``rows``.
+        seed: Seed of the run.
+        task: Number of the task in the run, so that tasks are shuffled independently.
+    """
+    positions = range(step * batch_size, (step + 1) * batch_size)
+    return [int(_permutation(rows, seed, task, p // rows)[p % rows]) for p in positions]
+
+
+@lru_cache(maxsize=256)
+def _permutation(rows: int, seed: int, task: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return np.random.default_rng((seed, task, epoch)).permutation(rows)
+
+
+def proportional_counts(rows: Sequence[int], batch_size: int, step: int, *, seed: int, cap: int) -> list[int]:
+    """Return how many of a step's examples each task supplies: a multinomial draw in proportion to min(rows, cap)."""
+    weights = np.minimum(np.asarray(rows, dtype=float), cap)
+    generator = np.random.default_rng((seed, step, len(rows)))
+    return [int(count) for count in generator.multinomial(batch_size, weights / weights.sum())]

@@ -1,0 +1,49 @@
+"""Errors a user can mend: each is one sentence that names what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BmtptError(Exception):
+    """Base of every error caused by input. The command line prints it and exits with code 2."""
+
+
+class TaskError(BmtptError):
+    """A task file or one of its rows is wrong."""
+
+
+class DataError(BmtptError):
+    """The rows of a task cannot be found or used."""
+
+
+class SettingsError(BmtptError):
+    """An option or a configuration file is wrong."""
+
+
+class BackboneError(BmtptError):
+    """The frozen language model cannot be loaded or used."""
+
+
+class ArtifactError(BmtptError):
+    """A posterior, a prompt or a results file cannot be read or written."""
+
+
+class TrainingError(BmtptError):
+    """Training cannot go on (for example, the loss is not a number)."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return a hint with the nearest known names.
+
+    >>> nearest("rbff", ["rbf", "imq"])
+    "did you mean 'rbf'?"
+    >>> nearest("zzz", ["rbf", "imq"])
+    'choose from imq, rbf'
+    """
+    known = sorted(set(choices))
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
+    return "choose from " + ", ".join(known)

@@ -1,0 +1,148 @@
+"""Score prompts on a task's rows: rank classification over label words, or greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model import Backbone
+from bmtpt.data import Tokenised, tokenise_answer
+from bmtpt.errors import SettingsError
+from bmtpt.tasks import TaskSpec
+from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
+
+ScorerKind = Literal["rank", "generate"]
+
+ANSWER_ROOM = 4
+"""Tokens that generation may write beyond the longest reference answer, so that a wrong answer can show itself."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a task's answers are read off the model.
+
+    Attributes:
+        task: What the task is.
+        kind: `rank` takes the likeliest label word; `generate` decodes greedily.
+        answers: Token ids of each label word, end of sequence included; empty for free answers.
+    """
+
+    task: TaskSpec
+    kind: ScorerKind
+    answers: tuple[Tensor, ...]
+
+
+class PromptScore(NamedTuple):
+    """A prompt on held-back rows: the task's primary metric (0–100) and the mean NLL of the right answers."""
+
+    score: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A prompt (or an ensemble of prompts) on a test set.
+
+    Attributes:
+        metrics: Every metric of the task, 0–100.
+        constant_answer: The primary metric of the best constant answer, or None if undefined.
+        invalid_share: Share (0–100) of outputs that are no answer of the task.
+        calibration: `ece` (0–100) and `nll` (nats) of the label probabilities; empty for free answers.
+        predictions: N answers.
+        probabilities: Of the label words, [N, C]; None for free answers.
+    """
+
+    metrics: dict[str, float]
+    constant_answer: float | None
+    invalid_share: float
+    calibration: dict[str, float]
+    predictions: list[str]
+    probabilities: Float[Tensor, "N C"] | None
+
+
+def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None) -> Scorer:
+    """Choose rank classification where the task has label words, generation where it has not.
+
+    Raises:
+        SettingsError: Rank classification is asked of a task without label words.
+    """
+    if kind == "rank" and not task.fixed_words:
+        raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
+    answers = tuple(tokenise_answer(backbone, word) for word in task.label_words) if task.fixed_words else ()
+    return Scorer(task, kind or ("rank" if answers else "generate"), answers)
+
+
+def score_prompts(
+    engine: Engine, prompts: Float[Tensor, "R P D"], rows: Tokenised, scorer: Scorer
+) -> list[PromptScore]:
+    """Score each of R prompts on its own, as validation does."""
+    if scorer.kind == "rank":
+        likelihoods = engine.answer_log_likelihoods(prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
+        labels = _labels(rows)
+        nll = -likelihoods.gather(2, labels.expand(len(prompts), -1)[..., None]).mean(dim=(1, 2))
+        answers = [_words(scorer.task, each) for each in likelihoods]
+    else:
+        nll = engine.losses(prompts, rows.batch).mean(dim=1)
+        answers = engine.generate(prompts, rows.batch.inputs, _room(rows))
+    values = [score(scorer.task, each, rows.examples)[scorer.task.primary] for each in answers]
+    return [PromptScore(value, loss) for value, loss in zip(values, nll.tolist(), strict=True)]
+
+
+def evaluate_prompts(engine: Engine, prompts: Float[Tensor, "M P D"], rows: Tokenised, scorer: Scorer) -> Evaluation:
+    """Evaluate one prompt, or an ensemble whose label *probabilities* (never logits) are averaged.
+
+    Raises:
+        SettingsError: An ensemble of several prompts is asked to generate: their texts have no average.
+    """
+    probabilities = None
+    if scorer.answers:
+        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)
+    if scorer.kind == "rank":
+        assert probabilities is not None
+        predictions = _words(scorer.task, probabilities)
+    elif len(prompts) == 1:
+        predictions = engine.generate(prompts, rows.batch.inputs, _room(rows))[0]
+    else:
+        raise SettingsError(f"an ensemble of {len(prompts)} prompts can only rank label words; use the scorer 'rank'")
+    return Evaluation(
+        metrics=score(scorer.task, predictions, rows.examples),
+        constant_answer=constant_answer(scorer.task, rows.examples),
+        invalid_share=invalid_share(scorer.task, predictions),
+        calibration=_calibration(probabilities, rows),
+        predictions=predictions,
+        probabilities=probabilities,
+    )
+
+
+def label_probabilities(
+    engine: Engine, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
+) -> Float[Tensor, "N C"]:
+    """Return p(label word | text), normalised over the label words and averaged over the prompts, on the CPU."""
+    likelihoods = engine.answer_log_likelihoods(prompts, inputs, answers)  # [M, N, C]
+    return torch.softmax(likelihoods, dim=2).mean(dim=0).cpu()
+
+
+def _calibration(probabilities: Float[Tensor, "N C"] | None, rows: Tokenised) -> dict[str, float]:
+    if probabilities is None:
+        return {}
+    found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
+    # `accuracy` is among the metrics already where it means something for the task.
+    return {"ece": 100 * found["ece"], "nll": found["nll"]}
+
+
+def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
+    return [task.label_words[i] for i in scores.argmax(dim=1).tolist()]
+
+
+def _labels(rows: Tokenised) -> Tensor:
+    return torch.tensor([example.label for example in rows.examples], device=rows.batch.inputs[0].device)
+
+
+def _room(rows: Tokenised) -> int:
+    return max(rows.batch.target_tokens()) + ANSWER_ROOM

@@ -1,0 +1,89 @@
+"""Files that are there whole or not at all: written beside their place, forced to disk, then renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from bmtpt.errors import ArtifactError
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a UTF-8 text file; a reader sees the old file or the new one, never a part.
+
+    Raises:
+        ArtifactError: The file cannot be written; the old file, if any, is still there.
+    """
+    write_files_atomically(path.parent, {path.name: text.encode()})
+
+
+def write_json_atomically(path: Path, obj: Any) -> None:
+    """Write an object as indented, strictly valid JSON (see `write_text_atomically`).
+
+    Raises:
+        ArtifactError: The file cannot be written.
+        ValueError: The object holds NaN or an infinity, which JSON has not.
+    """
+    write_text_atomically(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write several files into a folder (made if missing) and leave what else it holds alone.
+
+    All of them are on disk under hidden names before the first is renamed, so a full disk changes nothing. The
+    renames follow the mapping's order: put the file that vouches for the others last.
+
+    Raises:
+        ArtifactError: The folder or a file cannot be written; no part of a file is left.
+    """
+    created = not os.path.exists(folder)  # unlike Path.exists, never raises
+    scratch = {name: folder / f".{name}.{secrets.token_hex(4)}.tmp" for name in files}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            _write_to_disk(scratch[name], content)
+        for name in files:
+            scratch[name].replace(folder / name)
+        _sync_folder(folder)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ArtifactError(f"cannot write {_wanted(folder, files)}: {reason}; choose another folder") from error
+    finally:
+        _clean(folder, list(scratch.values()), created)
+
+
+def _write_to_disk(path: Path, content: bytes) -> None:
+    # Not tempfile: its files are readable by their owner only, and that would survive the rename.
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames themselves durable where the system allows it (Windows opens no folders)."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _clean(folder: Path, scratch: list[Path], created: bool) -> None:
+    """Remove what a failed attempt left; after a success there is nothing to remove."""
+    for path in scratch:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+    if created:
+        with suppress(OSError):
+            folder.rmdir()  # refuses, as it should, when the folder holds anything
+
+
+def _wanted(folder: Path, files: Mapping[str, bytes]) -> str:
+    return str(folder / next(iter(files))) if len(files) == 1 else str(folder)

@@ -1,0 +1,75 @@
+"""What an artifact holds, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bmtpt.artifacts import Posterior, Prompt, require_backbone
+from bmtpt.backbone.model import Backbone
+
+NEAREST = 3
+
+
+def describe_artifact(artifact: Posterior | Prompt) -> dict[str, str]:
+    """Return the facts `bmtpt inspect` prints: card, shape, rms per prompt, trained numbers and their share."""
+    card = artifact.card
+    prompts = _prompts(artifact)
+    M, P, D = prompts.shape
+    facts = {
+        "kind": f"{card.kind}, format {card.format_version}, made {card.created}",
+        "backbone": f"{card.backbone.name} ({card.backbone.parameters:,} parameters, {card.backbone.fingerprint[:12]})",
+        "sources": ", ".join(card.sources) or "none",
+        "shape": f"{M} × {P} × {D} (prompts × rows × width), fp32",
+        "rms per prompt": ", ".join(f"{value:.2f}" for value in prompts.pow(2).mean(dim=(1, 2)).sqrt().tolist()),
+        "training": f"{card.steps:,} steps, {card.seconds:,.0f} s",
+    }
+    if isinstance(artifact, Posterior):
+        return facts | _posterior_facts(artifact)
+    return facts | _prompt_facts(artifact)
+
+
+def _posterior_facts(posterior: Posterior) -> dict[str, str]:
+    mean = posterior.mean
+    spread = (posterior.particles - mean).pow(2).mean().sqrt()
+    facts = {"spread": f"{spread:.2f} rms around a mean of rms {mean.pow(2).mean().sqrt():.2f}"}
+    gap = posterior.card.diagnostics.get("mean_gap")
+    if gap is not None:
+        facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per token on held-back source rows"
+    return facts
+
+
+def _prompt_facts(prompt: Prompt) -> dict[str, str]:
+    card = prompt.card
+    share = card.trained_parameters / card.backbone.parameters
+    winners = card.selection.get("winners", [])
+    return {
+        "task": f"{card.task}, by {card.method}",
+        "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
+        "selected": "; ".join(str(winner) for winner in winners) or "-",
+    }
+
+
+def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
+    """Yield the nearest vocabulary tokens (by cosine) of each prompt's first rows.
+
+    Raises:
+        BackboneError: The artifact belongs to another model.
+    """
+    require_backbone(artifact.card.backbone, backbone.fingerprint, backbone.name)
+    for m, prompt in enumerate(_prompts(artifact)):
+        for row, ids in enumerate(_nearest(prompt[:rows], backbone.embeddings).tolist()):
+            words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))
+            yield f"prompt {m}, row {row}: {words}"
+
+
+def _nearest(rows: Float[Tensor, "P D"], table: Float[Tensor, "V D"]) -> Int[Tensor, "P n"]:
+    cosine = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
+    return cosine.topk(NEAREST, dim=1).indices
+
+
+def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:
+    return artifact.particles if isinstance(artifact, Posterior) else artifact.prompts

@@ -1,0 +1,22 @@
+"""Plain prompt tuning (Lester et al. 2021): θ* = argmin NLL(D | θ), started from rows of the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+
+from bmtpt.backbone.model import Backbone
+from bmtpt.methods.target import Candidate
+from bmtpt.prompts import from_vocabulary
+
+
+def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: int = 1) -> list[Candidate]:
+    """Return ``count`` candidates that start from different vocabulary draws.
+
+    Args:
+        count: Starts that compete on validation; give it what a rival method spends on its own candidates, so that
+            both have the same budget.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = backbone.frequent_ids()
+    draws = [from_vocabulary(backbone.embeddings, ids, prompt_length, generator) for _ in range(count)]
+    return [Candidate(draw, f"vocabulary draw {i}") for i, draw in enumerate(draws)]

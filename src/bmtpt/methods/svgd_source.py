@@ -1,0 +1,148 @@
+"""The source stage: SVGD on the product of the source tasks' likelihoods (METHOD.md, section 1).
+
+score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j)        L_k = mean cross-entropy per target token over task k's draw
+θ_i       ← θ_i + ε φ(θ_i)                −φ is what the optimiser is handed as the gradient
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.backbone.engine import Engine
+from bmtpt.data import Tokenised, epoch_rows
+from bmtpt.settings import LearnSettings
+from bmtpt.stein import SvgdInfo, annealing, diagnose, svgd_direction
+from bmtpt.stein.diagnostics import History, warnings
+from bmtpt.train.loop import Validation
+from bmtpt.train.optimisers import ParameterGroup
+from bmtpt.types import TokenBatch
+
+
+class SvgdSource:
+    """M particles on K source tasks. M = 1 is plain multi-task prompt tuning, bit for bit.
+
+    Args:
+        engine: The frozen model.
+        particles: Where they start, fp32.
+        train: Training rows by source task.
+        held_back: Rows by source task on which NLL is watched.
+        settings: Of the source stage.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        particles: Float[Tensor, "M P D"],
+        train: Mapping[str, Tokenised],
+        held_back: Mapping[str, Tokenised],
+        settings: LearnSettings,
+    ) -> None:
+        self.engine = engine
+        self.particles = particles.clone().requires_grad_(True)
+        self.train = train
+        self.held_back = held_back
+        self.settings = settings
+        self.last_score: Tensor | None = None
+        self.last_info: SvgdInfo | None = None
+
+    def groups(self) -> list[ParameterGroup]:
+        return [ParameterGroup("particles", [self.particles], self.settings.learning_rate)]
+
+    def draw(self, step: int) -> dict[str, TokenBatch]:
+        """The same number of examples from every source task."""
+        settings = self.settings
+        return {
+            name: rows.rows(epoch_rows(len(rows), settings.batch_size, step, seed=settings.seed, task=k))
+            for k, (name, rows) in enumerate(self.train.items())
+        }
+
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave −φ in the particles' gradient; return L_k(θ_m) by task."""
+        losses, gradient = self.engine.gradients(self.particles.detach(), _joined(batches), self._weights(batches))
+        self.last_score = -gradient
+        phi, self.last_info = svgd_direction(
+            self.particles.detach(),
+            self.last_score,
+            kernel=self.settings.kernel,
+            bandwidth=self.settings.bandwidth,
+            scope=self.settings.scope,
+            repulsion=self.settings.repulsion,
+            score_scale=annealing(step, self.settings.steps, self.settings.annealing),
+        )
+        self.particles.grad = -phi
+        return _token_means(losses, batches)
+
+    def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, "N"]:
+        """Each example's factor in Σ_k scale_k · L_k."""
+        weights = []
+        for name, batch in batches.items():
+            factor = self._likelihood_scale(name) / sum(batch.target_tokens())
+            weights += [factor] * len(batch)
+        return torch.tensor(weights, device=self.particles.device)
+
+    def _likelihood_scale(self, name: str) -> float:
+        scale = self.settings.likelihood_scale
+        if scale == "mean":
+            return 1.0
+        return float(len(self.train[name])) if scale == "data" else float(scale)
+
+    def validate(self, losses: Sequence[float]) -> Validation:
+        """Watch the gap NLL(θ̄) − mean_m NLL(θ_m) on held-back rows, and the particles' geometry."""
+        nll = self.held_back_nll()
+        mean = {name: values[0] for name, values in nll.items()}
+        particles = {name: values[1:] for name, values in nll.items()}
+        overall = _average([_average(values) for values in particles.values()])
+        events: list[dict[str, Any]] = [
+            {"event": "validation", "loss": particles, "mean_nll": mean, "particle_nll": particles, "score": -overall}
+        ]
+        return Validation(ranking=[], events=[*events, *self._diagnostics(mean, particles, losses)])
+
+    def held_back_nll(self) -> dict[str, list[float]]:
+        """Return the NLL per target token of [θ̄, θ_1, …, θ_M] on each source task's held-back rows."""
+        candidates = torch.cat([self.particles.detach().mean(dim=0, keepdim=True), self.particles.detach()])
+        found = {}
+        for name, rows in self.held_back.items():
+            losses = self.engine.losses(candidates, rows.batch)
+            found |= _token_means(losses, {name: rows.batch})
+        return found
+
+    def _diagnostics(
+        self, mean: dict[str, float], particles: dict[str, list[float]], losses: Sequence[float]
+    ) -> list[dict[str, Any]]:
+        if self.last_score is None or self.last_info is None:
+            return []
+        facts = diagnose(self.particles.detach(), self.last_score, self.last_info)
+        history = History(
+            losses=losses,
+            particles=len(self.particles),
+            mean_nll=_average(list(mean.values())),
+            particle_nll=[_average(list(each)) for each in zip(*particles.values(), strict=True)],
+        )
+        return [{"event": "diagnostics", "diagnostics": facts._asdict(), "warnings": warnings(history)}]
+
+
+def _joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:
+    return TokenBatch(
+        [ids for batch in batches.values() for ids in batch.inputs],
+        [ids for batch in batches.values() for ids in batch.targets],
+    )
+
+
+def _token_means(losses: Float[Tensor, "M N"], batches: Mapping[str, TokenBatch]) -> dict[str, list[float]]:
+    """Return the mean cross-entropy per target token of each task's share of the columns, per prompt."""
+    means = {}
+    start = 0
+    for name, batch in batches.items():
+        share = losses[:, start : start + len(batch)]
+        means[name] = (share.sum(dim=1) / sum(batch.target_tokens())).tolist()
+        start += len(batch)
+    return means
+
+
+def _average(values: list[float]) -> float:
+    return sum(values) / len(values)

@@ -1,0 +1,174 @@
+"""The target stage that every prompt method shares: R candidates trained side by side on the same examples.
+
+    objective(θ) = mean NLL(D | θ) + penalty(θ) / N_T,       θ = A ∘ (u vᵀ) or θ itself
+
+A candidate is a start and a prior. Methods differ in their candidates only (`map_target.py`, `prompt_tuning.py`,
+`spot.py`, …); σ and the start are chosen by ranking the candidates on the target's validation part. R candidates on one
+example have one length, so they share a forward pass without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.backbone.engine import Engine
+from bmtpt.data import Tokenised, epoch_rows, proportional_counts
+from bmtpt.evaluate import Scorer, score_prompts
+from bmtpt.priors import gaussian_penalty, mixture_penalty
+from bmtpt.prompts import compose
+from bmtpt.settings import AdaptSettings, Prior
+from bmtpt.train.loop import Validation
+from bmtpt.train.optimisers import ParameterGroup
+from bmtpt.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to train a target prompt.
+
+    Attributes:
+        start: Where θ starts, fp32 [P, D].
+        start_name: For the record: "mean", "particle 2", "vocabulary", a source task.
+        prior: Which penalty.
+        prior_std: σ in embedding units; None without a prior.
+    """
+
+    start: Float[Tensor, "P D"]
+    start_name: str
+    prior: Prior = "none"
+    prior_std: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the card says of it."""
+        return {"start": self.start_name, "prior": self.prior, "prior_std": self.prior_std}
+
+
+@dataclass(frozen=True)
+class TargetRows:
+    """A target's tokenised training and validation rows, and how validation is scored."""
+
+    train: Tokenised
+    select: Tokenised
+    scorer: Scorer
+
+
+CandidateBuilder = Callable[[Engine, Mapping[str, TargetRows]], list[Candidate]]
+"""Makes a method's candidates once the target's rows are known: some starts are chosen by their loss on them."""
+
+
+class TargetPrompts:
+    """Trains candidates on one target, or on several that share A.
+
+    Args:
+        engine: The frozen model.
+        targets: Rows by target name.
+        candidates: R starts and priors; they compete on validation.
+        particles: θ_m of the source posterior [M, P, D], the centres of the priors; None if no candidate has one.
+        settings: Of the target stage.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        targets: Mapping[str, TargetRows],
+        candidates: Sequence[Candidate],
+        particles: Float[Tensor, "M P D"] | None,
+        settings: AdaptSettings,
+    ) -> None:
+        self.engine = engine
+        self.targets = targets
+        self.candidates = candidates
+        self.particles = particles
+        self.settings = settings
+        self.full = torch.stack([candidate.start for candidate in candidates]).clone().requires_grad_(True)
+        R, P, D = self.full.shape
+        ones = self.full.new_ones
+        self.row = ones(R, len(targets), P).requires_grad_(settings.decompose)
+        self.col = ones(R, len(targets), D).requires_grad_(settings.decompose)
+        # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
+        stds = [candidate.prior_std or float("inf") for candidate in candidates]
+        self.std = torch.tensor(stds, device=self.full.device)
+        self.is_mixture = torch.tensor([c.prior == "mixture" for c in candidates], device=self.full.device)
+
+    def groups(self) -> list[ParameterGroup]:
+        """A at one learning rate, u and v at another; without decomposition θ alone."""
+        full = ParameterGroup("A", [self.full], self.settings.learning_rate)
+        if not self.settings.decompose:
+            return [full]
+        return [full, ParameterGroup("u and v", [self.row, self.col], self.settings.factor_learning_rate)]
+
+    def prompts(self, target: int) -> Float[Tensor, "R P D"]:
+        """Return θ of every candidate for one target, by its number."""
+        return compose(self.full, self.row[:, target], self.col[:, target])
+
+    def draw(self, step: int) -> dict[str, TokenBatch]:
+        """One target: epochs of its rows. Several: a draw in proportion to their (capped) sizes."""
+        settings = self.settings
+        names = list(self.targets)
+        rows = [len(self.targets[name].train) for name in names]
+        if len(names) == 1:
+            counts = [min(settings.batch_size, rows[0])]
+        else:
+            counts = proportional_counts(
+                rows, settings.batch_size, step, seed=settings.seed, cap=settings.proportional_cap
+            )
+        return {
+            name: self.targets[name].train.rows(epoch_rows(rows[k], counts[k], step, seed=settings.seed, task=k))
+            for k, name in enumerate(names)
+            if counts[k]
+        }
+
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""
+        drawn = sum(len(batch) for batch in batches.values())
+        objective = self.full.new_zeros(())
+        found = {}
+        for k, name in enumerate(self.targets):
+            prompts = self.prompts(k)
+            objective = objective + self._penalty(prompts).sum() / self._capped_rows()
+            if name in batches:
+                weights = prompts.new_full((len(batches[name]),), 1 / drawn)
+                losses, gradient = self.engine.gradients(prompts.detach(), batches[name], weights)
+                objective = objective + (prompts * gradient).sum()  # its gradient is the engine's
+                found[name] = losses.mean(dim=1).tolist()
+        objective.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    def _capped_rows(self) -> int:
+        return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
+
+    def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, "R"]:
+        """Return −log p(θ_r) of each candidate's prior, constants dropped."""
+        if self.particles is None:
+            return prompts.new_zeros(len(prompts))
+        gaussian = gaussian_penalty(prompts, self.particles.mean(dim=0), self.std)
+        if not bool(self.is_mixture.any()):
+            return gaussian
+        return torch.where(self.is_mixture, mixture_penalty(prompts, self.particles, self.std), gaussian)
+
+    def validate(self, losses: Sequence[float]) -> Validation:
+        """Rank candidates by their mean over targets: score, then loss (or loss alone)."""
+        with torch.no_grad():
+            scores = [
+                score_prompts(self.engine, self.prompts(k), rows.select, rows.scorer)
+                for k, rows in enumerate(self.targets.values())
+            ]
+        R = len(self.candidates)
+        score = [sum(each[r].score for each in scores) / len(scores) for r in range(R)]
+        loss = [sum(each[r].nll for each in scores) / len(scores) for r in range(R)]
+        ranking = [(-loss[r],) if self.settings.selection == "loss" else (score[r], -loss[r]) for r in range(R)]
+        by_target = {name: [each[r].nll for r in range(R)] for name, each in zip(self.targets, scores, strict=True)}
+        event = {"event": "validation", "score": max(score), "candidate_scores": score, "loss": by_target}
+        return Validation(ranking, [event])
+
+    def trained_parameters(self) -> int:
+        """Numbers trained per target: (l·d)/N + l + d with the decomposition, l·d without."""
+        _, P, D = self.full.shape
+        share = -(-P * D // len(self.targets))
+        return share + P + D if self.settings.decompose else share

@@ -1,0 +1,191 @@
+"""What a report is made from: run folders (card, events, tensors, results, settings) and results files.
+
+Every file of a run folder is optional, because a report is most wanted while a run is going on or has just died.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bmtpt.errors import ArtifactError
+from bmtpt.results import Result, read_results
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder.
+
+    Attributes:
+        name: The shortest end of its path that no other folder of the report shares.
+        card: `card.json`, or {}.
+        settings: `settings.yaml`, else the card's settings, or {}.
+        events: Lines of `events.jsonl`; of a step logged twice (a resumed run) the last one.
+        prompts: Prompts by name, float64 [P, D] each; a posterior's are "particle 1" to "particle M", an adapted
+            prompt has its task's name.
+    """
+
+    name: str
+    card: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    prompts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def of_kind(self, kind: str) -> list[Event]:
+        """Return the events of one kind, by step."""
+        found = {number_of(event.get("step")): event for event in self.events if event.get("event") == kind}
+        return [found[step] for step in sorted(found) if math.isfinite(step)]
+
+
+def read_inputs(paths: Sequence[Path]) -> tuple[list[Run], list[Result]]:
+    """Read run folders and results files.
+
+    Raises:
+        ArtifactError: A path does not exist, cannot be read, or holds nothing to report.
+    """
+    if not paths:
+        raise ArtifactError("nothing to report: name at least one run folder or results file")
+    runs: list[Run] = []
+    results: list[Result] = []
+    for path, name in zip(paths, short_names(paths), strict=True):
+        if not path.exists():
+            raise ArtifactError(f"{path} does not exist; name a run folder or a results file")
+        files = [path / "results.jsonl"] if path.is_dir() else [path]
+        rows = read_results([file for file in files if file.is_file()])
+        run = _read_run(path, name) if path.is_dir() else None
+        if not rows and run is None:
+            raise ArtifactError(
+                f"{path} holds nothing to report; expected result lines, or a run folder with card.json, "
+                "events.jsonl or results.jsonl"
+            )
+        runs += [run] if run else []
+        results += rows
+    return runs, results
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest path ends that tell the paths apart; repeated paths are numbered.
+
+    >>> short_names([Path("a/run"), Path("b/run")])
+    ['a/run', 'b/run']
+    """
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts), default=0) + 1):
+        names = ["/".join(part[-length:]) for part in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{part[-1]} ({number})" for number, part in enumerate(parts, start=1)]
+
+
+def number_of(value: object) -> float:
+    """Return a number as float, and NaN for anything else (null, text, a missing key)."""
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+
+
+def numbers_of(value: object) -> list[float]:
+    """Return a list's numbers; a single number is a list of one, anything else an empty list."""
+    if isinstance(value, list):
+        return [number_of(item) for item in value]
+    return [] if math.isnan(number_of(value)) else [number_of(value)]
+
+
+def mapping(value: object) -> dict[str, Any]:
+    """Return a JSON object, and {} for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def by_task(value: object) -> dict[str, list[float]]:
+    """Return {task: numbers} of an event's field, leaving out tasks without numbers."""
+    return {task: found for task, item in mapping(value).items() if (found := numbers_of(item))}
+
+
+def _read_run(folder: Path, name: str) -> Run | None:
+    """Read a folder, or return None if it holds none of a run's files but results."""
+    card = _read_card(folder / "card.json")
+    events = _read_events(folder / "events.jsonl")
+    prompts = _read_prompts(folder, card)
+    if not (card or events or prompts):
+        return None
+    return Run(name, card, _read_settings(folder / "settings.yaml", card), events, prompts)
+
+
+def _text(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from error
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    text = _text(path)
+    if text is None:
+        return {}
+    try:
+        card = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path} is not valid JSON: {error}; save the run again") from error
+    if not isinstance(card, dict):
+        raise ArtifactError(f"{path} must hold one JSON object; save the run again")
+    return card
+
+
+def _read_events(path: Path) -> tuple[Event, ...]:
+    lines = (_text(path) or "").splitlines()
+    events: list[Event] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # a killed run leaves half a line
+                break
+            raise ArtifactError(f"{path}, line {number} is not valid JSON: {error}; delete the line") from error
+        if isinstance(event, dict):
+            events.append(event)
+    return tuple(events)
+
+
+def _read_settings(path: Path, card: dict[str, Any]) -> dict[str, Any]:
+    import yaml
+
+    text = _text(path)
+    try:
+        settings = yaml.safe_load(text) if text else card.get("settings")
+    except yaml.YAMLError as error:
+        raise ArtifactError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    return settings if isinstance(settings, dict) else {}
+
+
+def _read_prompts(folder: Path, card: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+    """Read the `particles` or `prompts` tensor [M, P, D] of the two kinds of artifact (see `bmtpt.artifacts`)."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    found: dict[str, NDArray[np.float64]] = {}
+    task = str(card.get("task") or folder.name)
+    for kind, key in (("posterior", "particles"), ("prompt", "prompts")):
+        path = folder / f"{kind}.safetensors"
+        if not path.is_file():
+            continue
+        try:
+            tensor = load_file(path).get(key, np.zeros(0)).astype(np.float64)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise ArtifactError(f"cannot read {path}: {error}; copy the folder again") from error
+        for m, prompt in enumerate(tensor if tensor.ndim == 3 else (), start=1):
+            name = f"particle {m}" if kind == "posterior" else task
+            found[name if name not in found else f"{name} ({m})"] = prompt
+    return found

@@ -1,0 +1,227 @@
+"""Scores over seeds: means, standard errors, and paired differences with their intervals.
+
+scipy is imported inside the function that needs it, so a table prints without its import time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from bmtpt.errors import ArtifactError, nearest
+from bmtpt.results import Result
+
+if TYPE_CHECKING:
+    from bmtpt.types import DataStatus
+
+DISPLAY_NAMES = {
+    "pt": "plain prompt tuning",
+    "spot": "SPoT",
+    "source_mean": "mean of source prompts",
+    "multitask": "multi-task prompt (M = 1)",
+    "bmtpt": "BMTPT",
+    "bmtpt_no_prior": "BMTPT without the prior",
+}
+"""How methods are called in print, in the order of the columns; other names are shown as they are."""
+
+# From the published rows to the least like them: a cell that mixes several states shows the last.
+DATA_ORDER: tuple[DataStatus, ...] = ("official", "cut", "rebuilt", "partial")
+
+Row = tuple[str, int | None]
+"""A row of the table: target and shots (None: all training rows)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The primary metric of one method on one target, over seeds.
+
+    Attributes:
+        seeds: The n seeds, ascending.
+        values: Their scores, 0 to 100, in the same order.
+        constant_answer: Score of the best constant answer (mean over seeds), or None if undefined.
+        trained_parameters: Numbers trained for this target (the largest over seeds).
+        trained_share: The same as a share (0 to 1) of the backbone.
+        seconds: Mean wall time of the target stage.
+        data: How the rows relate to the published data set.
+    """
+
+    target: str
+    shots: int | None
+    method: str
+    backbone: str
+    metric: str
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    constant_answer: float | None
+    trained_parameters: int
+    trained_share: float
+    seconds: float
+    data: DataStatus
+
+    @property
+    def row(self) -> Row:
+        """Target and shots."""
+        return self.target, self.shots
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return fmean(self.values)
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean over seeds: `standard_error_of`."""
+        return standard_error_of(self.values)
+
+
+def summarise(results: Sequence[Result]) -> list[Cell]:
+    """Group the primary-metric rows by target, shots and method, in the order in which they appear.
+
+    A row repeated with the same settings and seed (a resumed run) counts once: the last one.
+
+    Raises:
+        ArtifactError: A cell would mix backbones, metrics, or two settings under one seed.
+    """
+    groups: dict[tuple[str, int | None, str], list[Result]] = {}
+    for result in _without_repeats(results):
+        groups.setdefault((result.target, result.shots, result.method), []).append(result)
+    return [_cell(sorted(rows, key=lambda row: row.seed)) for rows in groups.values()]
+
+
+def _without_repeats(results: Iterable[Result]) -> Iterable[Result]:
+    last = {
+        (r.study, r.backbone, r.target, r.shots, r.method, r.metric, r.seed, r.settings_hash): r
+        for r in results
+        if r.primary
+    }
+    return last.values()
+
+
+def _cell(rows: Sequence[Result]) -> Cell:
+    _check_comparable(rows)
+    constants = [row.constant_answer for row in rows if row.constant_answer is not None]
+    return Cell(
+        target=rows[0].target,
+        shots=rows[0].shots,
+        method=rows[0].method,
+        backbone=rows[0].backbone,
+        metric=rows[0].metric,
+        seeds=tuple(row.seed for row in rows),
+        values=tuple(row.value for row in rows),
+        constant_answer=fmean(constants) if constants else None,
+        trained_parameters=max(row.trained_parameters for row in rows),
+        trained_share=max(row.trained_share for row in rows),
+        seconds=fmean(row.seconds for row in rows),
+        data=max((row.data for row in rows), key=DATA_ORDER.index),
+    )
+
+
+def _check_comparable(rows: Sequence[Result]) -> None:
+    where = f"the results of '{rows[0].method}' on '{rows[0].target}'"
+    for name in ("backbone", "metric"):
+        found = sorted({str(getattr(row, name)) for row in rows})
+        if len(found) > 1:
+            raise ArtifactError(f"{where} mix {' and '.join(found)}; summarise one {name} at a time")
+    seeds = [row.seed for row in rows]
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise ArtifactError(
+            f"{where} hold seed {twice[0]} under several studies or settings, which cannot be averaged; "
+            "summarise one study at a time, or keep the lines of one settings_hash"
+        )
+
+
+def standard_error_of(values: Sequence[float]) -> float | None:
+    """Sample standard deviation (n - 1) over √n, or None for one value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def display_name(method: str) -> str:
+    """Return the printed name of a method."""
+    return DISPLAY_NAMES.get(method, method)
+
+
+def methods_of(cells: Iterable[Cell]) -> list[str]:
+    """Return the methods in column order: as in `DISPLAY_NAMES`, then unknown ones as they appear."""
+    found = dict.fromkeys(cell.method for cell in cells)
+    return [name for name in DISPLAY_NAMES if name in found] + [name for name in found if name not in DISPLAY_NAMES]
+
+
+# Paired differences
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Differences per seed, their mean and its 95 % interval (None for one seed)."""
+
+    seeds: tuple[int, ...]
+    differences: tuple[float, ...]
+    mean: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PairedDifference:
+    """Method minus baseline, in points of the metric.
+
+    Attributes:
+        rows: One interval per target and shots on which both have a seed in common.
+        overall: Over all these rows, or None if no seed is common to all of them.
+    """
+
+    method: str
+    baseline: str
+    rows: dict[Row, Interval]
+    overall: Interval | None
+
+
+def paired_difference(results: Sequence[Result], method: str, baseline: str) -> PairedDifference:
+    """Compare two methods seed by seed.
+
+    What is resampled is the seed (few-shot draw, initialisation, order of batches), never the target. Per
+    target: Student's t over the differences of its n seeds. Overall: the differences are first averaged over
+    targets within each seed, and Student's t is taken over the n seed means. The overall interval therefore
+    speaks of these targets with other seeds and not of other targets.
+
+    Raises:
+        ArtifactError: One of the methods is not among the results.
+    """
+    cells = summarise(results)
+    scores = {name: scores_of(cells, name) for name in (method, baseline)}
+    rows: dict[Row, Interval] = {}
+    for row, left in scores[method].items():
+        right = scores[baseline].get(row, {})
+        if seeds := sorted(left.keys() & right.keys()):
+            rows[row] = _interval(seeds, [left[seed] - right[seed] for seed in seeds])
+    return PairedDifference(method, baseline, rows, _over_targets(list(rows.values())))
+
+
+def scores_of(cells: Sequence[Cell], method: str) -> dict[Row, dict[int, float]]:
+    """Return the scores of one method by row and seed; an unknown name raises `ArtifactError`."""
+    found = {cell.row: dict(zip(cell.seeds, cell.values, strict=True)) for cell in cells if cell.method == method}
+    if not found:
+        hint = nearest(method, [cell.method for cell in cells])
+        raise ArtifactError(f"no results of the method '{method}'; {hint}")
+    return found
+
+
+def _over_targets(rows: Sequence[Interval]) -> Interval | None:
+    if not rows:
+        return None
+    seeds = sorted(set.intersection(*(set(row.seeds) for row in rows)))
+    if not seeds:
+        return None
+    return _interval(seeds, [fmean(row.differences[row.seeds.index(s)] for row in rows) for s in seeds])
+
+
+def _interval(seeds: Sequence[int], differences: Sequence[float]) -> Interval:
+    mean, error = fmean(differences), standard_error_of(differences)
+    if error is None:
+        return Interval(tuple(seeds), tuple(differences), mean, None, None)
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(seeds) - 1)) * error
+    return Interval(tuple(seeds), tuple(differences), mean, mean - half, mean + half)

@@ -1,0 +1,106 @@
+"""One schema for every score: quickstart, evaluate and studies all write these JSON lines.
+
+Tables, reports and documents are made from such lines only, so a figure can always be traced to a run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bmtpt.errors import ArtifactError
+
+
+class Result(BaseModel):
+    """One score of one run (one metric, one target, one seed).
+
+    Attributes:
+        value: The metric on a 0 to 100 scale (`nll` is in nats).
+        primary: Whether this is the task's headline metric.
+        constant_answer: The same metric for the best constant answer on this test set, or None if undefined.
+        invalid_share: Share (0 to 1) of outputs that are no answer of the task; always 0 for rank scoring.
+        trained_parameters: Numbers trained for this target.
+        trained_share: ``trained_parameters`` over the backbone's parameter count.
+        steps: Optimiser steps of the target stage.
+        seconds: Wall time of the target stage.
+        data: How the rows relate to the published data set (see `bmtpt.types.DataStatus`).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str
+    method: str
+    backbone: str
+    sources: tuple[str, ...]
+    target: str
+    shots: int | None
+    seed: int
+    metric: str
+    value: float
+    primary: bool
+    constant_answer: float | None
+    invalid_share: float
+    trained_parameters: int
+    trained_share: float
+    steps: int
+    seconds: float
+    settings_hash: str
+    data: Literal["official", "cut", "rebuilt", "partial"]
+    versions: dict[str, str]
+
+
+def settings_hash(settings: dict[str, Any]) -> str:
+    """Return 12 hexadecimal digits that name a JSON-able settings dictionary, whatever its key order.
+
+    >>> settings_hash({"a": 1, "b": 2}) == settings_hash({"b": 2, "a": 1})
+    True
+    """
+    text = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def append_results(path: Path, rows: Iterable[Result]) -> None:
+    """Append rows to a JSON-lines file in one write, so that a killed run leaves whole lines.
+
+    Raises:
+        ArtifactError: The file cannot be written.
+    """
+    text = "".join(row.model_dump_json() + "\n" for row in rows)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise ArtifactError(f"cannot write results to {path}: {error.strerror}; choose another folder") from error
+
+
+def read_results(paths: Path | Sequence[Path]) -> list[Result]:
+    """Read result lines from one or more JSON-lines files.
+
+    Raises:
+        ArtifactError: A file is missing or a line is not a result; the sentence names file and line.
+    """
+    rows: list[Result] = []
+    for path in [paths] if isinstance(paths, Path) else paths:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ArtifactError(f"cannot read results from {path}: {error.strerror}") from error
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                rows.append(Result.model_validate_json(line))
+            except ValidationError as error:
+                what = error.errors()[0]
+                field = ".".join(str(part) for part in what["loc"]) or "line"
+                raise ArtifactError(f"{path}, line {number}: {field}: {what['msg']}") from error
+    return rows

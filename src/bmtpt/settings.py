@@ -1,0 +1,198 @@
+"""The settings of each stage: the same names in YAML, on the command line and in Python.
+
+Validated once at the edge, immutable inside. Defaults marked [paper] are those of arXiv 2402.08594 or of its family
+(METHOD.md); the others are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from bmtpt.errors import SettingsError, nearest
+
+Kernel = Literal["rbf", "imq", "laplacian", "linear", "polynomial"]
+Scope = Literal["prompt", "row"]
+Optimiser = Literal["adamw", "adafactor", "sgd"]
+Schedule = Literal["linear", "constant"]
+Annealing = Literal["none", "linear", "cyclic"]
+ParticleInit = Literal["independent", "shared", "prompt"]
+Prior = Literal["mean", "mixture", "none"]
+Start = Literal["mean", "best", "particles", "auto"]
+Selection = Literal["score", "loss"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class LoopSettings(BaseModel):
+    """What the one training loop needs, whichever method runs in it.
+
+    Attributes:
+        steps: Most optimiser steps.
+        batch_size: Examples drawn per task and step.
+        optimiser: `adamw`, `adafactor` (scale_parameter and relative_step off), or `sgd`.
+        weight_decay: Explicit, because torch's AdamW defaults to 0.01 [family: 1e-5].
+        warmup_steps: Steps over which the learning rate rises from zero.
+        schedule: `linear` decay to zero after the warm-up, or `constant`.
+        seed: Seed of initial prompts and of every draw of examples.
+        evaluate_every: Steps between validations, which are also the checkpoints.
+        precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    steps: PositiveInt = 300
+    batch_size: PositiveInt = 8
+    optimiser: Optimiser = "adamw"
+    learning_rate: PositiveFloat = 0.3
+    weight_decay: float = Field(default=1e-5, ge=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    schedule: Schedule = "linear"
+    seed: int = Field(default=0, ge=0)
+    evaluate_every: PositiveInt = 50
+    precision: Precision = "auto"
+
+
+class LearnSettings(LoopSettings):
+    """Settings of the source stage (METHOD.md, section 1).
+
+    Attributes:
+        particles: M [paper: 5].
+        kernel: k of the SVGD update [paper: rbf].
+        bandwidth: `median` [paper] or a fixed float in squared embedding units.
+        scope: One kernel over the whole `prompt` [paper], or one per prompt `row`.
+        repulsion: Factor on ∇k; 1 is SVGD, any other value changes the distribution that is sampled.
+        annealing: Factor on the score over time against mode collapse.
+        likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
+        prompt_length: P, rows of a prompt [paper: 100].
+        particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
+            trained first with M = 1 for `init_steps` steps. METHOD.md measured that independent starts stay apart
+            and leave a worthless mean.
+        init_jitter: Standard deviation of the jitter, in embedding units, for `shared` and `prompt`.
+        init_steps: Steps of the M = 1 training for `prompt`; they are taken off `steps`, so the cost is equal or less.
+        batch_size: Examples drawn per source task and step [paper: 1].
+        max_length: Longest text in tokens, or None for each task's own.
+        validation_rows: Held-back rows per source task on which NLL is watched.
+        train_rows: Most training rows per source task, or None for all.
+    """
+
+    particles: PositiveInt = 5
+    kernel: Kernel = "rbf"
+    bandwidth: Literal["median"] | PositiveFloat = "median"
+    scope: Scope = "prompt"
+    repulsion: float = Field(default=1.0, ge=0)
+    annealing: Annealing = "none"
+    likelihood_scale: Literal["mean", "data"] | PositiveFloat = "mean"
+    prompt_length: PositiveInt = 100
+    particle_init: ParticleInit = "shared"
+    init_jitter: float = Field(default=0.1, ge=0)
+    init_steps: PositiveInt = 100
+    batch_size: PositiveInt = 2
+    max_length: PositiveInt | None = None
+    validation_rows: PositiveInt = 64
+    train_rows: PositiveInt | None = None
+
+
+class AdaptSettings(LoopSettings):
+    """Settings of the target stage (METHOD.md, section 2).
+
+    Attributes:
+        prior: `mean` N(θ̄, σ²I) [paper], `mixture` of one Gaussian per particle, or `none`.
+        prior_std: σ in embedding units, or `auto`: chosen on the validation part from `prior_std_grid`.
+        start: Where θ starts: the posterior's `mean` [paper], its `best` particle on the target's training rows, every
+            one of the `particles` (the best on the validation part is kept), or `auto` (mean and best compete).
+        decompose: Train θ = A ∘ (u vᵀ) [paper] instead of θ itself.
+        factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.
+        shots: Training examples in total (class-balanced), or None for all.
+        selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`.
+        patience: Validations without improvement before stopping, or None.
+        proportional_cap: Several targets are sampled in proportion to min(rows, this).
+        ensemble: Keep one adapted prompt per particle; predictions average their probabilities.
+    """
+
+    prior: Prior = "mean"
+    prior_std: Literal["auto"] | PositiveFloat = "auto"
+    prior_std_grid: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0)
+    start: Start = "auto"
+    decompose: bool = True
+    factor_learning_rate: PositiveFloat = 0.01
+    shots: PositiveInt | None = None
+    selection: Selection = "score"
+    patience: PositiveInt | None = None
+    max_length: PositiveInt | None = None
+    validation_rows: PositiveInt | None = None
+    proportional_cap: PositiveInt = 2**18
+    ensemble: bool = False
+    steps: PositiveInt = 200
+    batch_size: PositiveInt = 16
+    evaluate_every: PositiveInt = 20
+
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+
+
+def resolve(
+    kind: type[SettingsType], config: Path | None = None, options: Mapping[str, Any] | None = None
+) -> SettingsType:
+    """Build settings from defaults, then a YAML file, then options that are not None (the command line wins).
+
+    Raises:
+        SettingsError: One sentence naming the file or option, the value and what is allowed.
+    """
+    values = read_yaml(config) if config else {}
+    for key in values:
+        if key not in kind.model_fields:
+            raise SettingsError(f"{config}: unknown option '{key}'; {nearest(key, kind.model_fields)}")
+    values |= {key: value for key, value in (options or {}).items() if value is not None}
+    return validated(kind, values, str(config) if config else None)
+
+
+def validated(kind: type[SettingsType], values: Mapping[str, Any], where: str | None = None) -> SettingsType:
+    """Validate a mapping, turning pydantic's report into one sentence."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(_sentence(error, kind, where)) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        SettingsError: The file is missing, is not YAML, or is not a mapping.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path} is not valid YAML: {reason}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} must hold 'option: value' lines")
+    return values
+
+
+def _sentence(error: ValidationError, kind: type[BaseModel], where: str | None) -> str:
+    what = error.errors()[0]
+    option = str(what["loc"][0]) if what["loc"] else "settings"
+    prefix = f"{where}: " if where else ""
+    if what["type"] == "extra_forbidden":
+        return f"{prefix}unknown option '{option}'; {nearest(option, kind.model_fields)}"
+    if what["type"] == "missing":
+        return f"{prefix}option '{option}' is missing"
+    if what["type"] == "literal_error" and len(what["loc"]) == 1:
+        expected = what["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
+        return f"{prefix}option '{option}' cannot be {what['input']!r}; {nearest(str(what['input']), expected)}"
+    reasons = " or ".join(_reason(item) for item in error.errors() if item["loc"][:1] == what["loc"][:1])
+    return f"{prefix}option '{option}' cannot be {what['input']!r}: {reasons}"
+
+
+def _reason(item: Any) -> str:
+    return str(item["msg"]).removeprefix("Input ").replace("should be", "it must be")

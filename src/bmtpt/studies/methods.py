@@ -1,0 +1,128 @@
+"""The compared methods, as the candidates each one lets compete on a target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.api import fit_targets, learn, posterior_candidates
+from bmtpt.artifacts import Posterior, Prompt
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model import Backbone
+from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.spot import source_mean_candidate, spot_candidates
+from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.studies.spec import MethodName, StudySpec
+from bmtpt.tasks import TaskData
+from bmtpt.train.events import Listener
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The source stages of one seed, each learned when it is first asked for and kept on disk.
+
+    Attributes:
+        folder: Where the artifacts are.
+        seed: Of the source stages.
+    """
+
+    study: StudySpec
+    backbone: Backbone
+    data: tuple[TaskData, ...]
+    folder: Path
+    seed: int
+    listener: Listener | None
+
+    def posterior(self, particles: int) -> Posterior:
+        """Return the posterior over all sources; one particle is multi-task prompt tuning."""
+        settings = self.study.learn.model_copy(update={"particles": particles})
+        return self._learned(f"m{particles}", self.data, settings)
+
+    def prompts(self) -> dict[str, Float[Tensor, "P D"]]:
+        """Return the prompt tuned on each source alone."""
+        found = {}
+        for source in self.data:
+            posterior = self._learned(f"only-{source.task.name}", (source,), self.study.source_prompt)
+            found[source.task.name] = posterior.mean.to(self.backbone.device)
+        return found
+
+    def _learned(self, name: str, data: tuple[TaskData, ...], settings: LearnSettings) -> Posterior:
+        folder = self.folder / name
+        settings = settings.model_copy(update={"seed": self.seed})
+        if (folder / "card.json").is_file():
+            posterior = Posterior.load(folder)
+            if posterior.card.settings == settings.model_dump(mode="json"):
+                return posterior
+            return learn(
+                self.backbone, data, settings, folder=folder, overwrite=True, listener=_named(self.listener, name)
+            )
+        return learn(self.backbone, data, settings, folder=folder, resume=True, listener=_named(self.listener, name))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the target stage: a method on a target with some shots and a seed."""
+
+    method: MethodName
+    target: TaskData
+    shots: int | None
+    seed: int
+
+
+def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt:
+    """Train one cell's prompt."""
+    study = sources.study
+    settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": False})
+    if cell.method == "bmtpt_no_prior":
+        settings = settings.model_copy(update={"prior": "none"})
+    posterior = None
+    if cell.method in ("multitask", "bmtpt", "bmtpt_no_prior"):
+        posterior = sources.posterior(1 if cell.method == "multitask" else study.learn.particles)
+    particles = posterior.particles.to(sources.backbone.device) if posterior else None
+    prompts = fit_targets(
+        sources.backbone,
+        [cell.target],
+        _candidates(cell, sources, particles, settings),
+        settings,
+        method=cell.method,
+        particles=particles,
+        sources=() if cell.method == "pt" else [source.task.name for source in sources.data],
+        posterior=posterior.weights_sha256 if posterior else None,
+        listener=_named(listener, f"{cell.target.task.name} {cell.method} k={cell.shots} seed={cell.seed}"),
+    )
+    return prompts[cell.target.task.name]
+
+
+def _candidates(
+    cell: Cell, sources: Sources, particles: Float[Tensor, "M P D"] | None, settings: AdaptSettings
+) -> CandidateBuilder:
+    """Return the starts and priors of a cell's method."""
+    study = sources.study
+    if particles is not None:
+        return posterior_candidates(particles, settings)
+    if cell.method == "pt":
+        length = study.learn.prompt_length
+        return lambda engine, rows: plain_candidates(sources.backbone, length, cell.seed, study.candidates)
+    prompts = sources.prompts()
+    if cell.method == "source_mean":
+        return lambda engine, rows: [source_mean_candidate(prompts)]
+
+    def spot(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
+        (target,) = rows.values()
+        losses = engine.losses(torch.stack(list(prompts.values())), target.select.batch).mean(dim=1)
+        return spot_candidates(prompts, dict(zip(prompts, losses.tolist(), strict=True)), study.candidates)
+
+    return spot
+
+
+def _named(listener: Listener | None, name: str) -> Listener | None:
+    """Tell the listener which stage an event belongs to."""
+    if listener is None:
+        return None
+    return lambda event: listener({"stage": name, **event})

@@ -1,0 +1,75 @@
+"""Run a study cell by cell; a killed study goes on with the first cell that has no result lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bmtpt.api import evaluate, result_rows
+from bmtpt.backbone.load import load_backbone
+from bmtpt.results import Result, append_results, read_results, settings_hash
+from bmtpt.studies.methods import Cell, Sources, run_cell
+from bmtpt.studies.spec import StudySpec
+from bmtpt.tasks import TaskData, load_data, load_task
+from bmtpt.train.events import Listener
+
+RESULTS = "results.jsonl"
+
+
+def run_study(study: StudySpec, folder: Path, listener: Listener | None = None) -> list[Result]:
+    """Run every cell that has no result yet; return all results.
+
+    Args:
+        study: What is compared.
+        folder: Holds `results.jsonl` and the source-stage artifacts; a second call goes on where the first stopped.
+        listener: Hears the events of every stage, each with a ``stage`` name.
+
+    Raises:
+        BmtptError: As `learn`, `fit_targets` and `evaluate`.
+    """
+    path = folder / RESULTS
+    key = study_hash(study)
+    results = [row for row in read_results(path) if row.settings_hash == key] if path.is_file() else []
+    done = {(row.target, row.shots, row.seed, row.method) for row in results}
+    backbone = load_backbone(study.backbone, precision=study.adapt.precision)
+    sources = _load(study, study.sources)
+    targets = _load(study, study.targets)
+    for cell in cells(study, targets):
+        if (cell.target.task.name, cell.shots, cell.seed, cell.method) in done:
+            continue
+        seed = study.source_seed(cell.seed)
+        stage = Sources(study, backbone, sources, folder / "sources" / f"seed{seed}", seed, listener)
+        prompt = run_cell(cell, stage, listener)
+        place = prompt_folder(folder, cell.target.task.name, cell.method, cell.shots, cell.seed)
+        prompt = prompt.save(place, overwrite=place.is_dir())
+        evaluation = evaluate(
+            backbone, prompt, cell.target.test, task=cell.target.task, max_length=study.adapt.max_length
+        )
+        rows = result_rows(backbone, prompt, cell.target, evaluation, study=study.name, settings_hash=key)
+        append_results(path, rows)
+        results += rows
+    return results
+
+
+def prompt_folder(folder: Path, target: str, method: str, shots: int | None, seed: int) -> Path:
+    """Return where a cell's prompt is kept."""
+    return folder / "prompts" / f"{target}-{method}-k{shots or 'all'}-seed{seed}"
+
+
+def cells(study: StudySpec, targets: tuple[TaskData, ...]) -> Iterator[Cell]:
+    """Yield the cells, seeds outermost: a study that is cut short has few seeds of everything."""
+    for seed in study.seeds:
+        for shots in study.shots:
+            for target in targets:
+                for method in study.methods:
+                    yield Cell(method, target, shots, seed)
+
+
+def study_hash(study: StudySpec) -> str:
+    """Return the hash of everything that decides a cell's value; the lists of cells themselves are left out."""
+    lists = {"targets", "shots", "seeds", "methods", "title"}
+    return settings_hash(study.model_dump(mode="json", exclude=lists))
+
+
+def _load(study: StudySpec, names: tuple[str, ...]) -> tuple[TaskData, ...]:
+    return tuple(load_data(load_task(name), study.data, limits=study.limits) for name in names)

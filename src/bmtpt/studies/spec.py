@@ -1,0 +1,79 @@
+"""A study as data: methods × targets × shots × seeds, and the settings of every stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+from bmtpt.errors import SettingsError
+from bmtpt.settings import AdaptSettings, LearnSettings, read_yaml, validated
+from bmtpt.tasks import SplitLimits
+
+MethodName = Literal["pt", "spot", "source_mean", "multitask", "bmtpt", "bmtpt_no_prior"]
+
+
+class StudySpec(BaseModel):
+    """What a study compares.
+
+    Attributes:
+        name: Goes into every result line.
+        backbone: Hub id, folder or "offline".
+        data: "hub", "offline" or a data folder.
+        sources: Source tasks, by name or by path of a YAML file (relative to the study's own file).
+        targets: Target tasks, likewise; none may be a source.
+        shots: Training examples per target; null for all.
+        seeds: Each seed draws its own shots and starts.
+        source_seeds: Source-stage seed of each seed, cycled (one source stage can serve several seeds).
+        methods: What is compared.
+        learn: Source stage of the posterior; with M = 1 it is also that of `multitask`.
+        source_prompt: Source stage of the single-task prompts that SPoT and the mean of source prompts need.
+        adapt: Target stage, the same for every method (priors apply to BMTPT only).
+        candidates: Starts or priors that a method may try and select from; the budget is the same for all.
+        limits: Most rows of the training, validation and test parts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    title: str = ""
+    backbone: str = "offline"
+    data: str = "hub"
+    sources: tuple[str, ...] = Field(min_length=1)
+    targets: tuple[str, ...] = Field(min_length=1)
+    shots: tuple[PositiveInt | None, ...] = (None,)
+    seeds: tuple[int, ...] = (0,)
+    source_seeds: tuple[int, ...] = (0,)
+    methods: tuple[MethodName, ...] = ("pt", "spot", "bmtpt")
+    learn: LearnSettings = LearnSettings()
+    source_prompt: LearnSettings = LearnSettings(particles=1)
+    adapt: AdaptSettings = AdaptSettings()
+    candidates: PositiveInt = 3
+    limits: SplitLimits = SplitLimits()
+
+    def source_seed(self, seed: int) -> int:
+        """Return the source-stage seed that goes with a seed."""
+        return self.source_seeds[self.seeds.index(seed) % len(self.source_seeds)]
+
+
+def load_study(path: Path) -> StudySpec:
+    """Read a study; task files are looked up beside it.
+
+    Raises:
+        SettingsError: The file is wrong, or a target is also a source.
+    """
+    values = read_yaml(path)
+    for key in ("sources", "targets"):
+        names = values.get(key)
+        if isinstance(names, list):
+            values[key] = [_task_path(str(name), path) for name in names]
+    study = validated(StudySpec, values, str(path))
+    both = set(study.sources) & set(study.targets)
+    if both:
+        raise SettingsError(f"{path}: {sorted(both)[0]} is both a source and a target; name it once")
+    return study
+
+
+def _task_path(name: str, study: Path) -> str:
+    return str(study.parent / name) if name.endswith((".yaml", ".yml")) else name

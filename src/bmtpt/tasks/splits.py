@@ -1,0 +1,153 @@
+"""Which rows train, select and test: the split rules of the literature, caps, and the few-shot draw.
+
+ATTEMPT, MPT and DePT halve small validation sets and hold 1,000 training rows out of large sets, always by
+``torch.randperm`` with seed 42; numbers compare only if that is kept.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bmtpt.errors import DataError
+from bmtpt.tasks.sources import Rows
+from bmtpt.tasks.spec import TaskSpec
+from bmtpt.types import Example
+
+HELD_OUT = 1_000
+SPLIT_SEED = 42
+
+
+@dataclass(frozen=True)
+class SplitLimits:
+    """Most raw rows of each split; None keeps all. Rows are drawn by seed, so a cap is no first-N bias."""
+
+    train: int | None = None
+    select: int | None = None
+    test: int | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a file: positions ``index`` of ``rows``."""
+
+    rows: Rows
+    index: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+Parts = tuple[Part, Part, Part]
+"""Train, select, test."""
+
+
+def permutation(n: int, seed: int) -> list[int]:
+    """Return ``torch.randperm(n)`` of a fresh CPU generator."""
+    import torch
+
+    return list(torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist())
+
+
+def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts:
+    """Apply the task's split rule to its published splits, in the order of ``spec.split_names``.
+
+    Where a split is missing the rule cannot be kept: two splits then hold out of the first and test on the
+    second, and one split is cut in three.
+
+    Raises:
+        DataError: There are too few rows for three parts.
+    """
+    present = [rows for rows in found if rows is not None]
+    if len(present) == 3:
+        train, select, test = present
+        return _all(train), _all(select), _all(test)
+    if len(present) == 1:
+        return cut_in_three(present[0], seed)
+    train, validation = present
+    if spec.split == "halve":
+        return (_all(train), *halve(validation, seed))
+    return (*hold_out(train, seed, first=spec.train_rows), _all(validation))
+
+
+def halve(validation: Rows, seed: int) -> tuple[Part, Part]:
+    """The first half of a random order selects, the second half tests (the odd row tests)."""
+    order = permutation(_at_least(validation, 2), seed)
+    middle = len(order) // 2
+    return Part(validation, order[:middle]), Part(validation, order[middle:])
+
+
+def hold_out(train: Rows, seed: int, *, first: int | None = None) -> tuple[Part, Part]:
+    """Take 1,000 random training rows to select with; the others train.
+
+    Below 5,000 rows a fifth is held out instead. With ``first`` only that many first rows train, and those held
+    out come from behind them if there are enough (Yelp: 100,000 train, 1,000 others select).
+    """
+    n = _at_least(train, 2)
+    if first is not None and n >= first + HELD_OUT:
+        order = permutation(n - first, seed)[:HELD_OUT]
+        return Part(train, range(first)), Part(train, [first + i for i in order])
+    n = min(n, first or n)
+    held = min(HELD_OUT, max(1, n // 5))
+    order = permutation(n, seed)
+    return Part(train, order[held:]), Part(train, order[:held])
+
+
+def cut_in_three(rows: Rows, seed: int) -> Parts:
+    """Cut one split into 60 % train, 20 % select, 20 % test, disjoint and seeded."""
+    order = permutation(_at_least(rows, 3), seed)
+    fifth = max(1, len(order) // 5)
+    train, select, test = order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth]
+    return Part(rows, train), Part(rows, select), Part(rows, test)
+
+
+def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
+    """Cap each part by a seeded draw."""
+    train, select, test = parts
+    return (
+        _capped(train, limits.train, seed),
+        _capped(select, limits.select, seed),
+        _capped(test, limits.test, seed),
+    )
+
+
+def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Example, ...]:
+    """Draw ``shots`` examples in total, as balanced over labels as the rows allow.
+
+    Examples without a label (numbers, free answers) are drawn plainly. The draw is a pure function of its
+    arguments, and a smaller draw of the same seed is the head of a larger one.
+
+    Raises:
+        DataError: There are fewer examples than shots.
+    """
+    if not 1 <= shots <= len(examples):
+        raise DataError(f"cannot draw {shots} examples from {len(examples)}; ask for 1 to {len(examples)} shots")
+    order = list(examples)
+    draw = random.Random(seed)
+    draw.shuffle(order)
+    queues: dict[int | None, list[Example]] = defaultdict(list)
+    for example in order:
+        queues[example.label].append(example)
+    classes = sorted(queues, key=lambda label: -1 if label is None else label)
+    draw.shuffle(classes)
+    rounds = max(map(len, queues.values()))
+    turns = (queues[label][turn] for turn in range(rounds) for label in classes if turn < len(queues[label]))
+    return tuple(example for example, _ in zip(turns, range(shots), strict=False))
+
+
+def _all(rows: Rows) -> Part:
+    return Part(rows, range(len(rows)))
+
+
+def _capped(part: Part, most: int | None, seed: int) -> Part:
+    if most is None or len(part) <= most:
+        return part
+    return Part(part.rows, [part.index[i] for i in permutation(len(part), seed)[:most]])
+
+
+def _at_least(rows: Rows, least: int) -> int:
+    if len(rows) < least:
+        raise DataError(f"{rows.where} has {len(rows)} rows; at least {least} are needed to split it")
+    return len(rows)

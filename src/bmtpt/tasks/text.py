@@ -1,0 +1,146 @@
+"""Row to text to tokens, in T5's style: ``"<task> <field>: text <field>: text …"`` answered with a word.
+
+Only the context is ever cut; the question, the fields around it and the label stay whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from bmtpt.errors import DataError
+from bmtpt.tasks.prepare import PREPARE, merge_queries
+from bmtpt.tasks.sources import Row, value
+from bmtpt.tasks.spec import TaskSpec, pieces
+from bmtpt.types import Example
+
+
+def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
+    """Turn one raw row into examples: usually one, none for a row to drop, several for ReCoRD's answers.
+
+    Raises:
+        DataError: A column is missing or empty, or the label is not one of the task's.
+    """
+    rows = PREPARE[spec.prepare](row, training) if spec.prepare else [row]
+    return [_example(spec, shown) for shown in rows]
+
+
+def merge(spec: TaskSpec, examples: Iterable[Example]) -> list[Example]:
+    """Remove what would be scored twice (ReCoRD's repeated queries) from evaluation examples."""
+    return merge_queries(examples) if spec.prepare == "record" else list(examples)
+
+
+def _example(spec: TaskSpec, row: Row) -> Example:
+    before, context, after = render(spec, row)
+    target, label, references = answer(spec, row)
+    group = str(value(row, spec.group)) if spec.group else ""
+    return Example(before, context, after, target, label, references, group)
+
+
+def render(spec: TaskSpec, row: Row) -> tuple[str, str, str]:
+    """Fill the template and split it into text before the context, the context, and text after it."""
+    before, context, after = "", "", ""
+    for literal, column in pieces(spec.text):
+        shown = "" if column is None else _text(row, column)
+        if column and column == spec.context:
+            before, context, after = after + literal, shown, ""
+        else:
+            after += literal + shown
+    return (before, context, after) if spec.context else (after, "", "")
+
+
+def answer(spec: TaskSpec, row: Row) -> tuple[str, int | None, tuple[str, ...]]:
+    """Return target text, label index and accepted answers of a row."""
+    if spec.kind == "number":
+        target = rounded(value(row, spec.label), spec.steps or 1)
+        return target, None, (target,)
+    if spec.kind == "answers":
+        accepted = accepted_answers(value(row, spec.answers))
+        return accepted[0], None, accepted
+    word = label_word(spec, value(row, spec.label))
+    target = "".join(literal + (_text(row, column) if column else "") for literal, column in pieces(word))
+    return target, spec.label_words.index(word), (target,)
+
+
+def rounded(raw: Any, steps: int) -> str:
+    """Round a number to 1/steps, with one decimal: STS-B is ``round(5·x)/5`` (Raffel et al. 2020, 2.3).
+
+    >>> rounded(2.57, 5)
+    '2.6'
+    """
+    try:
+        number = float(raw)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise DataError(f"'{raw}' is not a number")
+    return f"{round(number * steps) / steps + 0.0:.1f}"
+
+
+def accepted_answers(raw: Any) -> tuple[str, ...]:
+    """Return the different answers in a text, a list of texts, or SQuAD's ``{"text": [...]}``.
+
+    >>> accepted_answers({"text": ["gold", "gold", "the gold"]})
+    ('gold', 'the gold')
+    """
+    texts = raw.get("text", []) if isinstance(raw, dict) else raw
+    texts = texts if isinstance(texts, (list, tuple)) else [texts]
+    accepted = tuple(dict.fromkeys(str(text).strip() for text in texts if str(text).strip()))
+    if not accepted:
+        raise DataError("the row has no answer")
+    return accepted
+
+
+def label_word(spec: TaskSpec, raw: Any) -> str:
+    """Return the label word of a raw label (``1``, ``1.0``, ``"1"`` and ``True``/``"true"`` are alike)."""
+    if isinstance(raw, bool):
+        key = str(raw).lower()
+    elif isinstance(raw, float) and raw.is_integer():
+        key = str(int(raw))
+    else:
+        key = str(raw).strip()
+    if key not in spec.labels:
+        known = ", ".join(spec.labels)
+        raise DataError(f"label '{key}' is not one of the task's labels ({known}); add it to 'labels' or mend the row")
+    return spec.labels[key]
+
+
+def _text(row: Row, column: str) -> str:
+    return str(value(row, column)).strip()
+
+
+def truncate(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], bool]:
+    """Tokenise an example's source text, cutting the end of its context if it is too long.
+
+    Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
+    in front of it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
+    If the parts around the context alone are too long, the context goes and their end is cut as well.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
+        max_length: Most tokens returned, end of sequence included.
+
+    Returns:
+        Token ids that end with the end of sequence, and whether anything was cut.
+    """
+    room = max_length - 1
+    whole = _encode(tokenizer, example.text)
+    if len(whole) <= room:
+        return [*whole, tokenizer.eos_token_id], False
+    front, middle, back = (_encode(tokenizer, part) for part in _with_leading_blanks(example))
+    left = max(0, room - len(front) - len(back))
+    kept = [*front, *middle[:left], *back][:room]
+    return [*kept, tokenizer.eos_token_id], True
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
+
+
+def _with_leading_blanks(example: Example) -> tuple[str, str, str]:
+    """Move blanks from the end of a part to the head of the next one."""
+    before = example.before.rstrip()
+    rest = example.before[len(before) :] + example.context
+    context = rest.rstrip()
+    return before, context, rest[len(context) :] + example.after

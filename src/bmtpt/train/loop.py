@@ -1,0 +1,248 @@
+"""The one training loop: every method of every stage runs in it.
+
+A method says what is trained, how a step's gradient comes about, and how its candidates are ranked; the loop does
+steps, schedule, selection, early stopping, checkpoints and events, and does not know which method runs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from bmtpt.errors import ArtifactError, SettingsError, TrainingError
+from bmtpt.results import settings_hash
+from bmtpt.settings import LoopSettings
+from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from bmtpt.train.events import EventLog, Listener
+from bmtpt.train.optimisers import ParameterGroup, make_optimiser, schedule_factor
+from bmtpt.types import TokenBatch
+
+CHECKPOINT = "checkpoint.safetensors"
+EVENTS = "events.jsonl"
+
+
+class Validation(NamedTuple):
+    """What a method finds on held-back rows.
+
+    Attributes:
+        ranking: One key per candidate, the larger the better, compared as tuples; empty if nothing is selected.
+        events: JSON-able facts for the event log, each with an ``event`` key.
+    """
+
+    ranking: Sequence[tuple[float, ...]]
+    events: Sequence[dict[str, Any]]
+
+
+class Method(Protocol):
+    """What the loop needs of a method. Tensors that are selected by candidate have that as their first axis."""
+
+    def groups(self) -> list[ParameterGroup]:
+        """Return the trained tensors, in an order that is always the same."""
+        ...
+
+    def draw(self, step: int) -> Mapping[str, TokenBatch]:
+        """Return the examples of a step by task: a pure function of (seed, step)."""
+        ...
+
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave a gradient in every trained tensor; return the losses per task and candidate."""
+        ...
+
+    def validate(self, losses: Sequence[float]) -> Validation:
+        """Score the current tensors on held-back rows, given the mean training loss of every step so far."""
+        ...
+
+
+@dataclass
+class LoopState:
+    """All that resuming needs beside the method's tensors and the optimiser's.
+
+    Attributes:
+        losses: Mean training loss of every step.
+        best: Best validation key of each candidate, reached at ``best_step``.
+        stale: Validations since any candidate last beat all before it.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    best: list[tuple[float, ...]] = field(default_factory=list)
+    best_step: list[int] = field(default_factory=list)
+    stale: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a run.
+
+    Attributes:
+        tensors: The trained tensors in the order of the groups: each candidate at its best validation, or the last
+            step if the method selects nothing.
+        state: Steps done, seconds, best keys and steps per candidate.
+    """
+
+    tensors: list[Tensor]
+    state: LoopState
+
+    @property
+    def winner(self) -> int:
+        """The candidate with the best validation."""
+        return max(range(len(self.state.best)), key=lambda i: self.state.best[i])
+
+
+class Loop:
+    """Runs a method; with a folder, it can be killed at any step and resumed to the same bits.
+
+    Args:
+        method: What is trained.
+        settings: How.
+        folder: Where checkpoints and events go, or None to keep nothing.
+        identity: What else must be the same for a checkpoint to be resumed (tasks, model), JSON-able.
+        patience: Validations without improvement before stopping, or None.
+        listener: Hears every event (a progress bar).
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        settings: LoopSettings,
+        *,
+        folder: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+        patience: int | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self.method = method
+        self.settings = settings
+        self.folder = folder
+        self.run_hash = settings_hash({**settings.model_dump(mode="json"), **(identity or {})})
+        self.patience = patience
+        self.listener = listener
+        self.log = EventLog(folder / EVENTS) if folder else None
+        groups = method.groups()
+        self.tensors = [tensor for group in groups for tensor in group.tensors]
+        self.peaks = [group.learning_rate for group in groups]
+        self.optimiser = make_optimiser(groups, settings)
+        self.state = LoopState()
+        self.best = [tensor.detach().clone() for tensor in self.tensors]
+
+    def run(self, *, resume: bool = False) -> Outcome:
+        """Train to the last step, or until patience runs out.
+
+        Raises:
+            TrainingError: The loss is not a number; the last checkpoint is kept.
+            ArtifactError: A checkpoint or event cannot be written or read.
+        """
+        self._begin(resume)
+        clock = time.perf_counter() - self.state.seconds
+        while self.state.step < self.settings.steps and not self.state.stopped:
+            self._step()
+            self.state.step += 1
+            self.state.seconds = time.perf_counter() - clock
+            if self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.settings.steps:
+                self._validate()
+                self._save()
+        self._tell({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
+        return Outcome(self.best if self.state.best else [t.detach().clone() for t in self.tensors], self.state)
+
+    def _begin(self, resume: bool) -> None:
+        checkpoint = self.folder / CHECKPOINT if self.folder else None
+        if resume and checkpoint and checkpoint.is_file():
+            self._restore(checkpoint)
+        if self.log:
+            self.log.rewind(self.state.step)
+        if self.state.step == 0:
+            self._validate()
+
+    def _step(self) -> None:
+        step = self.state.step
+        factor = schedule_factor(step, self.settings)
+        for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        self.optimiser.zero_grad(set_to_none=True)
+        losses = self.method.backward(self.method.draw(step), step)
+        self._check_finite(losses, step)
+        self.optimiser.step()
+        values = [value for each in losses.values() for value in each]
+        self.state.losses.append(sum(values) / len(values))
+        self._tell({"event": "step", "step": step, "loss": losses, "lr": self.peaks[0] * factor})
+
+    def _check_finite(self, losses: dict[str, list[float]], step: int) -> None:
+        bad = [task for task, values in losses.items() if not all(map(math.isfinite, values))]
+        gradients_ok = all(t.grad is not None and bool(torch.isfinite(t.grad).all()) for t in self.tensors)
+        if bad or not gradients_ok:
+            where = f"the loss of {bad[0]}" if bad else "the gradient"
+            raise TrainingError(
+                f"{where} is not a finite number at step {step}; the likely cause is a learning rate of "
+                f"{self.settings.learning_rate} that is too high (try {self.settings.learning_rate / 3:.2g})"
+                + (f"; the last good checkpoint is in {self.folder}" if self.folder else "")
+            )
+
+    def _validate(self) -> None:
+        found = self.method.validate(self.state.losses)
+        improved = self._keep_best(found.ranking)
+        self.state.stale = 0 if improved else self.state.stale + 1
+        self.state.stopped = self.patience is not None and self.state.stale >= self.patience
+        # Dated with the last step done, so that a resume from the checkpoint of step t keeps it.
+        for event in found.events:
+            self._tell({**event, "step": self.state.step - 1})
+
+    def _keep_best(self, ranking: Sequence[tuple[float, ...]]) -> bool:
+        """Keep each candidate's tensors where it improved; return whether any did (or nothing is selected)."""
+        improved = not ranking
+        for candidate, key in enumerate(ranking):
+            if candidate == len(self.state.best):
+                self.state.best.append(tuple(key))
+                self.state.best_step.append(self.state.step)
+                improved = True
+            elif tuple(key) > self.state.best[candidate]:
+                improved = improved or tuple(key) > max(self.state.best)
+                self.state.best[candidate] = tuple(key)
+                self.state.best_step[candidate] = self.state.step
+            else:
+                continue
+            for kept, tensor in zip(self.best, self.tensors, strict=True):
+                kept[candidate] = tensor.detach()[candidate]
+        return improved
+
+    def _tell(self, event: dict[str, Any]) -> None:
+        if self.log:
+            self.log(event)
+        if self.listener:
+            self.listener({"steps": self.settings.steps, **event})
+
+    def _save(self) -> None:
+        if self.folder is None:
+            return
+        moments, numbers = optimiser_tensors(self.optimiser)
+        tensors = {f"optimiser/{key}": value for key, value in moments.items()}
+        tensors |= {f"tensor/{i}": tensor for i, tensor in enumerate(self.tensors)}
+        tensors |= {f"best/{i}": tensor for i, tensor in enumerate(self.best)}
+        header = {"state": vars(self.state), "optimiser": numbers, "settings": self.run_hash}
+        save_checkpoint(self.folder / CHECKPOINT, tensors, header)
+
+    def _restore(self, path: Path) -> None:
+        tensors, header = load_checkpoint(path)
+        if header.get("settings") != self.run_hash:
+            raise SettingsError(
+                f"{path} was made with other settings, tasks or model; give the same ones, or choose another folder"
+            )
+        try:
+            self.state = LoopState(**header["state"])
+            self.state.best = [tuple(key) for key in self.state.best]
+            with torch.no_grad():
+                for i, tensor in enumerate(self.tensors):
+                    tensor.copy_(tensors[f"tensor/{i}"])
+                    self.best[i].copy_(tensors[f"best/{i}"])
+            moments = {k.removeprefix("optimiser/"): v for k, v in tensors.items() if k.startswith("optimiser/")}
+            restore_optimiser(self.optimiser, moments, header["optimiser"])
+        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+            raise ArtifactError(f"the checkpoint {path} belongs to another run; choose another folder") from error

