@@ -2,6 +2,9 @@
 
 Fixtures:
     tiny_t5_folder: A Hugging Face folder with a random T5 v1.1 (untied head) and a word tokenizer; see `TINY_T5`.
+    tiny_backbone: The same folder, loaded in fp32.
+    tiny_hf: The same folder as transformers loads it, without any code of ours.
+    tiny_tasks: The data of the tiny tasks, by name.
     tiny_task_folder: `<name>.yaml` and `<name>/{train,validation,test}.csv` for `sentiment`, `pairs` and `answers`.
 """
 
@@ -14,14 +17,19 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
+if TYPE_CHECKING:
+    from bmtpt.backbone.model import Backbone
+    from bmtpt.tasks import TaskData
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see bmtpt.cli.main
 
 
 def check_shapes(function: Callable[..., object]) -> Callable[..., object]:
@@ -122,6 +130,28 @@ def tiny_task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for split, count in {"train": 24, "validation": 12, "test": 12}.items():
             _write_csv(folder / name / f"{split}.csv", [next(rows) for _ in range(count)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_t5_folder: Path) -> Backbone:
+    from bmtpt.backbone.load import load_backbone
+
+    return load_backbone(str(tiny_t5_folder), precision="float32", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tiny_hf(tiny_t5_folder: Path) -> Any:
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(tiny_t5_folder, attn_implementation="eager")
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_tasks(tiny_task_folder: Path) -> dict[str, TaskData]:
+    from bmtpt.tasks import load_data, load_task
+
+    return {path.stem: load_data(load_task(path)) for path in sorted(tiny_task_folder.glob("*.yaml"))}
 
 
 def _write_model(folder: Path) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from bmtpt import prompts as initial
 from bmtpt.artifacts import BackboneCard, Posterior, PosteriorCard, Prompt, PromptCard, require_backbone, versions
+from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, tokenise
@@ -28,15 +28,15 @@ from bmtpt.errors import DataError, SettingsError
 from bmtpt.evaluate import Evaluation, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.svgd_source import SvgdSource
-from bmtpt.methods.target import CandidateBuilder, TargetPrompts, TargetRows
+from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.stage_rows import cut_counts, source_rows, target_rows
+from bmtpt.stage_rows import cut_counts, row_counts, source_rows, target_rows
 from bmtpt.stein.diagnostics import mean_gap_warning
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
-from bmtpt.train.loop import Outcome
+from bmtpt.train.loop import LoopState, Outcome
 from bmtpt.train.run import Run, prepare_folder
 from bmtpt.types import Example
 
@@ -83,19 +83,20 @@ def learn(
     names = _distinct([source.task.name for source in sources], "source")
     prepare_folder(folder, resume=resume, overwrite=overwrite)
     train, held_back = source_rows(backbone, sources, settings)
-    engine = HuggingFaceEngine(backbone)
+    engine = choose_engine(backbone, settings.engine)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    particles = _initial_particles(engine, train, held_back, settings, run)
-    method = SvgdSource(engine, particles, train, held_back, settings)
-    outcome = run.train(method, settings, {"sources": names})
+    particles, first = _initial_particles(backbone, engine, train, held_back, settings, run)
+    stage = settings.model_copy(update={"steps": settings.svgd_steps})
+    method = SvgdSource(engine, particles, train, held_back, stage)
+    outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
     trained = SvgdSource(engine, outcome.tensors[0], train, held_back, settings)
     card = PosteriorCard(
         backbone=backbone_card(backbone),
         sources=tuple(names),
         settings=settings.model_dump(mode="json"),
         diagnostics={**_summary(trained.held_back_nll()), "texts_cut": cut_counts(train)},
-        steps=outcome.state.step,
-        seconds=outcome.state.seconds,
+        steps=outcome.state.step + first.step,
+        seconds=outcome.state.seconds + first.seconds,
         versions=versions(),
         created=now(),
     )
@@ -128,7 +129,8 @@ def adapt(
         DataError: Too few rows for the shots asked for.
         TrainingError, ArtifactError: As for `learn`.
     """
-    backbone = backbone or load_backbone(posterior.card.backbone.name)
+    settings = settings or AdaptSettings()
+    backbone = backbone or load_backbone(posterior.card.backbone.name, precision=settings.precision)
     return adapt_together(
         posterior,
         [target],
@@ -208,10 +210,16 @@ def fit_targets(
     names = _distinct([target.task.name for target in targets], "target")
     prepare_folder(folder, resume=resume, overwrite=overwrite)
     rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
-    engine = HuggingFaceEngine(backbone)
+    engine = choose_engine(backbone, settings.engine)
     trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    outcome = run.train(trainer, settings, {"targets": names, "posterior": posterior}, settings.patience)
+    identity = {
+        "targets": names,
+        "posterior": posterior,
+        "method": method,
+        "rows": row_counts({name: each.train for name, each in rows.items()}),
+    }
+    outcome = run.train(trainer, settings, identity, settings.patience)
     found = {}
     for k, target in enumerate(targets):
         card = PromptCard(
@@ -250,18 +258,19 @@ def evaluate(
         examples: Usually `TaskData.test`.
         task: What the rows are; None takes the task the prompt was trained for.
         scorer: `rank`, `generate`, or None for the task's usual one.
-        max_length: Longest text in tokens; None takes the task's own.
+        max_length: Longest text in tokens; None takes what the prompt was trained with.
 
     Raises:
         BackboneError: The prompt belongs to another model.
         DataError: No rows.
+        SettingsError: The scorer does not fit the task or the number of prompts.
     """
     require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
     task = task or TaskSpec.model_validate(prompt.card.task_definition)
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
-    rows = tokenise(backbone, examples, max_length or task.max_length)
-    engine: Engine = HuggingFaceEngine(backbone)
+    rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
+    engine = choose_engine(backbone)
     return evaluate_prompts(engine, prompt.prompts.to(backbone.device), rows, make_scorer(backbone, task, scorer))
 
 
@@ -312,26 +321,26 @@ def learn_warnings(posterior: Posterior) -> list[str]:
 
 
 def _initial_particles(
-    engine: HuggingFaceEngine,
+    backbone: Backbone,
+    engine: Engine,
     train: Mapping[str, Tokenised],
     held_back: Mapping[str, Tokenised],
     settings: LearnSettings,
     run: Run,
-) -> Float[Tensor, "M P D"]:
-    """Start the particles as `particle_init` says."""
+) -> tuple[Float[Tensor, "M P D"], LoopState]:
+    """Start the particles as `particle_init` says; return them and what that took."""
     generator = torch.Generator().manual_seed(settings.seed)
-    table, ids = engine.backbone.embeddings, engine.backbone.frequent_ids()
+    table, ids = backbone.embeddings, backbone.frequent_ids()
     length, count = settings.prompt_length, settings.particles
     if settings.particle_init == "independent":
-        return initial.independent_particles(table, ids, length, count, generator)
+        return initial.independent_particles(table, ids, length, count, generator), LoopState()
     if settings.particle_init == "shared":
-        return initial.shared_particles(table, ids, length, count, settings.init_jitter, generator)
+        return initial.shared_particles(table, ids, length, count, settings.init_jitter, generator), LoopState()
     first = settings.model_copy(update={"particles": 1, "steps": settings.init_steps, "particle_init": "shared"})
     start = initial.from_vocabulary(table, ids, length, generator)[None]
-    outcome = run.inside("init").train(
-        SvgdSource(engine, start, train, held_back, first), first, {"sources": list(train)}
-    )
-    return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator)
+    identity = {"sources": list(train), "rows": row_counts(train)}
+    outcome = run.inside("init").train(SvgdSource(engine, start, train, held_back, first), first, identity)
+    return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator), outcome.state
 
 
 def _chosen(trainer: TargetPrompts, outcome: Outcome, target: int) -> Float[Tensor, "M P D"]:

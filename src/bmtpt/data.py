@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from bmtpt.backbone.model import Backbone
-from bmtpt.tasks.text import target_ids, truncate
+from bmtpt.tasks.text import truncate
 from bmtpt.types import Example, TokenBatch
 
 
@@ -46,7 +46,8 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
 
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
-    return torch.tensor(target_ids(answer, backbone.tokenizer), device=backbone.device)
+    ids = backbone.tokenizer.encode(answer, add_special_tokens=False)
+    return torch.tensor([*ids, backbone.tokenizer.eos_token_id], device=backbone.device)
 
 
 def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -> list[int]:
@@ -58,8 +59,12 @@ def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -
         seed: Seed of the run.
         task: Number of the task in the run, so that tasks are shuffled independently.
     """
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return [int(_permutation(rows, seed, task, p // rows)[p % rows]) for p in positions]
+    return stream_rows(rows, step * batch_size, batch_size, seed=seed, task=task)
+
+
+def stream_rows(rows: int, start: int, count: int, *, seed: int, task: int) -> list[int]:
+    """Return ``count`` row indices from position ``start`` of a task's endless stream of epochs (see `epoch_rows`)."""
+    return [int(_permutation(rows, seed, task, p // rows)[p % rows]) for p in range(start, start + count)]
 
 
 @lru_cache(maxsize=256)

@@ -66,6 +66,11 @@ class Evaluation:
     probabilities: Float[Tensor, "N C"] | None
 
 
+def metric_names(task: TaskSpec) -> set[str]:
+    """Return the names of all figures that an `Evaluation` of the task holds with its usual scorer."""
+    return {*task.metrics, *(("ece", "nll") if task.fixed_words else ())}
+
+
 def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None) -> Scorer:
     """Choose rank classification where the task has label words, generation where it has not.
 

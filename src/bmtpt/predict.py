@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from bmtpt.artifacts import Prompt, require_backbone
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import DataError
@@ -81,8 +81,8 @@ def predict(backbone: Backbone, prompt: Prompt, examples: Iterable[Example]) -> 
 def _answer(
     backbone: Backbone, prompt: Prompt, task: TaskSpec, examples: Sequence[Example]
 ) -> Iterator[dict[str, Any]]:
-    engine = HuggingFaceEngine(backbone)
-    rows = tokenise(backbone, examples, task.max_length)
+    engine = choose_engine(backbone)
+    rows = tokenise(backbone, examples, prompt.card.settings.get("max_length") or task.max_length)
     prompts = prompt.prompts.to(backbone.device)
     if not task.fixed_words:
         texts = engine.generate(prompts[:1], rows.batch.inputs, max_new_tokens=ANSWER_TOKENS)[0]

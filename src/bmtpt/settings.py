@@ -6,11 +6,12 @@ Validated once at the edge, immutable inside. Defaults marked [paper] are those 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
 
@@ -24,6 +25,7 @@ Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
+EngineName = Literal["auto", "packed", "generic"]
 
 
 class LoopSettings(BaseModel):
@@ -39,9 +41,10 @@ class LoopSettings(BaseModel):
         seed: Seed of initial prompts and of every draw of examples.
         evaluate_every: Steps between validations, which are also the checkpoints.
         precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
+        engine: `packed` (the fast T5), `generic` (Hugging Face's own forward), or `auto`: packed where it can.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: PositiveInt = 300
     batch_size: PositiveInt = 8
@@ -50,9 +53,19 @@ class LoopSettings(BaseModel):
     weight_decay: float = Field(default=1e-5, ge=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "linear"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     evaluate_every: PositiveInt = 50
     precision: Precision = "auto"
+    engine: EngineName = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_is_null(cls, values: Any) -> Any:
+        """A command line has no null: the text `none` stands for it wherever None is allowed."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
+        return {key: None if key in optional and value == "none" else value for key, value in values.items()}
 
 
 class LearnSettings(LoopSettings):
@@ -94,6 +107,17 @@ class LearnSettings(LoopSettings):
     validation_rows: PositiveInt = 64
     train_rows: PositiveInt | None = None
 
+    @property
+    def svgd_steps(self) -> int:
+        """Steps that all particles take: what `init_steps` leaves of `steps`."""
+        return self.steps - self.init_steps if self.particle_init == "prompt" else self.steps
+
+    @model_validator(mode="after")
+    def _steps_are_left(self) -> LearnSettings:
+        if self.svgd_steps < 1:
+            raise ValueError(f"init_steps is {self.init_steps}: with particle_init 'prompt' give less than steps")
+        return self
+
 
 class AdaptSettings(LoopSettings):
     """Settings of the target stage (METHOD.md, section 2).
@@ -114,7 +138,7 @@ class AdaptSettings(LoopSettings):
 
     prior: Prior = "mean"
     prior_std: Literal["auto"] | PositiveFloat = "auto"
-    prior_std_grid: tuple[PositiveFloat, ...] = (0.1, 1.0, 10.0)
+    prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(0.1, 1.0, 10.0), min_length=1)
     start: Start = "auto"
     decompose: bool = True
     factor_learning_rate: PositiveFloat = 0.01
@@ -144,7 +168,7 @@ def resolve(
     values = read_yaml(config) if config else {}
     for key in values:
         if key not in kind.model_fields:
-            raise SettingsError(f"{config}: unknown option '{key}'; {nearest(key, kind.model_fields)}")
+            raise SettingsError(f"{config}: unknown option '{key}'; {nearest(str(key), kind.model_fields)}")
     values |= {key: value for key, value in (options or {}).items() if value is not None}
     return validated(kind, values, str(config) if config else None)
 
@@ -181,18 +205,49 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _sentence(error: ValidationError, kind: type[BaseModel], where: str | None) -> str:
     what = error.errors()[0]
-    option = str(what["loc"][0]) if what["loc"] else "settings"
+    owner, path = _option(kind, what["loc"])
+    option = ".".join(path)
     prefix = f"{where}: " if where else ""
-    if what["type"] == "extra_forbidden":
-        return f"{prefix}unknown option '{option}'; {nearest(option, kind.model_fields)}"
+    if not path:
+        return prefix + _reason(what)
+    if what["type"] in ("extra_forbidden", "unexpected_keyword_argument", "invalid_key"):
+        return f"{prefix}unknown option '{option}'; {nearest(path[-1], _fields(owner))}"
     if what["type"] == "missing":
         return f"{prefix}option '{option}' is missing"
-    if what["type"] == "literal_error" and len(what["loc"]) == 1:
+    inside = what["loc"][len(path) :]
+    if what["type"] == "literal_error" and all(isinstance(part, int) for part in inside):
         expected = what["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{prefix}option '{option}' cannot be {what['input']!r}; {nearest(str(what['input']), expected)}"
-    reasons = " or ".join(_reason(item) for item in error.errors() if item["loc"][:1] == what["loc"][:1])
-    return f"{prefix}option '{option}' cannot be {what['input']!r}: {reasons}"
+    # A union reports one reason for each of its types.
+    alike = [item for item in error.errors() if _place(item, len(path)) == _place(what, len(path))]
+    reasons = dict.fromkeys(map(_reason, alike))
+    return f"{prefix}option '{option}' cannot be {what['input']!r}: {' or '.join(reasons)}"
+
+
+def _option(kind: Any, location: tuple[int | str, ...]) -> tuple[Any, list[str]]:
+    """Follow pydantic's location through nested settings; return the class that owns the option, and its path."""
+    owner, path = kind, list[str]()
+    for part in location:
+        if kind is None:
+            break
+        owner = kind
+        path.append(str(part))
+        field = _fields(kind).get(str(part))
+        inner = getattr(field, "annotation", None)
+        kind = inner if isinstance(inner, type) and _fields(inner) else None
+    return owner, path
+
+
+def _place(item: Any, depth: int) -> tuple[Any, int]:
+    return item["loc"][:depth], len(item["loc"])
+
+
+def _fields(kind: Any) -> Mapping[str, Any]:
+    """Fields of a settings class, which may be a pydantic model or a plain dataclass."""
+    found: Mapping[str, Any] = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
+    return found
 
 
 def _reason(item: Any) -> str:
-    return str(item["msg"]).removeprefix("Input ").replace("should be", "it must be")
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return re.sub(r"^(Input|String|Tuple|List) should", "it must", message)

@@ -8,7 +8,7 @@ import torch
 
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, tokenise
-from bmtpt.errors import DataError
+from bmtpt.errors import DataError, SettingsError
 from bmtpt.evaluate import make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
@@ -41,7 +41,10 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
 
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
+        SettingsError: An ensemble is asked for free answers, which have no average.
     """
+    if settings.ensemble and not target.task.fixed_words:
+        raise SettingsError(f"target {target.task.name} has no label words, so an ensemble cannot answer it")
     length = settings.max_length or target.task.max_length
     train = few_shot(target.train, settings.shots, settings.seed) if settings.shots else target.train
     select = _some(target.select, settings.validation_rows, seed=0)
@@ -58,6 +61,11 @@ def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence
         return examples
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
     return [examples[i] for i in sorted(order[:count].tolist())]
+
+
+def row_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:
+    """Return the number of rows of each task."""
+    return {name: len(each) for name, each in rows.items()}
 
 
 def cut_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:

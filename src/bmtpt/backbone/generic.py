@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.passes import IGNORED, PassEngine, decoder_inputs
+from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,5 @@ class HuggingFaceEngine(PassEngine):
             decoder_input_ids=decoder_inputs(labels, self.backbone.model.config.decoder_start_token_id),
             use_cache=False,
         ).logits  # [R·C, T, V]
-        # fp32: bfloat16 keeps 8 bits, too few for a log-probability.
-        loss = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         return loss.sum(dim=1).view(R, C)

@@ -130,3 +130,8 @@ class PassEngine(ABC):
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:
     """Shift the targets right behind the start token; padding becomes token 0, which no label position sees."""
     return F.pad(targets.clamp(min=0)[:, :-1], (1, 0), value=start)
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """bfloat16 keeps 8 bits, too few for a log-probability."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -6,7 +6,6 @@ keys and values, logits at label positions only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.passes import IGNORED, PassEngine, decoder_inputs
+from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
 from bmtpt.backbone.t5_layers import (
     AttentionWeights,
     CrossAttention,
@@ -82,8 +81,7 @@ class PackedT5Engine(PassEngine):
         x = self._decode(states, _padding(mask, states.dtype), labels)  # [R·C·T, D]
         real = labels != IGNORED
         logits = self.backbone.model.lm_head(x[real.flatten()])  # [tokens, V]
-        # fp32: bfloat16 keeps 8 bits, too few for a log-probability.
-        loss = F.cross_entropy(logits.float(), labels[real], reduction="none")
+        loss = F.cross_entropy(at_least_fp32(logits), labels[real], reduction="none")
         padded = loss.new_zeros(labels.shape).masked_scatter(real, loss)  # [R·C, T]
         return padded.sum(dim=1).view(targets.shape[:2])
 

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from bmtpt.backbone.gelu import gelu, gelu_with_derivative
 
 Context = Any
 """torch's autograd context, which has no public type."""
@@ -213,7 +216,7 @@ def _activate(wide: Tensor, gated: bool) -> Tensor:
     if not gated:
         return F.relu(wide)
     gate, linear = wide.chunk(2, dim=-1)
-    return F.gelu(gate, approximate="tanh").mul_(linear)
+    return gelu(gate).mul_(linear)
 
 
 def _activate_backward(grad: Tensor, wide: Tensor, gated: bool) -> Tensor:
@@ -222,6 +225,7 @@ def _activate_backward(grad: Tensor, wide: Tensor, gated: bool) -> Tensor:
     gate, linear = wide.chunk(2, dim=-1)
     pulled = torch.empty_like(wide)
     into_gate, into_linear = pulled.chunk(2, dim=-1)
-    torch.mul(F.gelu(gate, approximate="tanh"), grad, out=into_linear)
-    torch.ops.aten.gelu_backward(grad.mul_(linear), gate, approximate="tanh", grad_input=into_gate)
+    value, slope = gelu_with_derivative(gate)
+    torch.mul(value, grad, out=into_linear)
+    torch.mul(slope, grad.mul_(linear), out=into_gate)
     return pulled

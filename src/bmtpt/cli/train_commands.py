@@ -75,10 +75,11 @@ def learn(
     from bmtpt import api
     from bmtpt.backbone.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
+    from bmtpt.train.run import prepare_folder
 
     sources = load_tasks(settings.source, settings.data)
     backbone = load_backbone(settings.backbone, precision=settings.precision)
-    api.prepare_folder(settings.out, resume=resume, overwrite=overwrite)
+    prepare_folder(settings.out, resume=resume, overwrite=overwrite)
     save_settings(settings.out, settings)
     with TrainingProgress(ERR, "learn") as progress:
         posterior = api.learn(
@@ -118,11 +119,12 @@ def adapt(
     from bmtpt.artifacts import Posterior
     from bmtpt.backbone.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
+    from bmtpt.train.run import prepare_folder
 
     posterior = Posterior.load(settings.posterior)
     targets = load_tasks(settings.target, settings.data)
     backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
-    api.prepare_folder(settings.out, resume=resume, overwrite=overwrite)
+    prepare_folder(settings.out, resume=resume, overwrite=overwrite)
     save_settings(settings.out, settings)
     with TrainingProgress(ERR, "adapt") as progress:
         prompts = api.adapt_together(

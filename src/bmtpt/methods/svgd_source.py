@@ -47,8 +47,7 @@ class SvgdSource:
         self.train = train
         self.held_back = held_back
         self.settings = settings
-        self.last_score: Tensor | None = None
-        self.last_info: SvgdInfo | None = None
+        self.last: tuple[Tensor, Tensor, SvgdInfo] | None = None
 
     def groups(self) -> list[ParameterGroup]:
         return [ParameterGroup("particles", [self.particles], self.settings.learning_rate)]
@@ -64,10 +63,10 @@ class SvgdSource:
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave −φ in the particles' gradient; return L_k(θ_m) by task."""
         losses, gradient = self.engine.gradients(self.particles.detach(), _joined(batches), self._weights(batches))
-        self.last_score = -gradient
-        phi, self.last_info = svgd_direction(
+        score = -gradient
+        phi, info = svgd_direction(
             self.particles.detach(),
-            self.last_score,
+            score,
             kernel=self.settings.kernel,
             bandwidth=self.settings.bandwidth,
             scope=self.settings.scope,
@@ -75,6 +74,8 @@ class SvgdSource:
             score_scale=annealing(step, self.settings.steps, self.settings.annealing),
         )
         self.particles.grad = -phi
+        # The optimiser is about to move the particles; the score and the kernel belong to where they are now.
+        self.last = self.particles.detach().clone(), score, info
         return _token_means(losses, batches)
 
     def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, "N"]:
@@ -83,7 +84,7 @@ class SvgdSource:
         for name, batch in batches.items():
             factor = self._likelihood_scale(name) / sum(batch.target_tokens())
             weights += [factor] * len(batch)
-        return torch.tensor(weights, device=self.particles.device)
+        return torch.tensor(weights, dtype=self.particles.dtype, device=self.particles.device)
 
     def _likelihood_scale(self, name: str) -> float:
         scale = self.settings.likelihood_scale
@@ -105,7 +106,7 @@ class SvgdSource:
     def held_back_nll(self) -> dict[str, list[float]]:
         """Return the NLL per target token of [θ̄, θ_1, …, θ_M] on each source task's held-back rows."""
         candidates = torch.cat([self.particles.detach().mean(dim=0, keepdim=True), self.particles.detach()])
-        found = {}
+        found: dict[str, list[float]] = {}
         for name, rows in self.held_back.items():
             losses = self.engine.losses(candidates, rows.batch)
             found |= _token_means(losses, {name: rows.batch})
@@ -114,9 +115,9 @@ class SvgdSource:
     def _diagnostics(
         self, mean: dict[str, float], particles: dict[str, list[float]], losses: Sequence[float]
     ) -> list[dict[str, Any]]:
-        if self.last_score is None or self.last_info is None:
+        if self.last is None:
             return []
-        facts = diagnose(self.particles.detach(), self.last_score, self.last_info)
+        facts = diagnose(*self.last)
         history = History(
             losses=losses,
             particles=len(self.particles),

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.data import Tokenised, epoch_rows, proportional_counts
+from bmtpt.data import Tokenised, proportional_counts, stream_rows
 from bmtpt.evaluate import Scorer, score_prompts
 from bmtpt.priors import gaussian_penalty, mixture_penalty
 from bmtpt.prompts import compose
@@ -86,6 +86,7 @@ class TargetPrompts:
         self.candidates = candidates
         self.particles = particles
         self.settings = settings
+        self._supplied = [[0] * len(targets)]
         self.full = torch.stack([candidate.start for candidate in candidates]).clone().requires_grad_(True)
         R, P, D = self.full.shape
         ones = self.full.new_ones
@@ -93,7 +94,7 @@ class TargetPrompts:
         self.col = ones(R, len(targets), D).requires_grad_(settings.decompose)
         # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
         stds = [candidate.prior_std or float("inf") for candidate in candidates]
-        self.std = torch.tensor(stds, device=self.full.device)
+        self.std = torch.tensor(stds, dtype=self.full.dtype, device=self.full.device)
         self.is_mixture = torch.tensor([c.prior == "mixture" for c in candidates], device=self.full.device)
 
     def groups(self) -> list[ParameterGroup]:
@@ -109,20 +110,28 @@ class TargetPrompts:
 
     def draw(self, step: int) -> dict[str, TokenBatch]:
         """One target: epochs of its rows. Several: a draw in proportion to their (capped) sizes."""
+        batches = {}
+        starts, counts = self._supplied_before(step), self._counts(step)
+        for k, (name, rows) in enumerate(self.targets.items()):
+            if counts[k]:
+                drawn = stream_rows(len(rows.train), starts[k], counts[k], seed=self.settings.seed, task=k)
+                batches[name] = rows.train.rows(drawn)
+        return batches
+
+    def _counts(self, step: int) -> list[int]:
+        """Return how many examples each target supplies at a step."""
         settings = self.settings
-        names = list(self.targets)
-        rows = [len(self.targets[name].train) for name in names]
-        if len(names) == 1:
-            counts = [min(settings.batch_size, rows[0])]
-        else:
-            counts = proportional_counts(
-                rows, settings.batch_size, step, seed=settings.seed, cap=settings.proportional_cap
-            )
-        return {
-            name: self.targets[name].train.rows(epoch_rows(rows[k], counts[k], step, seed=settings.seed, task=k))
-            for k, name in enumerate(names)
-            if counts[k]
-        }
+        sizes = [len(rows.train) for rows in self.targets.values()]
+        if len(sizes) == 1:
+            return [min(settings.batch_size, sizes[0])]
+        return proportional_counts(sizes, settings.batch_size, step, seed=settings.seed, cap=settings.proportional_cap)
+
+    def _supplied_before(self, step: int) -> list[int]:
+        """Return how many examples each target has supplied before a step (the sums are kept: they only grow)."""
+        while len(self._supplied) <= step:
+            counts = self._counts(len(self._supplied) - 1)
+            self._supplied.append([sum(pair) for pair in zip(self._supplied[-1], counts, strict=True)])
+        return self._supplied[step]
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -11,16 +12,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.api import fit_targets, learn, posterior_candidates
-from bmtpt.artifacts import Posterior, Prompt
+from bmtpt.artifacts import CARD, Posterior, Prompt
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model import Backbone
+from bmtpt.files import write_text_atomically
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
+from bmtpt.results import settings_hash
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.studies.spec import MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
+
+IDENTITY = "identity.txt"
+"""File of a source stage's folder that says what decided its content."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,30 @@ class Sources:
     def _learned(self, name: str, data: tuple[TaskData, ...], settings: LearnSettings) -> Posterior:
         folder = self.folder / name
         settings = settings.model_copy(update={"seed": self.seed})
-        if (folder / "card.json").is_file():
-            posterior = Posterior.load(folder)
-            if posterior.card.settings == settings.model_dump(mode="json"):
-                return posterior
-            return learn(
-                self.backbone, data, settings, folder=folder, overwrite=True, listener=_named(self.listener, name)
-            )
+        _claim(folder, self._identity(data, settings))
+        if (folder / CARD).is_file():
+            return Posterior.load(folder)
         return learn(self.backbone, data, settings, folder=folder, resume=True, listener=_named(self.listener, name))
+
+    def _identity(self, data: tuple[TaskData, ...], settings: LearnSettings) -> str:
+        """Name everything that decides a source stage's result."""
+        facts = {
+            "settings": settings.model_dump(mode="json"),
+            "backbone": self.backbone.fingerprint,
+            "tasks": [source.task.model_dump(mode="json") for source in data],
+            "data": self.study.data,
+            "limits": asdict(self.study.limits),
+        }
+        return settings_hash(facts)
+
+
+def _claim(folder: Path, identity: str) -> None:
+    """Empty a source stage's folder if what is in it was made with other settings, data or model."""
+    note = folder / IDENTITY
+    if folder.is_dir() and (not note.is_file() or note.read_text(encoding="utf-8") != identity):
+        shutil.rmtree(folder)
+    if not note.is_file():
+        write_text_atomically(note, identity)
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,7 @@ def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt:
     """Train one cell's prompt."""
     study = sources.study
     settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": False})
-    if cell.method == "bmtpt_no_prior":
+    if cell.method in ("bmtpt_no_prior", "multitask"):
         settings = settings.model_copy(update={"prior": "none"})
     posterior = None
     if cell.method in ("multitask", "bmtpt", "bmtpt_no_prior"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bmtpt.api import evaluate, result_rows
 from bmtpt.backbone.load import load_backbone
+from bmtpt.evaluate import metric_names
+from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, append_results, read_results, settings_hash
 from bmtpt.studies.methods import Cell, Sources, run_cell
 from bmtpt.studies.spec import StudySpec
@@ -29,11 +33,11 @@ def run_study(study: StudySpec, folder: Path, listener: Listener | None = None) 
     """
     path = folder / RESULTS
     key = study_hash(study)
-    results = [row for row in read_results(path) if row.settings_hash == key] if path.is_file() else []
-    done = {(row.target, row.shots, row.seed, row.method) for row in results}
-    backbone = load_backbone(study.backbone, precision=study.adapt.precision)
     sources = _load(study, study.sources)
     targets = _load(study, study.targets)
+    results = whole_cells(path, key, targets)
+    done = {_cell_of(row) for row in results}
+    backbone = load_backbone(study.backbone, precision=study.adapt.precision)
     for cell in cells(study, targets):
         if (cell.target.task.name, cell.shots, cell.seed, cell.method) in done:
             continue
@@ -66,9 +70,35 @@ def cells(study: StudySpec, targets: tuple[TaskData, ...]) -> Iterator[Cell]:
 
 
 def study_hash(study: StudySpec) -> str:
-    """Return the hash of everything that decides a cell's value; the lists of cells themselves are left out."""
+    """Return the hash of everything that decides a cell's value; the lists of cells themselves are left out.
+
+    Source tasks go in by what they say, not by where their files are: a study may be moved.
+    """
     lists = {"targets", "shots", "seeds", "methods", "title"}
-    return settings_hash(study.model_dump(mode="json", exclude=lists))
+    tasks = [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
+    return settings_hash({**study.model_dump(mode="json", exclude=lists), "sources": tasks})
+
+
+def whole_cells(path: Path, key: str, targets: tuple[TaskData, ...]) -> list[Result]:
+    """Return a study's results so far; what a kill left of half a line or half a cell is dropped from the file."""
+    if not path.is_file():
+        return []
+    whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        write_text_atomically(path, whole + "\n" if whole else "")
+    rows = read_results(path)
+    found: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for row in rows:
+        found[row.settings_hash, *_cell_of(row)].add(row.metric)
+    wanted = {target.task.name: metric_names(target.task) for target in targets}
+    kept = [row for row in rows if found[row.settings_hash, *_cell_of(row)] >= wanted.get(row.target, set())]
+    if len(kept) < len(rows):
+        write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in kept))
+    return [row for row in kept if row.settings_hash == key]
+
+
+def _cell_of(row: Result) -> tuple[str, int | None, int, str]:
+    return row.target, row.shots, row.seed, row.method
 
 
 def _load(study: StudySpec, names: tuple[str, ...]) -> tuple[TaskData, ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
 
 from bmtpt.errors import SettingsError
 from bmtpt.settings import AdaptSettings, LearnSettings, read_yaml, validated
@@ -25,7 +25,7 @@ class StudySpec(BaseModel):
         targets: Target tasks, likewise; none may be a source.
         shots: Training examples per target; null for all.
         seeds: Each seed draws its own shots and starts.
-        source_seeds: Source-stage seed of each seed, cycled (one source stage can serve several seeds).
+        source_seeds: Seed s goes with source-stage seed number s, cycled (one source stage can serve several seeds).
         methods: What is compared.
         learn: Source stage of the posterior; with M = 1 it is also that of `multitask`.
         source_prompt: Source stage of the single-task prompts that SPoT and the mean of source prompts need.
@@ -42,19 +42,27 @@ class StudySpec(BaseModel):
     data: str = "hub"
     sources: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
-    shots: tuple[PositiveInt | None, ...] = (None,)
-    seeds: tuple[int, ...] = (0,)
-    source_seeds: tuple[int, ...] = (0,)
-    methods: tuple[MethodName, ...] = ("pt", "spot", "bmtpt")
+    shots: tuple[PositiveInt | None, ...] = Field(default=(None,), min_length=1)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    source_seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    methods: tuple[MethodName, ...] = Field(default=("pt", "spot", "bmtpt"), min_length=1)
     learn: LearnSettings = LearnSettings()
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
 
+    @field_validator("sources", "targets", "shots", "seeds", "methods")
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} stands in it twice")
+        return values
+
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""
-        return self.source_seeds[self.seeds.index(seed) % len(self.source_seeds)]
+        return self.source_seeds[seed % len(self.source_seeds)]
 
 
 def load_study(path: Path) -> StudySpec:

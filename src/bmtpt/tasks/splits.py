@@ -11,6 +11,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic import PositiveInt
+
 from bmtpt.errors import DataError
 from bmtpt.tasks.sources import Rows
 from bmtpt.tasks.spec import TaskSpec
@@ -24,9 +26,9 @@ SPLIT_SEED = 42
 class SplitLimits:
     """Most raw rows of each split; None keeps all. Rows are drawn by seed, so a cap is no first-N bias."""
 
-    train: int | None = None
-    select: int | None = None
-    test: int | None = None
+    train: PositiveInt | None = None
+    select: PositiveInt | None = None
+    test: PositiveInt | None = None
 
 
 @dataclass(frozen=True)

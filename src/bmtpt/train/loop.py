@@ -33,7 +33,8 @@ class Validation(NamedTuple):
 
     Attributes:
         ranking: One key per candidate, the larger the better, compared as tuples; empty if nothing is selected.
-        events: JSON-able facts for the event log, each with an ``event`` key.
+        events: JSON-able facts for the event log, each with an ``event`` key; ``loss`` holds, by task, one loss per
+            candidate.
     """
 
     ranking: Sequence[tuple[float, ...]]
@@ -158,7 +159,8 @@ class Loop:
         if resume and checkpoint and checkpoint.is_file():
             self._restore(checkpoint)
         if self.log:
-            self.log.rewind(self.state.step)
+            # A run that starts over also tells its first validation again, which is dated -1.
+            self.log.rewind(self.state.step or -1)
         if self.state.step == 0:
             self._validate()
 
@@ -167,27 +169,44 @@ class Loop:
         factor = schedule_factor(step, self.settings)
         for group, peak in zip(self.optimiser.param_groups, self.peaks, strict=True):
             group["lr"] = peak * factor
-        self.optimiser.zero_grad(set_to_none=True)
+        for tensor in self.tensors:
+            tensor.grad = None
         losses = self.method.backward(self.method.draw(step), step)
-        self._check_finite(losses, step)
+        self._check_step(losses)
         self.optimiser.step()
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors):
+            raise self._diverged("a trained number", f"after step {step}")
         values = [value for each in losses.values() for value in each]
         self.state.losses.append(sum(values) / len(values))
         self._tell({"event": "step", "step": step, "loss": losses, "lr": self.peaks[0] * factor})
 
-    def _check_finite(self, losses: dict[str, list[float]], step: int) -> None:
-        bad = [task for task, values in losses.items() if not all(map(math.isfinite, values))]
-        gradients_ok = all(t.grad is not None and bool(torch.isfinite(t.grad).all()) for t in self.tensors)
-        if bad or not gradients_ok:
-            where = f"the loss of {bad[0]}" if bad else "the gradient"
-            raise TrainingError(
-                f"{where} is not a finite number at step {step}; the likely cause is a learning rate of "
-                f"{self.settings.learning_rate} that is too high (try {self.settings.learning_rate / 3:.2g})"
-                + (f"; the last good checkpoint is in {self.folder}" if self.folder else "")
-            )
+    def _check_step(self, losses: dict[str, list[float]]) -> None:
+        when = f"at step {self.state.step}"
+        for task, values in losses.items():
+            if not all(map(math.isfinite, values)):
+                raise self._diverged(f"the loss of {task}", when)
+        if not all(t.grad is not None and bool(torch.isfinite(t.grad).all()) for t in self.tensors):
+            raise self._diverged("the gradient", when)
+
+    def _diverged(self, what: str, when: str) -> TrainingError:
+        rate = self.settings.learning_rate
+        cause = f"a learning rate of {rate:g} that is too high (try {rate / 3:.2g})"
+        if self.state.step == 0:
+            cause += " or the precision (try float32)"
+        kept = self.folder is not None and (self.folder / CHECKPOINT).is_file()
+        where = f"; the last good checkpoint is in {self.folder}" if kept else ""
+        return TrainingError(f"{what} is not a finite number {when}; the likely cause is {cause}{where}")
+
+    def _check_validation(self, found: Validation) -> None:
+        """Refuse to keep, and to save, tensors that no longer have a loss."""
+        losses = {name: each for event in found.events for name, each in event.get("loss", {}).items()}
+        for task, values in losses.items():
+            if not all(map(math.isfinite, values)):
+                raise self._diverged(f"the validation loss of {task}", f"after {self.state.step} steps")
 
     def _validate(self) -> None:
         found = self.method.validate(self.state.losses)
+        self._check_validation(found)
         improved = self._keep_best(found.ranking)
         self.state.stale = 0 if improved else self.state.stale + 1
         self.state.stopped = self.patience is not None and self.state.stale >= self.patience

@@ -32,16 +32,38 @@ class ParameterGroup:
 
 def make_optimiser(groups: Sequence[ParameterGroup], settings: LoopSettings) -> torch.optim.Optimizer:
     """Build the optimiser. Weight decay is always explicit (torch's AdamW would take 0.01)."""
-    options = [{"params": list(group.tensors), "lr": group.learning_rate} for group in groups]
     if settings.optimiser == "adafactor":
-        from transformers.optimization import Adafactor
-
-        # The literature's settings: a fixed learning rate, not the one relative to the parameter's size.
-        return Adafactor(  # type: ignore[no-any-return]
-            options, scale_parameter=False, relative_step=False, weight_decay=settings.weight_decay
-        )
+        return _adafactor(groups, settings)
+    options = [{"params": list(group.tensors), "lr": group.learning_rate} for group in groups]
     kinds: dict[str, type[torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
     return kinds[settings.optimiser](options, weight_decay=settings.weight_decay)  # type: ignore[call-arg]
+
+
+def _adafactor(groups: Sequence[ParameterGroup], settings: LoopSettings) -> torch.optim.Optimizer:
+    """Adafactor as in the literature: a fixed learning rate, not the one relative to the parameter's size.
+
+    It clips an update by the rms of the whole tensor, so each candidate gets a leaf of its own (a view of its part):
+    side by side, candidates must train as if alone.
+    """
+    from transformers.optimization import Adafactor
+
+    parts = {id(tensor): list(tensor.detach().unbind()) for group in groups for tensor in group.tensors}
+    options = [
+        {"params": [part for tensor in group.tensors for part in parts[id(tensor)]], "lr": group.learning_rate}
+        for group in groups
+    ]
+    optimiser: torch.optim.Optimizer = Adafactor(
+        options, scale_parameter=False, relative_step=False, weight_decay=settings.weight_decay
+    )
+
+    def hand_over(*_: object) -> None:
+        for tensor in (tensor for group in groups for tensor in group.tensors):
+            if tensor.grad is not None:
+                for part, gradient in zip(parts[id(tensor)], tensor.grad, strict=True):
+                    part.grad = gradient
+
+    optimiser.register_step_pre_hook(hand_over)
+    return optimiser
 
 
 def schedule_factor(step: int, settings: LoopSettings) -> float:

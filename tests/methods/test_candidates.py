@@ -1,0 +1,90 @@
+"""Which starts and priors each method lets compete."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bmtpt.methods.map_target import map_candidates, starts
+from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.spot import source_mean_candidate, spot_candidates
+from bmtpt.settings import AdaptSettings
+
+M, P, D = 4, 2, 3
+PARTICLES = torch.randn(M, P, D, generator=torch.Generator().manual_seed(0))
+NLL = [2.0, 0.5, 1.0, 3.0]
+
+
+def settings(**changes: object) -> AdaptSettings:
+    return AdaptSettings.model_validate(changes)
+
+
+@pytest.mark.parametrize(
+    ("start", "names"),
+    [
+        ("mean", ["mean"]),
+        ("best", ["particle 1"]),
+        ("particles", ["particle 0", "particle 1", "particle 2", "particle 3"]),
+        ("auto", ["mean", "particle 1"]),
+    ],
+)
+def test_starts_are_the_ones_asked_for(start, names):
+    found = starts(PARTICLES, NLL, settings(start=start))
+    assert [name for name, _ in found] == names
+    for name, prompt in found:
+        wanted = PARTICLES.mean(dim=0) if name == "mean" else PARTICLES[int(name.split()[1])]
+        assert torch.equal(prompt, wanted)
+
+
+def test_the_mean_of_one_particle_does_not_compete_with_itself():
+    assert [name for name, _ in starts(PARTICLES[:1], [1.0], settings(start="auto"))] == ["mean"]
+
+
+def test_an_ensemble_starts_from_every_particle():
+    assert len(starts(PARTICLES, NLL, settings(start="mean", ensemble=True))) == M
+
+
+def test_an_automatic_std_tries_the_grid_and_no_prior_for_every_start():
+    found = map_candidates(PARTICLES, NLL, settings(prior_std="auto", prior_std_grid=(0.5, 2), prior="mixture"))
+    assert [(c.start_name, c.prior, c.prior_std) for c in found] == [
+        (name, prior, std)
+        for name in ("mean", "particle 1")
+        for prior, std in (("mixture", 0.5), ("mixture", 2.0), ("none", None))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "prior", "std"),
+    [
+        ({"prior_std": 0.7}, "mean", 0.7),
+        ({"prior": "none"}, "none", None),
+        ({"prior": "none", "prior_std": 1}, "none", None),
+    ],
+)
+def test_a_fixed_std_and_no_prior_give_one_candidate_a_start(changes, prior, std):
+    (found,) = map_candidates(PARTICLES, NLL, settings(start="mean", **changes))
+    assert (found.prior, found.prior_std) == (prior, std)
+    assert found.describe() == {"start": "mean", "prior": prior, "prior_std": std}
+
+
+def test_plain_prompt_tuning_starts_from_different_rows_of_the_vocabulary(tiny_backbone):
+    found = plain_candidates(tiny_backbone, 5, seed=0, count=3)
+    table = {tuple(row) for row in tiny_backbone.embeddings[tiny_backbone.frequent_ids()].tolist()}
+    assert all(tuple(row) in table for candidate in found for row in candidate.start.tolist())
+    assert not torch.equal(found[0].start, found[1].start)
+    assert all(candidate.prior == "none" and candidate.prior_std is None for candidate in found)
+    again = plain_candidates(tiny_backbone, 5, seed=0, count=1)
+    assert torch.equal(again[0].start, found[0].start)
+
+
+def test_spot_starts_from_the_sources_with_the_lowest_loss():
+    prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
+    nll = dict(zip("abcd", NLL, strict=True))
+    assert [c.start_name for c in spot_candidates(prompts, nll)] == ["source b"]
+    assert [c.start_name for c in spot_candidates(prompts, nll, count=3)] == ["source b", "source c", "source a"]
+    assert torch.equal(spot_candidates(prompts, nll)[0].start, PARTICLES[1])
+
+
+def test_the_mean_of_source_prompts_is_their_mean():
+    prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
+    assert torch.allclose(source_mean_candidate(prompts).start, PARTICLES.mean(dim=0), atol=1e-7)

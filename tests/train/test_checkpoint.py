@@ -1,0 +1,98 @@
+"""Checkpoints and event logs on disk."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from bmtpt.errors import ArtifactError
+from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from bmtpt.train.events import EventLog
+
+
+def test_tensors_and_header_come_back_bit_for_bit(tmp_path):
+    tensors = {"a": torch.randn(2, 3).T, "b/c": torch.tensor(4.0), "n": torch.tensor([1, 2])}
+    header = {"step": 3, "loss": [0.1, 1e-17], "none": None}
+    save_checkpoint(tmp_path / "x.safetensors", tensors, header)
+    found, noted = load_checkpoint(tmp_path / "x.safetensors")
+    assert noted == header
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[key], tensors[key]) for key in tensors)
+
+
+def test_a_new_checkpoint_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "x.safetensors"
+    for step in range(3):
+        save_checkpoint(path, {"a": torch.full((2,), float(step))}, {"step": step})
+    assert load_checkpoint(path)[1] == {"step": 2}
+    assert [each.name for each in tmp_path.iterdir()] == ["x.safetensors"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "text", "no header"])
+def test_a_checkpoint_that_cannot_be_read_is_named(tmp_path, damage):
+    path = tmp_path / "x.safetensors"
+    save_checkpoint(path, {"a": torch.zeros(100)}, {"step": 1})
+    content = path.read_bytes()
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(content[:-10])
+    elif damage == "text":
+        path.write_text("hello")
+    else:
+        path.write_bytes(content.replace(b'"header"', b'"hidder"'))
+    with pytest.raises(ArtifactError) as error:
+        load_checkpoint(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_restored_optimiser_goes_on_as_the_first_one(tmp_path, kind):
+    def step(theta: torch.Tensor, optimiser: torch.optim.Optimizer, times: int) -> None:
+        for _ in range(times):
+            theta.grad = theta.detach().sin()
+            optimiser.step()
+
+    theta = torch.arange(6.0).requires_grad_(True)
+    optimiser = kind([theta], lr=0.1)
+    step(theta, optimiser, 3)
+    tensors, numbers = optimiser_tensors(optimiser)
+    save_checkpoint(tmp_path / "x", {"theta": theta, **tensors}, {"numbers": numbers})
+    step(theta, optimiser, 3)
+
+    found, header = load_checkpoint(tmp_path / "x")
+    again = found.pop("theta").requires_grad_(True)
+    restored = kind([again], lr=0.1)
+    restore_optimiser(restored, found, header["numbers"])
+    step(again, restored, 3)
+    assert torch.equal(again, theta)
+
+
+def lines(log: EventLog) -> list[dict[str, object]]:
+    return [json.loads(line) for line in log.path.read_text().splitlines()]
+
+
+def test_rewinding_drops_later_events_and_a_line_that_was_cut_short(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for step in range(5):
+        log({"event": "step", "step": step})
+    with log.path.open("a") as file:
+        file.write('{"event": "st')
+    log.rewind(3)
+    log({"event": "step", "step": 3})
+    assert [event["step"] for event in lines(log)] == [0, 1, 2, 3]
+
+
+def test_rewinding_a_log_that_is_not_there_makes_an_empty_one(tmp_path):
+    log = EventLog(tmp_path / "run" / "events.jsonl")
+    log.rewind(0)
+    assert log.path.read_text() == ""
+
+
+def test_a_log_that_cannot_be_written_says_what_to_do(tmp_path):
+    (tmp_path / "events.jsonl").mkdir()
+    with pytest.raises(ArtifactError, match=r"cannot write .*events\.jsonl"):
+        EventLog(tmp_path / "events.jsonl")({"event": "step", "step": 0})
