@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,10 @@ def run_study(study: StudySpec, folder: Path, listener: Listener | None = None) 
         BmtptError: As `learn`, `fit_targets` and `evaluate`.
     """
     path = folder / RESULTS
-    key = study_hash(study)
+    keys = {seed: study_hash(study, seed) for seed in study.seeds}
     sources = _load(study, study.sources)
     targets = _load(study, study.targets)
-    results = whole_cells(path, key, targets)
+    results = whole_cells(path, keys, targets)
     done = {_cell_of(row) for row in results}
     backbone = load_backbone(study.backbone, precision=study.adapt.precision)
     for cell in cells(study, targets):
@@ -49,7 +49,7 @@ def run_study(study: StudySpec, folder: Path, listener: Listener | None = None) 
         evaluation = evaluate(
             backbone, prompt, cell.target.test, task=cell.target.task, max_length=study.adapt.max_length
         )
-        rows = result_rows(backbone, prompt, cell.target, evaluation, study=study.name, settings_hash=key)
+        rows = result_rows(backbone, prompt, cell.target, evaluation, study=study.name, settings_hash=keys[cell.seed])
         append_results(path, rows)
         results += rows
     return results
@@ -69,17 +69,19 @@ def cells(study: StudySpec, targets: tuple[TaskData, ...]) -> Iterator[Cell]:
                     yield Cell(method, target, shots, seed)
 
 
-def study_hash(study: StudySpec) -> str:
-    """Return the hash of everything that decides a cell's value; the lists of cells themselves are left out.
+def study_hash(study: StudySpec, seed: int) -> str:
+    """Return the hash of everything that decides the values of a seed's cells.
 
-    Source tasks go in by what they say, not by where their files are: a study may be moved.
+    The lists of cells are left out, so that a study can grow. Source tasks go in by what they say, and the place of the
+    data not at all, so that a study may be moved: every line says how its rows relate to the published ones.
     """
-    lists = {"targets", "shots", "seeds", "methods", "title"}
+    lists = {"targets", "shots", "seeds", "source_seeds", "methods", "title", "data"}
     tasks = [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
-    return settings_hash({**study.model_dump(mode="json", exclude=lists), "sources": tasks})
+    facts = study.model_dump(mode="json", exclude=lists)
+    return settings_hash({**facts, "sources": tasks, "source_seed": study.source_seed(seed)})
 
 
-def whole_cells(path: Path, key: str, targets: tuple[TaskData, ...]) -> list[Result]:
+def whole_cells(path: Path, keys: Mapping[int, str], targets: tuple[TaskData, ...]) -> list[Result]:
     """Return a study's results so far; what a kill left of half a line or half a cell is dropped from the file."""
     if not path.is_file():
         return []
@@ -94,7 +96,7 @@ def whole_cells(path: Path, key: str, targets: tuple[TaskData, ...]) -> list[Res
     kept = [row for row in rows if found[row.settings_hash, *_cell_of(row)] >= wanted.get(row.target, set())]
     if len(kept) < len(rows):
         write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in kept))
-    return [row for row in kept if row.settings_hash == key]
+    return [row for row in kept if row.settings_hash == keys.get(row.seed)]
 
 
 def _cell_of(row: Result) -> tuple[str, int | None, int, str]:
