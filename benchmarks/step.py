@@ -13,6 +13,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -39,15 +40,19 @@ def main() -> None:
         prompts, batch = _case(engines["float32"]["generic"].backbone, M, N, lengths)
         truth = engines["float32"]["generic"].gradients(prompts, batch, torch.ones(N))[1]
         for precision in options.precisions:
-            seconds = _interleaved(engines[precision], prompts, batch, options.rounds)
+            seconds, cpu_seconds = _interleaved(engines[precision], prompts, batch, options.rounds)
             line = {
                 "case": name,
                 "P": PROMPT_TOKENS,
                 "backbone": options.backbone,
                 "precision": precision,
-                "seconds": {engine: round(value, 4) for engine, value in seconds.items()},
+                "seconds": seconds,
+                "cpu_seconds": cpu_seconds,
                 "ratio": round(seconds["generic"] / seconds["packed"], 2),
-                "error_to_fp32": {key: _error(engine, prompts, batch, truth) for key, engine in engines[precision].items()},
+                "cpu_ratio": round(cpu_seconds["generic"] / cpu_seconds["packed"], 2),
+                "error_to_fp32": {
+                    key: _error(engine, prompts, batch, truth) for key, engine in engines[precision].items()
+                },
                 **_machine(),
             }
             print(json.dumps(line), flush=True)
@@ -83,14 +88,21 @@ def _case(backbone: Backbone, M: int, N: int, lengths: tuple[int, int]) -> tuple
     return backbone.embeddings[starts].clone(), TokenBatch(ids(*lengths), ids(2, 6))
 
 
-def _interleaved(engines: dict[str, Engine], prompts: Tensor, batch: TokenBatch, rounds: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in engines}
+def _interleaved(
+    engines: Mapping[str, Engine], prompts: Tensor, batch: TokenBatch, rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return each engine's median wall seconds and median processor seconds (which a shared machine disturbs less)."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
     for _ in range(rounds + 1):  # the first round warms up
         for name, engine in engines.items():
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             engine.gradients(prompts, batch, torch.ones(len(batch)))
-            times[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values[1:]) for name, values in times.items()}
+            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+
+    def medians(clock: int) -> dict[str, float]:
+        return {name: round(statistics.median(pair[clock] for pair in pairs[1:]), 4) for name, pairs in times.items()}
+
+    return medians(0), medians(1)
 
 
 def _error(engine: Engine, prompts: Tensor, batch: TokenBatch, truth: Tensor) -> dict[str, float]:

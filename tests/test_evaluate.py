@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.errors import SettingsError
 from bmtpt.evaluate import (
@@ -25,9 +26,9 @@ M, P = 3, 4
 PROMPTS = 3 * torch.randn(M, P, 24, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.fixture(scope="module")
-def engine(tiny_backbone) -> HuggingFaceEngine:
-    return HuggingFaceEngine(tiny_backbone)
+@pytest.fixture(scope="module", params=["generic", "packed"])
+def engine(tiny_backbone, request) -> Engine:
+    return choose_engine(tiny_backbone, request.param)
 
 
 @pytest.fixture(scope="module")

@@ -52,9 +52,9 @@ def a_model(folder: Path) -> Any:
     return T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def by_hand(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+def by_hand(model: Any, ids: torch.Tensor, mask: torch.Tensor, prompt: Prompt | None = None) -> dict[str, torch.Tensor]:
     """Encoder inputs with the prompt's rows in front."""
-    rows = a_prompt().prompts.expand(len(ids), -1, -1)
+    rows = (prompt or a_prompt()).prompts.expand(len(ids), -1, -1)
     embedded = torch.cat([rows, model.shared(ids)], dim=1)
     return {"inputs_embeds": embedded, "attention_mask": torch.cat([torch.ones(len(ids), 6).long(), mask], dim=1)}
 
@@ -129,9 +129,24 @@ def test_half_precision_rows_are_widened_exactly(tmp_path: Path, dtype: torch.dt
     assert read(tmp_path).prompts.dtype == torch.float32
 
 
-def test_an_adapter_with_decoder_rows_is_refused(tmp_path: Path, tiny_t5_folder: Path):
-    from_peft(tiny_t5_folder, tmp_path)  # two submodules are PEFT's default for T5
-    with pytest.raises(ArtifactError, match="num_transformer_submodules"):
+def test_an_adapter_with_decoder_rows_gives_the_logits_of_pefts_own_model_without_them(
+    tmp_path: Path, tiny_t5_folder: Path
+):
+    tuned = from_peft(tiny_t5_folder, tmp_path)  # two submodules are PEFT's default for T5
+    prompt = read(tmp_path)
+    assert prompt.prompts.shape == (1, 6, 24)
+    assert prompt.card.trained_parameters == 6 * 24
+    plain = a_model(tiny_t5_folder)
+    with torch.no_grad():
+        expected = tuned(input_ids=IDS, attention_mask=MASK, labels=LABELS).logits
+        found = plain(**by_hand(plain, IDS, MASK, prompt), labels=LABELS).logits
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_half_of_the_rows_that_the_configuration_promises_is_refused(tmp_path: Path, tiny_t5_folder: Path):
+    from_peft(tiny_t5_folder, tmp_path)
+    _weights(tmp_path, prompt_embeddings=torch.zeros(6, 24))
+    with pytest.raises(ArtifactError, match=r"shape \[6, 24\] where .* says \[12, 24\]"):
         read(tmp_path)
 
 

@@ -6,6 +6,7 @@ The names below are the public API. They are imported on first use, so that `bmt
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,4 +54,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bmtpt' has no attribute '{name}'")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    importlib.import_module(_HOME[name])
+    # Importing the modules `evaluate` and `predict` has put them here under their own names; the functions go on top.
+    globals().update({each: getattr(sys.modules[home], each) for each, home in _HOME.items() if home in sys.modules})
+    return globals()[name]

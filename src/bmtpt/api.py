@@ -23,7 +23,7 @@ from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
-from bmtpt.data import Tokenised, tokenise
+from bmtpt.data import Tokenised, epoch_rows, tokenise
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.evaluate import Evaluation, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.map_target import map_candidates
@@ -39,6 +39,9 @@ from bmtpt.train.events import Listener
 from bmtpt.train.loop import LoopState, Outcome
 from bmtpt.train.run import Run, prepare_folder
 from bmtpt.types import Example
+
+JUDGED_ROWS = 256
+"""Training rows of a target on which the particles are compared before one of them is a start."""
 
 
 def backbone_card(backbone: Backbone) -> BackboneCard:
@@ -81,7 +84,7 @@ def learn(
     """
     settings = settings or LearnSettings()
     names = _distinct([source.task.name for source in sources], "source")
-    prepare_folder(folder, resume=resume, overwrite=overwrite)
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     train, held_back = source_rows(backbone, sources, settings)
     engine = choose_engine(backbone, settings.engine)
     run = Run(backbone.fingerprint, folder, resume, listener)
@@ -175,10 +178,19 @@ def adapt_together(
 
 
 def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
-    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL."""
+    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
+
+    That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times over.
+    """
 
     def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
-        losses = [engine.losses(particles, each.train.batch).mean(dim=1) for each in rows.values()]
+        if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
+            return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
+        losses = []
+        for k, each in enumerate(rows.values()):
+            count = min(len(each.train), JUDGED_ROWS)
+            drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
+            losses.append(engine.losses(particles, drawn).mean(dim=1))
         return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
 
     return build
@@ -208,7 +220,7 @@ def fit_targets(
         sources, posterior: For the card.
     """
     names = _distinct([target.task.name for target in targets], "target")
-    prepare_folder(folder, resume=resume, overwrite=overwrite)
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
     engine = choose_engine(backbone, settings.engine)
     trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)

@@ -34,6 +34,19 @@ class TrainingError(BmtptError):
     """Training cannot go on (for example, the loss is not a number)."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that memory ran out.
+
+    torch's CPU allocator raises a plain RuntimeError, whose text is the only sign; its OutOfMemoryError is known by
+    name because this module must not import torch.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
+    (True, False)
+    """
+    named = type(error).__name__ == "OutOfMemoryError"
+    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+
+
 def nearest(name: str, choices: Iterable[str]) -> str:
     """Return a hint with the nearest known names.
 

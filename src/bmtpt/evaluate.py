@@ -56,6 +56,7 @@ class Evaluation:
         calibration: `ece` (0–100) and `nll` (nats) of the label probabilities; empty for free answers.
         predictions: N answers.
         probabilities: Of the label words, [N, C]; None for free answers.
+        texts_cut: How many texts were cut to the length limit.
     """
 
     metrics: dict[str, float]
@@ -64,6 +65,7 @@ class Evaluation:
     calibration: dict[str, float]
     predictions: list[str]
     probabilities: Float[Tensor, "N C"] | None
+    texts_cut: int
 
 
 def metric_names(task: TaskSpec) -> set[str]:
@@ -122,6 +124,7 @@ def evaluate_prompts(engine: Engine, prompts: Float[Tensor, "M P D"], rows: Toke
         calibration=_calibration(probabilities, rows),
         predictions=predictions,
         probabilities=probabilities,
+        texts_cut=rows.cut,
     )
 
 

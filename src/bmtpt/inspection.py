@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -45,12 +46,18 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
 def _prompt_facts(prompt: Prompt) -> dict[str, str]:
     card = prompt.card
     share = card.trained_parameters / card.backbone.parameters
-    winners = card.selection.get("winners", [])
+    winners = [_winner(winner) for winner in card.selection.get("winners", [])]
     return {
         "task": f"{card.task}, by {card.method}",
         "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
-        "selected": "; ".join(str(winner) for winner in winners) or "-",
+        "selected": "; ".join(winners) or "-",
     }
+
+
+def _winner(winner: Mapping[str, Any]) -> str:
+    prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
+    best = ", ".join(f"{value:.4g}" for value in winner["best"])
+    return f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})"
 
 
 def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
@@ -60,8 +67,10 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
         BackboneError: The artifact belongs to another model.
     """
     require_backbone(artifact.card.backbone, backbone.fingerprint, backbone.name)
+    # A T5's table is longer than its vocabulary; the rows behind it have no name.
+    table = backbone.embeddings[: len(backbone.tokenizer)]
     for m, prompt in enumerate(_prompts(artifact)):
-        for row, ids in enumerate(_nearest(prompt[:rows], backbone.embeddings).tolist()):
+        for row, ids in enumerate(_nearest(prompt[:rows].to(table.device), table).tolist()):
             words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))
             yield f"prompt {m}, row {row}: {words}"
 

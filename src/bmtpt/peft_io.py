@@ -2,7 +2,7 @@
 
 What decides the details (peft 0.21, peft_model.py, `PeftModelForSeq2SeqLM`): PROMPT_TUNING prepends its rows to the
 encoder's input embeddings only. Its `num_transformer_submodules` defaults to 2 for T5; the second P rows are then
-stored and never used. We write 1.
+stored and never used. We write 1 and read either.
 """
 
 from __future__ import annotations
@@ -93,7 +93,8 @@ def import_peft(
         noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
         require_backbone(noted, backbone.fingerprint, backbone.name)
     _check_rows(folder / WEIGHTS, rows, config)
-    return Prompt(rows.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))
+    used = rows[: config.num_virtual_tokens]
+    return Prompt(used.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))
 
 
 def _peft_config(length: int, width: int, base_model: str) -> dict[str, Any]:
@@ -130,11 +131,6 @@ def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None
         raise ArtifactError(
             f"{folder} is for task type {config.task_type}; this version works with SEQ_2_SEQ_LM (the T5 family) only"
         )
-    if config.num_transformer_submodules != 1:  # absent means 2, PEFT's default for encoder-decoder models
-        raise ArtifactError(
-            f"{folder} holds rows for the encoder and the decoder (num_transformer_submodules is not 1); train it "
-            "again with num_transformer_submodules=1"
-        )
     if config.token_dim != backbone.d_model:
         raise ArtifactError(
             f"{folder} has prompts of width {config.token_dim} and backbone '{backbone.name}' has {backbone.d_model}"
@@ -159,7 +155,8 @@ def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
 
 
 def _check_rows(path: Path, rows: Tensor, config: _Config) -> None:
-    expected = [config.num_virtual_tokens, config.token_dim]
+    submodules = config.num_transformer_submodules or 2  # PEFT's default for encoder-decoder models
+    expected = [config.num_virtual_tokens * submodules, config.token_dim]
     if list(rows.shape) != expected or 0 in expected:
         raise ArtifactError(f"{path} has shape {list(rows.shape)} where {CONFIG} says {expected}")
     if rows.dtype not in _EXACT:

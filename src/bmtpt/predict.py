@@ -8,6 +8,7 @@ from typing import Any
 
 from bmtpt.artifacts import Prompt, require_backbone
 from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import DataError
@@ -48,7 +49,8 @@ def _columns(line: str, number: int, task: TaskSpec, source: str) -> dict[str, A
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{source}, line {number} is not valid JSON: {error}") from error
+            reason = getattr(error, "msg", error)
+            raise DataError(f"{source}, line {number} is not valid JSON ({reason})") from error
         return dict(row)
     columns = placeholders(task.text)
     if len(columns) != 1:
@@ -58,8 +60,9 @@ def _columns(line: str, number: int, task: TaskSpec, source: str) -> dict[str, A
 
 
 def predict(backbone: Backbone, prompt: Prompt, examples: Iterable[Example]) -> Iterator[dict[str, Any]]:
-    """Yield one answer per example, in order: ``text``, ``label`` and, for label words, ``probability``.
+    """Yield one answer per example, in order: ``text``, ``label`` and, for label words, ``probability`` and ``all``.
 
+    An answer to a text that was cut to the prompt's length limit also has ``cut``: true.
     The probabilities of an ensemble's prompts are averaged. They are softmax shares over the label words and
     tend to be overconfident (METHOD.md, golden facts).
 
@@ -68,28 +71,32 @@ def predict(backbone: Backbone, prompt: Prompt, examples: Iterable[Example]) -> 
     """
     require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
     task = TaskSpec.model_validate(prompt.card.task_definition)
+    engine = choose_engine(backbone)
     waiting: list[Example] = []
     for example in examples:
         waiting.append(example)
         if len(waiting) == BATCH:
-            yield from _answer(backbone, prompt, task, waiting)
+            yield from _answer(backbone, engine, prompt, task, waiting)
             waiting = []
     if waiting:
-        yield from _answer(backbone, prompt, task, waiting)
+        yield from _answer(backbone, engine, prompt, task, waiting)
 
 
 def _answer(
-    backbone: Backbone, prompt: Prompt, task: TaskSpec, examples: Sequence[Example]
+    backbone: Backbone, engine: Engine, prompt: Prompt, task: TaskSpec, examples: Sequence[Example]
 ) -> Iterator[dict[str, Any]]:
-    engine = choose_engine(backbone)
-    rows = tokenise(backbone, examples, prompt.card.settings.get("max_length") or task.max_length)
+    limit = prompt.card.settings.get("max_length") or task.max_length
+    rows = [tokenise(backbone, [example], limit) for example in examples]
+    inputs = [row.batch.inputs[0] for row in rows]
+    facts = [{"cut": True} if row.cut else {} for row in rows]
     prompts = prompt.prompts.to(backbone.device)
     if not task.fixed_words:
-        texts = engine.generate(prompts[:1], rows.batch.inputs, max_new_tokens=ANSWER_TOKENS)[0]
-        yield from ({"text": e.text, "label": answer} for e, answer in zip(examples, texts, strict=True))
+        texts = engine.generate(prompts[:1], inputs, max_new_tokens=ANSWER_TOKENS)[0]
+        found = zip(examples, texts, facts, strict=True)
+        yield from ({"text": example.text, "label": answer, **more} for example, answer, more in found)
         return
-    probabilities = label_probabilities(engine, prompts, rows.batch.inputs, make_scorer(backbone, task).answers)
-    for example, row in zip(examples, probabilities.tolist(), strict=True):
+    probabilities = label_probabilities(engine, prompts, inputs, make_scorer(backbone, task).answers)
+    for example, row, more in zip(examples, probabilities.tolist(), facts, strict=True):
         best = max(range(len(row)), key=row.__getitem__)
         shares = dict(zip(task.label_words, row, strict=True))
-        yield {"text": example.text, "label": task.label_words[best], "probability": row[best], "all": shares}
+        yield {"text": example.text, "label": task.label_words[best], "probability": row[best], "all": shares, **more}

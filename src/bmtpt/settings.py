@@ -194,8 +194,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise SettingsError(f"{path} is not valid YAML: {reason}") from error
+        mark = getattr(error, "problem_mark", None)
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        line = f" (line {mark.line + 1})" if mark else ""
+        raise SettingsError(f"{path} is not valid YAML{line}: {reason}") from error
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -46,13 +46,22 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     if settings.ensemble and not target.task.fixed_words:
         raise SettingsError(f"target {target.task.name} has no label words, so an ensemble cannot answer it")
     length = settings.max_length or target.task.max_length
-    train = few_shot(target.train, settings.shots, settings.seed) if settings.shots else target.train
+    train = _shots(target, settings)
     select = _some(target.select, settings.validation_rows, seed=0)
     if not train or not select:
         raise DataError(f"target {target.task.name} has no training or no validation rows")
     return TargetRows(
         tokenise(backbone, train, length), tokenise(backbone, select, length), make_scorer(backbone, target.task)
     )
+
+
+def _shots(target: TaskData, settings: AdaptSettings) -> Sequence[Example]:
+    if settings.shots is None:
+        return target.train
+    try:
+        return few_shot(target.train, settings.shots, settings.seed)
+    except DataError as error:
+        raise DataError(f"target {target.task.name}: {error}") from error
 
 
 def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:

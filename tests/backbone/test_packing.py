@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +23,7 @@ def cheapest_by_trying_all(lengths: list[int], copies: int, budget: int) -> int:
     for count in range(len(order)):
         for cuts in combinations(range(1, len(order)), count):
             ends = (0, *cuts, len(order))
-            runs = [order[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+            runs = [order[start:end] for start, end in pairwise(ends)]
             if all(len(run) == 1 or len(run) * copies * max(lengths[i] for i in run) <= budget for run in runs):
                 total = cost(lengths, copies, runs)
                 best = total if best is None else min(best, total)

@@ -12,7 +12,15 @@ from rich.console import Console
 from scipy import stats
 
 from bmtpt.errors import ArtifactError
-from bmtpt.report.tables import paired_difference, score_table, summarise, to_markdown, to_rich, verdict
+from bmtpt.report.tables import (
+    difference_table,
+    paired_difference,
+    score_table,
+    summarise,
+    to_markdown,
+    to_rich,
+    verdict,
+)
 
 
 def values(results, method, target):
@@ -176,3 +184,14 @@ def test_tables_import_nothing_heavy():
     code = "import sys, bmtpt.report.tables; print(*(m for m in ('torch', 'scipy', 'matplotlib') if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_difference_table_shows_the_paired_t_interval_of_every_row_and_of_all(result):
+    mine, theirs = [70.0, 74.0, 71.0], [68.0, 73.0, 66.0]
+    by_method = {"bmtpt": mine, "pt": theirs}
+    results = [
+        result(name, "cb", seed, value) for name, scores in by_method.items() for seed, value in enumerate(scores)
+    ]
+    interval = stats.ttest_rel(mine, theirs).confidence_interval(0.95)
+    expected = f"{np.mean(mine) - np.mean(theirs):.1f} [{interval.low:.1f}, {interval.high:.1f}]".replace("-", "−")
+    assert [row[-1].text for row in difference_table(results).rows] == [expected, expected]

@@ -19,7 +19,7 @@ class Engine(Protocol):
         ...
 
     def gradients(
-        self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, weights: Float[Tensor, "N"]
+        self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
         """Return the losses and ∂/∂θ_m Σ_n weights_n · loss_mn."""
         ...

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,11 +73,10 @@ def fingerprint_of(model: Any) -> str:
 
 
 def _load_frozen(source: str, name: str) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoConfig, T5ForConditionalGeneration
-    from transformers.utils import logging
 
     _check_folder(source, name)
-    logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type != "t5":
@@ -83,17 +84,36 @@ def _load_frozen(source: str, name: str) -> Any:
                 f"{name} is a {config.model_type} model; this version works with the T5 family (T5, T5 v1.1, FLAN-T5)"
             )
         # Dropout would make the log-density random; eager attention is faster than sdpa here (docs/performance.md).
-        model = T5ForConditionalGeneration.from_pretrained(
-            source,
-            dtype=torch.float32,
-            use_safetensors=True,
-            dropout_rate=0.0,
-            attn_implementation="eager",
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        with _quiet_transformers():
+            model, info = T5ForConditionalGeneration.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True,
+                dropout_rate=0.0,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
+    if info["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(info["missing_keys"])
+        raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
     _fuse_activations(model)
     return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from warning of a head that is not tied, which is how T5 v1.1 is made."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
 
 
 def _check_folder(source: str, name: str) -> None:
@@ -130,6 +150,8 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BackboneError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes an empty one up
+        raise BackboneError(f"cannot load the tokenizer of '{name}': it has no vocabulary (tokenizer.json is missing)")
     tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit, and T5 has relative positions
     return tokenizer
 

@@ -39,6 +39,9 @@ FILES = {
     "tokenizer.json": "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6",
 }
 
+PARTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+"""What a built folder consists of, beside the note of its hashes."""
+
 CONFIG: dict[str, Any] = {
     "architectures": ["T5ForConditionalGeneration"],
     "model_type": "t5",
@@ -102,8 +105,8 @@ def sha256_of(path: Path) -> str:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        noted = json.loads((folder / "provenance.json").read_text())
-        return all(sha256_of(folder / name) == digest for name, digest in noted["files"].items())
+        noted = json.loads((folder / "provenance.json").read_text())["files"]
+        return set(noted) >= PARTS and all(sha256_of(folder / name) == digest for name, digest in noted.items())
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
 

@@ -52,7 +52,7 @@ class PassEngine(ABC):
         return result
 
     def gradients(
-        self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, weights: Float[Tensor, "N"]
+        self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
         """Return the losses and ∂/∂θ_m Σ_n weights_n · loss_mn, accumulated pass by pass so that memory stays bounded.
 

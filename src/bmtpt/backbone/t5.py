@@ -15,8 +15,9 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
+from bmtpt.backbone.passes import IGNORED, PassEngine, decoder_inputs
 from bmtpt.backbone.t5_layers import (
     AttentionWeights,
     CrossAttention,
@@ -25,6 +26,8 @@ from bmtpt.backbone.t5_layers import (
     FeedForwardWeights,
     FinalNorm,
     SelfAttention,
+    TokenLoss,
+    run,
 )
 
 ACTIVATIONS = ("relu", "gated-gelu")
@@ -62,16 +65,21 @@ class PackedT5Engine(PassEngine):
     """`Engine` for T5 v1.0 (ReLU, tied head), v1.1 and FLAN-T5 (gated GELU, own head); see `packed_supports`.
 
     Holds a second copy of the layers' weights, with gains folded in; embeddings and head are shared with the model.
+
+    Attributes:
+        keep_memory: Keep freed memory from pass to pass while a call runs (`allocator.py`).
     """
+
+    keep_memory: bool = True
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"]) -> Float[Tensor, "R S D"]:
         encoder, eps = self.backbone.model.encoder, self._eps
         bias = self._bias(encoder, embeddings.shape[1], _padding(mask, embeddings.dtype), len(embeddings))
         x = embeddings.flatten(0, 1)  # [R·S, D]
         for layer in self._encoder:
-            x = SelfAttention.apply(x, layer.attention, bias, eps)
-            x = FeedForward.apply(x, layer.feed_forward, eps)
-        states: Tensor = FinalNorm.apply(x, encoder.final_layer_norm.weight, eps)
+            x = run(SelfAttention, x, layer.attention, bias, eps)
+            x = run(FeedForward, x, layer.feed_forward, eps)
+        states = run(FinalNorm, x, encoder.final_layer_norm.weight, eps)
         return states.view_as(embeddings)
 
     def decode_losses(
@@ -80,10 +88,13 @@ class PackedT5Engine(PassEngine):
         labels = targets.flatten(0, 1)  # [R·C, T]
         x = self._decode(states, _padding(mask, states.dtype), labels)  # [R·C·T, D]
         real = labels != IGNORED
-        logits = self.backbone.model.lm_head(x[real.flatten()])  # [tokens, V]
-        loss = F.cross_entropy(at_least_fp32(logits), labels[real], reduction="none")
+        loss = run(TokenLoss, x[real.flatten()], self.backbone.model.lm_head.weight, labels[real])  # [tokens]
         padded = loss.new_zeros(labels.shape).masked_scatter(real, loss)  # [R·C, T]
         return padded.sum(dim=1).view(targets.shape[:2])
+
+    def _passes(self, prompts: Tensor, inputs: Sequence[Tensor]) -> Iterator[list[int]]:
+        with kept_memory() if self.keep_memory else nullcontext():
+            yield from super()._passes(prompts, inputs)
 
     def _decode(self, states: Tensor, padding: Tensor | None, labels: Tensor) -> Tensor:
         decoder, config, eps = self.backbone.model.decoder, self.backbone.model.config, self._eps
@@ -93,10 +104,10 @@ class PackedT5Engine(PassEngine):
         x = F.embedding(decoder_inputs(labels, config.decoder_start_token_id), decoder.embed_tokens.weight)
         x = x.flatten(0, 1)  # [R·C·T, D]
         for layer in self._decoder:
-            x = SelfAttention.apply(x, layer.attention, bias, eps)
-            x = CrossAttention.apply(x, states, layer.cross, padding, eps)
-            x = FeedForward.apply(x, layer.feed_forward, eps)
-        x = FinalNorm.apply(x, decoder.final_layer_norm.weight, eps)
+            x = run(SelfAttention, x, layer.attention, bias, eps)
+            x = run(CrossAttention, x, states, layer.cross, padding, eps)
+            x = run(FeedForward, x, layer.feed_forward, eps)
+        x = run(FinalNorm, x, decoder.final_layer_norm.weight, eps)
         return x * config.d_model**-0.5 if config.scale_decoder_outputs else x
 
     def _bias(self, stack: Any, S: int, extra: Tensor | None, rows: int) -> Tensor:
@@ -160,4 +171,5 @@ def _folded(layer: Any, *linears: Any) -> Tensor:
     """Return diag(gain)·[W₁ᵀ W₂ᵀ …]: the norm's gain is applied by the matmul."""
     gain, joined = layer.layer_norm.weight, torch.cat([linear.weight for linear in linears])  # [D], [out, D]
     wide = torch.promote_types(joined.dtype, torch.float32)
-    return (joined.to(wide) * gain.to(wide)).to(joined.dtype).T.contiguous()
+    folded: Tensor = (joined.to(wide) * gain.to(wide)).to(joined.dtype)  # [out, D]
+    return folded.T.contiguous()

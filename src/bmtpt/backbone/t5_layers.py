@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from bmtpt.backbone.gelu import gelu, gelu_with_derivative
+from bmtpt.backbone.gelu import gated_gelu, gated_gelu_with_slopes
+
+HEAD_ROWS = 64
+"""Rows of logits held at once: 8 MiB in fp32 for T5's vocabulary."""
 
 Context = Any
 """torch's autograd context, which has no public type."""
@@ -67,11 +69,16 @@ class FeedForwardWeights:
     gated: bool
 
 
+def run(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
+    """`function.apply`, which torch leaves untyped."""
+    return function.apply(*inputs)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """Return 1/rms of each row, [rows, 1], in fp32 or better."""
     wide = torch.promote_types(x.dtype, torch.float32)
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()  # type: ignore[no-any-return]
 
 
 def scaled(x: Tensor, r: Tensor) -> Tensor:
@@ -104,7 +111,7 @@ class SelfAttention(torch.autograd.Function):
         return torch.addmm(x, mixed, weights.out)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
         x, r, qkv, chances = ctx.saved_tensors
         weights: AttentionWeights = ctx.weights
         q, k, v = qkv
@@ -124,17 +131,32 @@ class FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Context, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
         r = inverse_rms(x, eps)
-        wide = scaled(x, r) @ weights.wide
-        ctx.save_for_backward(x, r, wide)
+        activate = _gated if weights.gated else _relu
+        hidden, *slopes = activate(scaled(x, r) @ weights.wide, ctx.needs_input_grad[0])
+        ctx.save_for_backward(x, r, *slopes)
         ctx.weights = weights
-        return torch.addmm(x, _activate(wide, weights.gated), weights.out)
+        return torch.addmm(x, hidden, weights.out)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        x, r, wide = ctx.saved_tensors
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, r, *slopes = ctx.saved_tensors
         weights: FeedForwardWeights = ctx.weights
-        pulled = _activate_backward(grad @ weights.out.T, wide, weights.gated)
+        hidden = grad @ weights.out.T
+        pulled = torch.empty(len(x), weights.wide.shape[1], dtype=x.dtype, device=x.device)
+        for part, slope in zip(pulled.chunk(len(slopes), dim=1), slopes, strict=True):
+            torch.mul(hidden, slope, out=part)
         return norm_backward(grad, pulled @ weights.wide.T, x, r), None, None
+
+
+def _gated(wide: Tensor, with_slopes: bool) -> tuple[Tensor, ...]:
+    """Return gelu(gate)·linear, and its slopes in gate and linear."""
+    return gated_gelu_with_slopes(wide) if with_slopes else (gated_gelu(wide),)
+
+
+def _relu(wide: Tensor, with_slopes: bool) -> tuple[Tensor, ...]:
+    """Return relu(wide), and its slope."""
+    hidden = wide.relu_()
+    return (hidden, (hidden > 0).to(wide.dtype)) if with_slopes else (hidden,)
 
 
 class CrossAttention(torch.autograd.Function):
@@ -161,7 +183,7 @@ class CrossAttention(torch.autograd.Function):
         return torch.addmm(x, mixed, weights.out)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         x, r, states, asked, chances = ctx.saved_tensors
         weights: CrossWeights = ctx.weights
         h = len(weights.key)
@@ -185,9 +207,46 @@ class FinalNorm(torch.autograd.Function):
         return scaled(x, r).mul_(gain)
 
     @staticmethod
-    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
         x, r, gain = ctx.saved_tensors
         return norm_backward(torch.zeros_like(x), grad * gain, x, r), None, None
+
+
+class TokenLoss(torch.autograd.Function):
+    """Cross-entropy of each row in fp32 or better. Arguments: x [rows, D], head [V, D], labels [rows].
+
+    The gradient is taken at once, a few rows at a time, so that [rows, V] is never held.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        parts = [_token_loss(*part, head, ctx.needs_input_grad[0]) for part in zip(*_chunks(x, labels), strict=True)]
+        losses, pulled = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        ctx.save_for_backward(pulled)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
+        (pulled,) = ctx.saved_tensors
+        return pulled * grad[:, None].to(pulled.dtype), None, None
+
+
+def _chunks(x: Tensor, labels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    return torch.split(x, HEAD_ROWS), torch.split(labels, HEAD_ROWS)
+
+
+def _token_loss(x: Tensor, labels: Tensor, head: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """Return the losses, and their gradients in x (empty if not asked for)."""
+    logits = x @ head.T
+    wide = logits.to(torch.promote_types(x.dtype, torch.float32))  # bfloat16 has too few bits for a log-probability
+    wide.sub_(wide.amax(dim=1, keepdim=True))
+    right = wide.gather(1, labels[:, None])
+    total = wide.exp_().sum(dim=1, keepdim=True)
+    losses = (total.log() - right).squeeze(1)
+    if not with_gradient:
+        return losses, x[:0]
+    chances = wide.div_(total).scatter_add_(1, labels[:, None], -torch.ones_like(right))
+    return losses, logits.copy_(chances) @ head
 
 
 def _split_heads(flat: Tensor, S: int, heads: int, parts: int) -> Tensor:
@@ -210,22 +269,3 @@ def _rows_first(by_head: Tensor, rows: int) -> Tensor:
 def _heads_first(by_row: Tensor, heads: int) -> Tensor:
     """[R, Q·h, D] → [h, R·Q, D], the inverse of `_rows_first`."""
     return by_row.reshape(-1, heads, by_row.shape[-1]).transpose(0, 1)
-
-
-def _activate(wide: Tensor, gated: bool) -> Tensor:
-    if not gated:
-        return F.relu(wide)
-    gate, linear = wide.chunk(2, dim=-1)
-    return gelu(gate).mul_(linear)
-
-
-def _activate_backward(grad: Tensor, wide: Tensor, gated: bool) -> Tensor:
-    if not gated:
-        return torch.ops.aten.threshold_backward(grad, wide, 0)  # type: ignore[no-any-return]
-    gate, linear = wide.chunk(2, dim=-1)
-    pulled = torch.empty_like(wide)
-    into_gate, into_linear = pulled.chunk(2, dim=-1)
-    value, slope = gelu_with_derivative(gate)
-    torch.mul(value, grad, out=into_linear)
-    torch.mul(slope, grad.mul_(linear), out=into_gate)
-    return pulled

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
-from bmtpt.cli.common import ERR, OUT, load_tasks
+from bmtpt.cli.common import ERR, OUT, Defaults, Overwrite, note_cut, say
 from bmtpt.cli.main import app
-from bmtpt.errors import ArtifactError, SettingsError, nearest
+from bmtpt.errors import DataError, SettingsError, nearest
 
 PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
 BackboneOption = Annotated[
@@ -29,6 +30,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
     backbone: BackboneOption = None,
     precision: PrecisionOption = "auto",
+    config: Defaults = None,
 ) -> None:
     """Score a prompt on a task's rows; prints one JSON result line per metric."""
     _one_of("--scorer", scorer, ("rank", "generate"))
@@ -36,16 +38,18 @@ def evaluate(
     from bmtpt import api
     from bmtpt.artifacts import Prompt
     from bmtpt.results import append_results
+    from bmtpt.tasks import TaskSpec, load_data, load_task
 
     loaded = Prompt.load(prompt)
+    rows = load_data(load_task(task) if task else TaskSpec.model_validate(loaded.card.task_definition), data)
     model = _model(backbone or loaded.card.backbone.name, precision)
-    (rows,) = load_tasks([task or _own_task(loaded)], data)
     examples = rows.test if split == "test" else rows.select
     with ERR.status(f"scoring {len(examples):,} rows"):
         evaluation = api.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
     results = api.result_rows(model, loaded, rows, evaluation, study="evaluate")
     if out:
         append_results(out, results)
+    note_cut(evaluation.texts_cut, len(examples))
     for result in results:
         print(result.model_dump_json())
 
@@ -56,6 +60,7 @@ def predict(
     file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
     backbone: BackboneOption = None,
     precision: PrecisionOption = "auto",
+    config: Defaults = None,
 ) -> None:
     """Read texts or JSON lines and write JSON lines with label and probability."""
     import json
@@ -67,14 +72,14 @@ def predict(
 
     loaded = Prompt.load(prompt)
     task = TaskSpec.model_validate(loaded.card.task_definition)
-    try:
-        lines = file.open(encoding="utf-8") if file else sys.stdin
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
-    examples = read_rows(lines, task, str(file or "standard input"))
+    name = str(file or "standard input")
+    examples = read_rows(_decoded(_open(file), name), task, name)
     model = _model(backbone or loaded.card.backbone.name, precision)
+    cut = 0
     for answer in answers(model, loaded, examples):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
+        cut += "cut" in answer
+    note_cut(cut)
 
 
 @app.command(epilog="Example: bmtpt inspect post --tokens 5")
@@ -82,6 +87,7 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of a posterior or a prompt.")],
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Nearest vocabulary tokens of this many rows.")] = 0,
     backbone: BackboneOption = None,
+    config: Defaults = None,
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
     from bmtpt.artifacts import load_artifact
@@ -89,12 +95,12 @@ def inspect(
 
     artifact = load_artifact(folder)
     for key, value in describe_artifact(artifact).items():
-        OUT.print(f"[bold]{key}[/]: ", end="", highlight=False)
-        OUT.print(str(value), markup=False, highlight=False)
+        OUT.print(f"{key}: ", style="bold", end="")
+        say(value)
     if tokens:
         model = _model(backbone or artifact.card.backbone.name, "float32")
         for line in nearest_tokens(artifact, model, tokens):
-            OUT.print(line, markup=False, highlight=False)
+            say(line)
 
 
 @app.command(epilog="Example: bmtpt export prompts/cb --to peft --out cb-peft")
@@ -102,6 +108,7 @@ def export(
     prompt: Annotated[Path, typer.Argument(help="Folder of a prompt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     to: Annotated[str, typer.Option("--to", help="Format: peft.")] = "peft",
+    config: Defaults = None,
 ) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter."""
     _one_of("--to", to, ("peft",))
@@ -110,7 +117,7 @@ def export(
 
     loaded = Prompt.load(prompt)
     export_peft(loaded, out, loaded.card.backbone.name)
-    OUT.print(f"PEFT adapter written to {out}")
+    say(f"PEFT adapter written to {out}")
 
 
 @app.command("import", epilog="Example: bmtpt import cb-peft --task cb --backbone offline --out prompts/cb")
@@ -119,7 +126,8 @@ def import_(
     task: Annotated[str, typer.Option("--task", help="Name or YAML file of the task it was tuned for.")],
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")] = False,
+    overwrite: Overwrite = False,
+    config: Defaults = None,
 ) -> None:
     """Read a PEFT prompt-tuning adapter as a prompt."""
     from bmtpt import api
@@ -130,20 +138,21 @@ def import_(
     card = api.backbone_card(_model(backbone, "float32"))
     prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), api.now())
     prompt.save(out, overwrite=overwrite)
-    OUT.print(f"prompt written to {out}")
+    say(f"prompt written to {out}")
 
 
 @app.command(epilog="Example: bmtpt report post prompts/cb --out report.html")
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders and results files (.jsonl).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    config: Defaults = None,
 ) -> None:
     """Write one self-contained HTML page: curves, particles, task map, scores, settings."""
     from bmtpt.report.html import write_report
 
     with ERR.status("drawing"):
         path = write_report(folders, out)
-    OUT.print(f"report written to {path}")
+    say(f"report written to {path}")
 
 
 def _model(name: str, precision: str):  # type: ignore[no-untyped-def]  # Backbone would import torch here
@@ -154,12 +163,18 @@ def _model(name: str, precision: str):  # type: ignore[no-untyped-def]  # Backbo
         return load_backbone(name, precision=precision)  # type: ignore[arg-type]
 
 
-def _own_task(prompt) -> str:  # type: ignore[no-untyped-def]
-    from bmtpt.tasks import builtin_tasks
+def _open(file: Path | None) -> TextIO:
+    try:
+        return file.open(encoding="utf-8-sig") if file else sys.stdin
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
 
-    if prompt.card.task not in builtin_tasks():
-        raise ArtifactError(f"the prompt's task '{prompt.card.task}' is your own; name its YAML file with --task")
-    return str(prompt.card.task)
+
+def _decoded(lines: TextIO, name: str) -> Iterator[str]:
+    try:
+        yield from lines
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8 text; save it as UTF-8") from error
 
 
 def _one_of(option: str, value: str | None, choices: tuple[str, ...]) -> None:

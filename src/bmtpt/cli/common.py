@@ -1,10 +1,12 @@
-"""What several commands share: consoles, the options of a run, and showing or saving resolved settings."""
+"""What several commands share: printing, the options of a run, its folder, and its resolved settings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
@@ -12,12 +14,66 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from bmtpt.tasks import TaskData
+    from bmtpt.train.events import Listener
 
 OUT = Console()
 ERR = Console(stderr=True)
 SETTINGS_FILE = "settings.yaml"
 
+
+def say(text: str) -> None:
+    """Print a line for the user, never folded: commands and paths in it are there to be copied."""
+    OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print what the user should know on standard error, which keeps standard output clean for JSON lines."""
+    ERR.print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+def note_cut(count: int, rows: int | None = None) -> None:
+    """Say how many texts were cut, if any were."""
+    if count:
+        share = f"{count:,} of {rows:,}" if rows else f"{count:,}"
+        note(f"texts too long and cut: {share} (see --max-length of learn and adapt, or the task's max_length)")
+
+
+def _defaults(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a YAML file supply a command's options; what the command line says wins."""
+    if path:
+        context.default_map = checked_options(path, [option.name or "" for option in context.command.params])
+    return path
+
+
+def checked_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Read options from YAML.
+
+    Raises:
+        SettingsError: The file is wrong or names an option that is not known.
+    """
+    from bmtpt.errors import SettingsError, nearest
+    from bmtpt.settings import read_yaml
+
+    values = {str(key).replace("-", "_"): value for key, value in read_yaml(path).items()}
+    names = [name for name in known if name not in ("config", "help")]
+    for key in values:
+        if key not in names:
+            raise SettingsError(f"{path}: unknown option '{key}'; {nearest(key, names)}")
+    return {key: _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Values go through the command line's own conversion, which wants text."""
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, bool) else str(value)
+
+
 Config = Annotated[Path | None, typer.Option("--config", help="YAML file of options; the command line wins.")]
+Defaults = Annotated[
+    Path | None,
+    typer.Option("--config", is_eager=True, callback=_defaults, help="YAML file of options; the command line wins."),
+]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print every resolved setting and stop.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same bits.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
@@ -35,6 +91,36 @@ def save_settings(folder: Path, settings: BaseModel) -> None:
     from bmtpt.files import write_text_atomically
 
     write_text_atomically(folder / SETTINGS_FILE, as_yaml(settings))
+
+
+@contextmanager
+def run_folder(folder: Path, *, kind: Literal["posterior", "prompt"], resume: bool, overwrite: bool) -> Iterator[None]:
+    """Refuse a folder before anything is loaded for it; a run that is refused later leaves no empty one behind."""
+    from bmtpt.train.run import prepare_folder
+
+    new = not os.path.exists(folder)
+    # Overwriting is left to the library: it happens once the run's input is known to be right.
+    prepare_folder(folder, resume=resume or overwrite, overwrite=False, kind=kind)
+    try:
+        yield
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # refuses, as it should, when the folder holds anything
+        raise
+
+
+def saving_settings(folder: Path, settings: BaseModel, listener: Listener) -> Listener:
+    """Save the settings at the first event: a run that is refused before it starts changes nothing."""
+    started: list[bool] = []
+
+    def heard(event: dict[str, Any]) -> None:
+        if not started:
+            save_settings(folder, settings)
+            started.append(True)
+        listener(event)
+
+    return heard
 
 
 def load_tasks(names: Sequence[str], data: str) -> list[TaskData]:

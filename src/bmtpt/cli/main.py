@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from typing import Annotated
 
 import typer
 
-from bmtpt.errors import BmtptError
+from bmtpt.errors import BmtptError, is_out_of_memory
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,10 +24,11 @@ INTERRUPTED = 130
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in a command).")] = (
+        False
+    ),
 ) -> None:
-    if debug:
-        os.environ["BMTPT_DEBUG"] = "1"
+    """`--debug` stands here for the help; `main` takes it from wherever it was written."""
 
 
 def main() -> None:
@@ -38,23 +40,37 @@ def main() -> None:
     # Waiting threads must sleep, not spin: beside any other busy process, spinning made a step up to 20 times slower
     # on 2 cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from bmtpt.cli import artifact_commands, study_commands, task_commands, train_commands  # noqa: F401 (they register)
+    from bmtpt.cli import (  # noqa: F401 (they register)
+        artifact_commands,
+        study_commands,
+        table_commands,
+        task_commands,
+        train_commands,
+    )
 
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app()
-    except BmtptError as error:
-        _fail(str(error), error)
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
-        raise SystemExit(INTERRUPTED) from None
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone; there is nobody to tell
-    except OSError as error:
-        _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""), error)
+        app(args=arguments)
+    except SystemExit as stop:  # typer's own end, which is how a Ctrl-C comes out of it
+        if stop.code == INTERRUPTED:
+            print("interrupted; a training run goes on when its command is given again with --resume", file=sys.stderr)
+        raise
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
-def _fail(sentence: str, error: Exception) -> None:
-    if os.environ.get("BMTPT_DEBUG"):
-        raise error
-    print(f"error: {sentence}", file=sys.stderr)
-    raise SystemExit(2) from None
+def _sentence(error: Exception) -> str | None:
+    """Return what a person can do something about, or None for a fault of ours."""
+    if isinstance(error, BmtptError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "memory ran out; close other programs, or try --precision bfloat16 or a smaller backbone"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return None

@@ -6,9 +6,19 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Task as Bar
+from rich.table import Column
+from rich.text import Text
 
 TASKS_SHOWN = 4
+
+
+class FactsColumn(ProgressColumn):
+    """Losses and diagnostics; the only column that gives way on a narrow terminal."""
+
+    def render(self, task: Bar) -> Text:
+        return Text(task.fields["losses"] + task.fields["facts"], style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class TrainingProgress:
@@ -17,24 +27,24 @@ class TrainingProgress:
     def __init__(self, console: Console, stage: str = "") -> None:
         self.stage = stage
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[losses]}{task.fields[facts]}", style="dim"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            FactsColumn(),
             console=console,
         )
         self.bar: TaskID | None = None
         self.shown = ""
 
     def __enter__(self) -> Self:
-        self.progress.start()
-        return self
+        return self  # the display starts with the first event, so a run that is refused leaves no empty line
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        if self.bar is not None:
+            self.progress.stop()
 
     def __call__(self, event: dict[str, Any]) -> None:
         if "steps" not in event:
@@ -51,7 +61,9 @@ class TrainingProgress:
         """Return the bar of the event's stage; a new stage gets a new bar, and of old ones only the last stays."""
         stage = event.get("stage", self.stage)
         if self.bar is None or stage != self.shown:
-            if self.bar is not None:
+            if self.bar is None:
+                self.progress.start()
+            else:
                 self.progress.remove_task(self.bar)
             self.bar = self.progress.add_task(stage, total=event["steps"], losses="", facts="")
             self.shown = stage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bmtpt.cli.common import ERR, OUT, save_settings
+from bmtpt.cli.common import ERR, OUT, Defaults, saving_settings, say
 from bmtpt.cli.main import app
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def study(
         str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")
     ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")] = None,
+    config: Defaults = None,
 ) -> None:
     """Run a study: methods × targets × shots × seeds, into result lines, a table and a report."""
     from bmtpt.studies import load_study
@@ -44,10 +45,10 @@ def quickstart(
 
     spec = load_study(QUICKSTART)
     prompt = _run(spec, out)
-    OUT.print("\nNext, try your own text or your own CSV:")
+    say("\nNext, try your own text or your own CSV:")
     text = '{"premise": "It is raining.", "hypothesis": "The street is wet."}'
-    OUT.print(f"  echo '{text}' | bmtpt predict --prompt {prompt}", markup=False, soft_wrap=True)
-    OUT.print("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
+    say(f"  echo '{text}' | bmtpt predict --prompt {prompt}")
+    say("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
 
 
 def _run(spec: StudySpec, out: Path) -> Path:
@@ -58,9 +59,8 @@ def _run(spec: StudySpec, out: Path) -> Path:
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, prompt_folder
 
-    save_settings(out, spec)
     with TrainingProgress(ERR) as progress:
-        results = run_study(spec, out, progress)
+        results = run_study(spec, out, saving_settings(out, spec, progress))
     seed = spec.seeds[0]
     posterior = out / "sources" / f"seed{spec.source_seed(seed)}" / f"m{spec.learn.particles}"
     prompt = prompt_folder(out, results[-1].target, "bmtpt", spec.shots[0], seed)
@@ -69,8 +69,6 @@ def _run(spec: StudySpec, out: Path) -> Path:
             [out, *(folder for folder in (posterior, prompt) if folder.is_dir())], out / "report.html"
         )
     OUT.print(to_rich(score_table(results)))
-    OUT.print(verdict(results), highlight=False)
-    OUT.print(
-        f"\nresults    {out / RESULTS}\nposterior  {posterior}\nprompts    {out / 'prompts'}\nreport     {report}"
-    )
+    say(verdict(results))
+    say(f"\nresults    {out / RESULTS}\nposterior  {posterior}\nprompts    {out / 'prompts'}\nreport     {report}")
     return prompt

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.common import OUT
+from bmtpt.cli.common import OUT, say
 from bmtpt.cli.main import app
+from bmtpt.errors import SettingsError
 
 tasks_app = typer.Typer(
     invoke_without_command=True, help="List tasks (built-in ones and yours), show their examples, check a task file."
@@ -23,21 +24,20 @@ def list_tasks(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Option("--dir", help="Also list the task files (*.yaml) here.")] = None,
 ) -> None:
-    """List the tasks with rows (train / select / test), labels, metrics (* headline) and template."""
+    """List the tasks: rows (train / select / test), metrics (* headline), where from, template → labels."""
     if context.invoked_subcommand:
         return
-    from rich.table import Table
-
     from bmtpt.tasks import builtin_tasks, describe
 
-    table = Table("task", "rows", "labels", "metrics", "where", "text")
+    if folder and not folder.is_dir():
+        raise SettingsError(f"there is no folder {folder}; --dir names one with task files (*.yaml)")
     own = sorted(folder.glob("*.yaml")) if folder else []
-    for name in [*builtin_tasks(), *own]:
-        facts = describe(name)
-        table.add_row(
-            *(facts[key] for key in ("name", "rows", "labels", "metrics", "data", "text")),
-        )
-    OUT.print(table)
+    tasks: list[str | Path] = [*builtin_tasks(), *own]
+    for task in tasks:
+        facts = describe(task)
+        OUT.print(facts["name"], style="bold", end="")
+        say(f": rows {facts['rows']}; metrics {facts['metrics']}; from {facts['data']}")
+        say(f"    {facts['text']}  →  {facts['labels']}")
 
 
 @tasks_app.command("show", epilog="Example: bmtpt tasks show sst2 --rows 3 --data offline")
@@ -53,13 +53,14 @@ def show_task(
     from bmtpt.tasks.check import token_percentiles
 
     loaded = load_data(load_task(name), data)
-    OUT.print(f"[bold]{loaded.task.name}[/]: rows are '{loaded.status}'", highlight=False)
-    OUT.print(f"train {len(loaded.train):,}, select {len(loaded.select):,}, test {len(loaded.test):,}")
+    tokenizer = load_tokenizer(backbone)
+    say(f"{loaded.task.name}: rows are '{loaded.status}'")
+    say(f"train {len(loaded.train):,}, select {len(loaded.select):,}, test {len(loaded.test):,}")
     for example in loaded.train[:rows]:
-        OUT.print(f"\n{example.text}\n  → {example.target}", markup=False, highlight=False)
-    percentiles = token_percentiles(loaded.train, load_tokenizer(backbone))
+        say(f"\n{example.text}\n  → {example.target}")
+    percentiles = token_percentiles(loaded.train, tokenizer)
     shown = ", ".join(f"{share} % ≤ {length}" for share, length in percentiles.items())
-    OUT.print(f"\ntokens of the text ({backbone}): {shown}; the task's limit is {loaded.task.max_length}")
+    say(f"\ntokens of the text ({backbone}): {shown}; the task's limit is {loaded.task.max_length}")
 
 
 @tasks_app.command("check", epilog="Example: bmtpt tasks check tickets.yaml")
@@ -71,4 +72,4 @@ def check_task(
     from bmtpt.tasks import check_file
 
     for line in check_file(file, data):
-        OUT.print(line, markup=False, highlight=False)
+        say(line)

@@ -16,8 +16,12 @@ from bmtpt.cli.common import (
     ShowConfig,
     as_yaml,
     load_tasks,
+    note,
+    note_cut,
     part,
-    save_settings,
+    run_folder,
+    saving_settings,
+    say,
 )
 from bmtpt.cli.main import app
 from bmtpt.cli.options import with_settings
@@ -75,30 +79,27 @@ def learn(
     from bmtpt import api
     from bmtpt.backbone.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
-    from bmtpt.train.run import prepare_folder
 
-    sources = load_tasks(settings.source, settings.data)
-    backbone = load_backbone(settings.backbone, precision=settings.precision)
-    prepare_folder(settings.out, resume=resume, overwrite=overwrite)
-    save_settings(settings.out, settings)
-    with TrainingProgress(ERR, "learn") as progress:
-        posterior = api.learn(
-            backbone,
-            sources,
-            part(settings, LearnSettings),
-            folder=settings.out,
-            resume=resume,
-            overwrite=overwrite,
-            listener=progress,
-        )
+    with run_folder(settings.out, kind="posterior", resume=resume, overwrite=overwrite):
+        sources = load_tasks(settings.source, settings.data)
+        backbone = load_backbone(settings.backbone, precision=settings.precision)
+        with TrainingProgress(ERR, "learn") as progress:
+            posterior = api.learn(
+                backbone,
+                sources,
+                part(settings, LearnSettings),
+                folder=settings.out,
+                resume=resume,
+                overwrite=overwrite,
+                listener=saving_settings(settings.out, settings, progress),
+            )
     facts = posterior.card.diagnostics
-    _say_cut(sum(facts["texts_cut"].values()))
-    gap = facts["mean_gap"]
-    OUT.print(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
-    OUT.print(f"held-back NLL of the mean minus that of the particles: {gap:+.3f} nats per token")
+    note_cut(sum(facts["texts_cut"].values()))
+    say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
+    say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats per token")
     for warning in api.learn_warnings(posterior):
-        OUT.print(f"[yellow]note:[/] {warning}")
-    OUT.print(f"next: bmtpt adapt --posterior {settings.out} --target TASK --out DIR", markup=False)
+        note(warning)
+    say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
 
 
 @app.command(epilog="Example: bmtpt adapt --posterior post --data offline --target cb --shots 16 --out prompts/cb")
@@ -119,38 +120,26 @@ def adapt(
     from bmtpt.artifacts import Posterior
     from bmtpt.backbone.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
-    from bmtpt.train.run import prepare_folder
+    from bmtpt.inspection import describe_artifact
 
     posterior = Posterior.load(settings.posterior)
-    targets = load_tasks(settings.target, settings.data)
-    backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
-    prepare_folder(settings.out, resume=resume, overwrite=overwrite)
-    save_settings(settings.out, settings)
-    with TrainingProgress(ERR, "adapt") as progress:
-        prompts = api.adapt_together(
-            posterior,
-            targets,
-            part(settings, AdaptSettings),
-            backbone=backbone,
-            folder=settings.out,
-            resume=resume,
-            overwrite=overwrite,
-            listener=progress,
-        )
-    for name, prompt in prompts.items():
-        winner = prompt.card.selection["winners"][0]
-        share = prompt.card.trained_parameters / backbone.parameters
+    with run_folder(settings.out, kind="prompt", resume=resume, overwrite=overwrite):
+        targets = load_tasks(settings.target, settings.data)
+        backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
+        with TrainingProgress(ERR, "adapt") as progress:
+            prompts = api.adapt_together(
+                posterior,
+                targets,
+                part(settings, AdaptSettings),
+                backbone=backbone,
+                folder=settings.out,
+                resume=resume,
+                overwrite=overwrite,
+                listener=saving_settings(settings.out, settings, progress),
+            )
+    for (name, prompt), target in zip(prompts.items(), settings.target, strict=True):
         folder = settings.out if len(prompts) == 1 else settings.out / name
-        _say_cut(prompt.card.selection["texts_cut"])
-        OUT.print(
-            f"{name}: start {winner['start']}, prior {winner['prior']} (σ {winner['prior_std']}), "
-            f"{prompt.card.trained_parameters:,} trained numbers ({share:.4%} of the model), written to {folder}",
-            markup=False,
-            highlight=False,
-        )
-        OUT.print(f"next: bmtpt evaluate --prompt {folder} --task {settings.target[0]} --data {settings.data}")
-
-
-def _say_cut(count: int) -> None:
-    if count:
-        OUT.print(f"[yellow]note:[/] {count} texts were longer than the limit and were cut (see --max-length)")
+        facts = describe_artifact(prompt)
+        note_cut(prompt.card.selection["texts_cut"])
+        say(f"{name}: {facts['selected']}; trained {facts['trained']}; written to {folder}")
+        say(f"next: bmtpt evaluate --prompt {folder} --task {target} --data {settings.data}")

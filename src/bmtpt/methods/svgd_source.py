@@ -78,7 +78,7 @@ class SvgdSource:
         self.last = self.particles.detach().clone(), score, info
         return _token_means(losses, batches)
 
-    def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, "N"]:
+    def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, " N"]:
         """Each example's factor in Σ_k scale_k · L_k."""
         weights = []
         for name, batch in batches.items():

@@ -152,7 +152,7 @@ class TargetPrompts:
     def _capped_rows(self) -> int:
         return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
 
-    def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, "R"]:
+    def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
         """Return −log p(θ_r) of each candidate's prior, constants dropped."""
         if self.particles is None:
             return prompts.new_zeros(len(prompts))

@@ -6,7 +6,7 @@ Nothing heavy is imported at the top, so `bmtpt compare` prints a table without 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +37,7 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "ScoreTable",
+    "difference_table",
     "display_name",
     "number",
     "paired_difference",
@@ -96,7 +97,7 @@ def _score_row(row: Row, cells: dict[str, Cell], names: Sequence[str]) -> tuple[
     first = next(iter(cells.values()))
     data = max((cell.data for cell in cells.values()), key=DATA_ORDER.index)
     scores = [(cells[name].mean, cells[name].standard_error) if name in cells else None for name in names]
-    words = (Entry(row[0]), Entry("all" if row[1] is None else str(row[1])), Entry(data))
+    words = (*_row_words(row), Entry(data))
     return (*words, Entry(number(first.constant_answer)), *_score_entries(scores))
 
 
@@ -203,6 +204,41 @@ def to_rich(table: ScoreTable) -> RichTable:
     return rich
 
 
+def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreTable:
+    """Lay out method minus every other method: one row per target and shots, then all of them together.
+
+    Each entry is the paired difference over seeds with its 95 % interval (Student's t), in points of the metric.
+
+    Raises:
+        ArtifactError: As `summarise`; or the method has no results.
+    """
+    cells = summarise(results)
+    scores_of(cells, method)
+    rivals = [name for name in methods_of(cells) if name != method]
+    found = [paired_difference(results, method, name) for name in rivals]
+    rows = list(dict.fromkeys(cell.row for cell in cells if cell.method == method))
+    body = [(*_row_words(row), Entry("points"), *_interval_entries(found, row)) for row in rows]
+    overall = [Entry(_interval(each.overall)) for each in found]
+    header = ("target", "shots", "unit", *(f"{display_name(method)} − {display_name(name)}" for name in rivals))
+    return ScoreTable(header, (*body, (Entry("all together"), Entry(""), Entry("points"), *overall)))
+
+
+def _row_words(row: Row) -> tuple[Entry, Entry]:
+    return Entry(row[0]), Entry("all" if row[1] is None else str(row[1]))
+
+
+def _interval_entries(found: Sequence[PairedDifference], row: Row) -> list[Entry]:
+    return [Entry(_interval(each.rows.get(row))) for each in found]
+
+
+def _interval(interval: Interval | None) -> str:
+    if interval is None:
+        return "–"
+    if interval.low is None or interval.high is None:
+        return number(interval.mean)
+    return f"{number(interval.mean)} [{number(interval.low)}, {number(interval.high)}]"
+
+
 # The sentence
 
 
@@ -249,7 +285,7 @@ def _sentence(results: Sequence[Result], rows: dict[Row, dict[str, Cell]], metho
     overall = paired_difference(shared, method, strongest).overall
     difference = means[method] - means[strongest] if overall is None else overall.mean
     return (
-        f"{display_name(method)} is best on {wins} of {_targets(len(rows))}; its "
+        f"{display_name(method)} is best on {wins} of {_targets(rows)}; its "
         f"{'mean over targets' if len(rows) > 1 else 'score'} is {number(means[method])} against "
         f"{number(means[strongest])} for {display_name(strongest)}"
         f"{', the strongest of the others' if len(rivals) > 1 else ''}"
@@ -257,8 +293,11 @@ def _sentence(results: Sequence[Result], rows: dict[Row, dict[str, Cell]], metho
     )
 
 
-def _targets(count: int) -> str:
-    return "1 target" if count == 1 else f"{count} targets"
+def _targets(rows: Collection[Row]) -> str:
+    if len(rows) == 1:
+        return "1 target"
+    distinct = len({target for target, _ in rows})
+    return f"{distinct} targets" if distinct == len(rows) else f"{len(rows)} rows ({distinct} targets)"
 
 
 def _evidence(overall: Interval | None, difference: float) -> str:

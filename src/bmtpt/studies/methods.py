@@ -67,12 +67,12 @@ class Sources:
         return learn(self.backbone, data, settings, folder=folder, resume=True, listener=_named(self.listener, name))
 
     def _identity(self, data: tuple[TaskData, ...], settings: LearnSettings) -> str:
-        """Name everything that decides a source stage's result."""
+        """Name everything that decides a source stage's result, but not the places of files: a study may be moved."""
         facts = {
             "settings": settings.model_dump(mode="json"),
             "backbone": self.backbone.fingerprint,
-            "tasks": [source.task.model_dump(mode="json") for source in data],
-            "data": self.study.data,
+            "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
+            "rows": [[len(source.train), len(source.select), source.status] for source in data],
             "limits": asdict(self.study.limits),
         }
         return settings_hash(facts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from bmtpt.errors import SettingsError
 from bmtpt.settings import AdaptSettings, LearnSettings, read_yaml, validated
@@ -59,6 +59,16 @@ class StudySpec(BaseModel):
         if twice:
             raise ValueError(f"{twice[0]} stands in it twice")
         return values
+
+    @model_validator(mode="after")
+    def _prompts_of_one_length(self) -> StudySpec:
+        lengths = self.source_prompt.prompt_length, self.learn.prompt_length
+        if {"spot", "source_mean"} & set(self.methods) and lengths[0] != lengths[1]:
+            raise ValueError(
+                f"source_prompt.prompt_length is {lengths[0]} and learn.prompt_length {lengths[1]}; "
+                "methods compare with prompts of one length"
+            )
+        return self
 
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""

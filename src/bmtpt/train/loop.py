@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from bmtpt.errors import ArtifactError, SettingsError, TrainingError
+from bmtpt.errors import ArtifactError, SettingsError, TrainingError, is_out_of_memory
 from bmtpt.results import settings_hash
 from bmtpt.settings import LoopSettings
 from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
@@ -26,6 +26,8 @@ from bmtpt.types import TokenBatch
 
 CHECKPOINT = "checkpoint.safetensors"
 EVENTS = "events.jsonl"
+SANE_RATE = 0.3
+"""Highest learning rate that is ever advised: the default, which trained every backbone we tried."""
 
 
 class Validation(NamedTuple):
@@ -139,9 +141,17 @@ class Loop:
         """Train to the last step, or until patience runs out.
 
         Raises:
-            TrainingError: The loss is not a number; the last checkpoint is kept.
+            TrainingError: The loss is not a number, or memory ran out; the last checkpoint is kept.
             ArtifactError: A checkpoint or event cannot be written or read.
         """
+        try:
+            return self._run(resume)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise self._too_big() from error
+            raise
+
+    def _run(self, resume: bool) -> Outcome:
         self._begin(resume)
         clock = time.perf_counter() - self.state.seconds
         while self.state.step < self.settings.steps and not self.state.stopped:
@@ -190,12 +200,21 @@ class Loop:
 
     def _diverged(self, what: str, when: str) -> TrainingError:
         rate = self.settings.learning_rate
-        cause = f"a learning rate of {rate:g} that is too high (try {rate / 3:.2g})"
+        cause = f"a learning rate of {rate:g} that is too high (try {min(rate / 3, SANE_RATE):.2g})"
         if self.state.step == 0:
             cause += " or the precision (try float32)"
         kept = self.folder is not None and (self.folder / CHECKPOINT).is_file()
         where = f"; the last good checkpoint is in {self.folder}" if kept else ""
         return TrainingError(f"{what} is not a finite number {when}; the likely cause is {cause}{where}")
+
+    def _too_big(self) -> TrainingError:
+        settings = self.settings.model_dump()
+        known = {name: settings[name] for name in ("batch_size", "particles") if settings.get(name, 1) > 1}
+        tries = [f"--{name.replace('_', '-')} {value // 2} instead of {value}" for name, value in known.items()]
+        return TrainingError(
+            f"memory ran out at step {self.state.step} with {len(self.tensors[0])} prompts side by side; try "
+            + ", ".join([*tries, "a shorter --max-length or --precision bfloat16"])
+        )
 
     def _check_validation(self, found: Validation) -> None:
         """Refuse to keep, and to save, tensors that no longer have a loss."""

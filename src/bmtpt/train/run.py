@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bmtpt.errors import ArtifactError
 from bmtpt.settings import LoopSettings
@@ -52,14 +52,22 @@ class Run:
         return Run(self.fingerprint, folder, self.resume, self.listener)
 
 
-def prepare_folder(folder: Path | None, *, resume: bool, overwrite: bool) -> None:
+def prepare_folder(
+    folder: Path | None, *, resume: bool, overwrite: bool, kind: Literal["posterior", "prompt"] | None = None
+) -> None:
     """Make a run's folder, and refuse one that holds another run.
+
+    Args:
+        kind: What the run will save; a folder with the other kind is refused now, not when the training is over.
 
     Raises:
         ArtifactError: The folder holds a run already, or cannot be made.
     """
     if folder is None:
         return
+    for other in {"posterior": ["prompt"], "prompt": ["posterior"]}.get(kind or "", []):
+        if (folder / f"{other}.safetensors").exists():
+            raise ArtifactError(f"{folder} holds a {other} and not a {kind}; choose another folder")
     taken = [name for name in ("card.json", CHECKPOINT) if (folder / name).exists()]
     if taken and not resume and not overwrite:
         raise ArtifactError(

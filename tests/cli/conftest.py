@@ -1,0 +1,61 @@
+"""The command line as a person meets it, without a new process for each command.
+
+Fixtures:
+    bmtpt: Runs one command line; returns its exit code, standard output and standard error.
+    runs: A folder with `post` (posterior over `sentiment` and `pairs`) and `prompt` (adapted to `sentiment`, 8 shots).
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+from unittest.mock import patch
+
+import pytest
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Ran]
+
+
+def run_command(*arguments: str | Path, stdin: str = "") -> Ran:
+    from bmtpt.cli import main
+
+    out, err = io.StringIO(), io.StringIO()
+    words = ["bmtpt", *map(str, arguments)]
+    code: object = 0
+    with redirect_stdout(out), redirect_stderr(err), patch.multiple(sys, argv=words, stdin=io.StringIO(stdin)):
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    assert isinstance(code, int)
+    return Ran(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="session")
+def bmtpt() -> Command:
+    return run_command
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory, tiny_t5_folder: Path, tiny_task_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    sources = ["--source", tiny_task_folder / "sentiment.yaml", "--source", tiny_task_folder / "pairs.yaml"]
+    shape = ["--prompt-length", "4", "--particles", "2", "--precision", "float32"]
+    steps = ["--steps", "4", "--evaluate-every", "2"]
+    learned = run_command("learn", "--backbone", tiny_t5_folder, *sources, *shape, *steps, "--out", folder / "post")
+    assert learned.code == 0, learned.err
+    target = ["--target", tiny_task_folder / "sentiment.yaml", "--shots", "8", "--precision", "float32"]
+    adapted = run_command("adapt", "--posterior", folder / "post", *target, *steps, "--out", folder / "prompt")
+    assert adapted.code == 0, adapted.err
+    return folder

@@ -1,0 +1,396 @@
+"""Every command on the tiny model, the README's own lines among them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "safetensors"}
+
+
+def json_lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def next_command(out: str) -> list[str]:
+    """The command that a command says to give next."""
+    return shlex.split(out.rpartition("next: bmtpt ")[2])
+
+
+def commands() -> dict[str, Any]:
+    import typer
+
+    from bmtpt.cli import artifact_commands, study_commands, task_commands, train_commands  # noqa: F401
+
+    found = dict(typer.main.get_command(sys.modules["bmtpt.cli.main"].app).commands)
+    return found | {f"tasks {name}": command for name, command in found["tasks"].commands.items()}
+
+
+def block(language: str, containing: str) -> str:
+    """The README's code block of a language that holds some text."""
+    found = [code for code in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in code]
+    assert len(found) == 1
+    return found[0]
+
+
+# Help
+
+
+@pytest.mark.parametrize("name", commands())
+def test_help_shows_an_example_whose_options_the_command_has(bmtpt, name):
+    ran = bmtpt(*name.split(), "--help")
+    assert ran.code == 0
+    shown = " ".join(ran.out.split())
+    example = commands()[name].epilog
+    assert f"bmtpt {name}" in example
+    assert example in shown
+    assert all(option in shown.replace(example, "") for option in re.findall(r"--[\w-]+", example))
+
+
+def test_help_of_a_command_describes_every_setting_and_its_default(bmtpt):
+    shown = " ".join(re.sub("[│╭╮╰╯─]", " ", bmtpt("learn", "--help").out).split())
+    for option in ("--particles", "--kernel", "--likelihood-scale", "--no-", "--seed"):
+        assert (option in shown) == (option != "--no-")  # learn has no switch
+    assert "[default: rbf]" in shown
+    assert "--decompose" in bmtpt("adapt", "--help").out
+
+
+def test_the_first_help_loads_nothing_heavy():
+    code = (
+        "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "print('loaded:', *(name for name in sys.modules if '.' not in name))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    _, _, loaded = ran.stdout.rpartition("loaded:")
+    assert "typer" in loaded.split()
+    assert HEAVY.isdisjoint(loaded.split())
+
+
+# Tasks
+
+
+def test_tasks_lists_the_built_in_ones_and_those_of_a_folder(bmtpt, tiny_task_folder):
+    ran = bmtpt("tasks", "--dir", tiny_task_folder)
+    assert ran.code == 0
+    assert "rte: rows 2,490 / 138 / 139; metrics accuracy*; from hub, folder, offline" in ran.out
+    assert "    sentiment sentence: {sentence}  →  negative, positive" in ran.out
+
+
+def test_tasks_show_prints_examples_and_their_length_in_tokens(bmtpt, tiny_task_folder, tiny_t5_folder, tiny_tasks):
+    file = tiny_task_folder / "sentiment.yaml"
+    ran = bmtpt("tasks", "show", file, "--rows", "2", "--backbone", tiny_t5_folder)
+    assert ran.code == 0, ran.err
+    for example in tiny_tasks["sentiment"].train[:2]:
+        assert f"\n{example.text}\n  → {example.target}\n" in ran.out
+    assert tiny_tasks["sentiment"].train[2].text not in ran.out
+    assert "100 % ≤ 9" in ran.out  # 2 words of the template, its colon, 5 words, the end of the sequence
+
+
+def test_tasks_check_counts_the_rows_of_each_label(bmtpt, tiny_task_folder):
+    ran = bmtpt("tasks", "check", tiny_task_folder / "sentiment.yaml")
+    assert ran.code == 0
+    assert "train: 24 examples (negative 12, positive 12)" in ran.out
+
+
+# Options
+
+
+def test_show_config_prints_what_config_reads_and_the_command_line_wins(bmtpt, tmp_path):
+    config = tmp_path / "learn.yaml"
+    config.write_text("kernel: imq\nsteps: 9\nsource: [sst2, mrpc]\nout: somewhere\nbackbone: offline\n")
+    ran = bmtpt("learn", "--config", config, "--steps", "3", "--show-config")
+    assert ran.code == 0
+    shown = yaml.safe_load(ran.out)
+    assert (shown["kernel"], shown["steps"], shown["source"]) == ("imq", 3, ["sst2", "mrpc"])
+    config.write_text(ran.out)
+    assert bmtpt("learn", "--config", config, "--show-config").out == ran.out
+
+
+def test_the_other_commands_take_options_from_a_file_too(bmtpt, tmp_path, runs):
+    config = tmp_path / "evaluate.yaml"
+    config.write_text(f"prompt: {runs / 'prompt'}\nsplit: select\nscorer: generate\n")
+    options = ["--prompt", runs / "prompt", "--split", "select", "--scorer"]
+    generated, ranked = (bmtpt("evaluate", *options, scorer).out for scorer in ("generate", "rank"))
+    assert generated != ranked
+    assert bmtpt("evaluate", "--config", config).out == generated
+    assert bmtpt("evaluate", "--config", config, "--scorer", "rank").out == ranked
+
+
+def test_the_resolved_settings_are_saved_beside_the_result(bmtpt, runs):
+    saved = yaml.safe_load((runs / "post" / "settings.yaml").read_text())
+    assert (saved["particles"], saved["prompt_length"], saved["kernel"]) == (2, 4, "rbf")
+    again = bmtpt("learn", "--config", runs / "post" / "settings.yaml", "--show-config")
+    assert yaml.safe_load(again.out) == saved
+
+
+# Learn and adapt
+
+
+def test_learn_reports_the_mean_gap_and_what_to_do_next(bmtpt, tmp_path, tiny_t5_folder, tiny_task_folder):
+    task = tiny_task_folder / "pairs.yaml"
+    options = ["--steps", "2", "--prompt-length", "3", "--out", tmp_path / "post"]
+    ran = bmtpt("learn", "--backbone", tiny_t5_folder, "--source", task, *options)
+    assert ran.code == 0, ran.err
+    assert "posterior of 5 particles written to" in ran.out
+    assert re.search(r"held-back NLL of the mean minus that of the particles: [+-]\d", ran.out)
+    assert next_command(ran.out)[:3] == ["adapt", "--posterior", str(tmp_path / "post")]
+
+
+def test_several_targets_are_adapted_together_into_one_folder_each(bmtpt, tmp_path, runs, tiny_task_folder):
+    names = ("sentiment", "answers")
+    targets = [word for name in names for word in ("--target", tiny_task_folder / f"{name}.yaml")]
+    ran = bmtpt("adapt", "--posterior", runs / "post", *targets, "--steps", "2", "--out", tmp_path / "both")
+    assert ran.code == 0, ran.err
+    advice = [line for line in ran.out.splitlines() if line.startswith("next: ")]
+    for line, name in zip(advice, names, strict=True):
+        assert str(tmp_path / "both" / name) in line
+        assert f"{name}.yaml" in line
+        done = bmtpt(*shlex.split(line.removeprefix("next: bmtpt ")))
+        assert done.code == 0, done.err
+        assert json_lines(done.out)[0]["target"] == name
+
+
+def test_a_finished_run_is_replaced_only_if_that_is_asked_for(bmtpt, tmp_path, runs, tiny_task_folder):
+    def adapt(steps: int, *more: str) -> Any:
+        target = ["--target", tiny_task_folder / "sentiment.yaml", "--steps", str(steps), "--out", tmp_path / "prompt"]
+        return bmtpt("adapt", "--posterior", runs / "post", *target, *more)
+
+    assert adapt(2).code == 0
+    refused = adapt(3)
+    assert refused.code == 2
+    assert "--resume or --overwrite" in refused.err
+    assert adapt(3, "--overwrite").code == 0
+    assert json.loads((tmp_path / "prompt" / "card.json").read_text())["steps"] == 3
+
+
+# Artifacts
+
+
+def test_evaluate_prints_result_lines_and_appends_them_to_a_file(bmtpt, tmp_path, runs):
+    from bmtpt.results import read_results
+
+    out = tmp_path / "scores.jsonl"
+    first = bmtpt("evaluate", "--prompt", runs / "prompt", "--out", out)
+    bmtpt("evaluate", "--prompt", runs / "prompt", "--scorer", "generate", "--out", out)
+    assert first.code == 0
+    assert [row["metric"] for row in json_lines(first.out)] == ["accuracy", "f1", "ece", "nll"]
+    rows = read_results(out)
+    assert len(rows) == 8
+    assert rows[0].model_dump(mode="json") == json_lines(first.out)[0]
+
+
+def test_a_prompt_knows_its_own_task_and_another_can_be_named(bmtpt, runs, tiny_task_folder):
+    own = json_lines(bmtpt("evaluate", "--prompt", runs / "prompt").out)
+    assert {row["target"] for row in own} == {"sentiment"}
+    named = bmtpt("evaluate", "--prompt", runs / "prompt", "--task", tiny_task_folder / "pairs.yaml")
+    assert {row["target"] for row in json_lines(named.out)} == {"pairs"}
+
+
+def test_predict_answers_the_same_from_a_file_from_standard_input_and_from_plain_text(bmtpt, tmp_path, runs):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"sentence": "the film is good ."}\n\n{"sentence": "the meal is cold ."}\n')
+    ran = bmtpt("predict", "--prompt", runs / "prompt", rows)
+    assert ran.code == 0, ran.err
+    answers = json_lines(ran.out)
+    assert [answer["text"] for answer in answers] == [
+        "sentiment sentence: the film is good .",
+        "sentiment sentence: the meal is cold .",
+    ]
+    for answer in answers:
+        assert answer["probability"] == max(answer["all"].values()) == answer["all"][answer["label"]]
+        assert sum(answer["all"].values()) == pytest.approx(1)
+    assert bmtpt("predict", "--prompt", runs / "prompt", stdin=rows.read_text()).out == ran.out
+    plain = "the film is good .\nthe meal is cold .\n"
+    assert bmtpt("predict", "--prompt", runs / "prompt", stdin=plain).out == ran.out
+
+
+def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
+    shown = bmtpt("inspect", runs / "post", "--tokens", "3")
+    assert shown.code == 0, shown.err
+    assert "shape: 2 × 4 × 24 (prompts × rows × width), fp32" in shown.out
+    assert len(re.findall(r"^prompt \d, row \d: \S+ \S+ \S+$", shown.out, re.MULTILINE)) == 2 * 3
+    prompt = bmtpt("inspect", runs / "prompt")
+    # A ∘ (u vᵀ) with 4 rows of width 24, in a model of 28,832 parameters
+    assert f"trained: {4 * 24 + 4 + 24} numbers, 0.4301% of the model" in prompt.out
+    assert re.search(r"^selected: start .+, prior .+, step \d", prompt.out, re.MULTILINE)
+
+
+def test_the_nearest_tokens_are_words_of_the_vocabulary_though_the_table_is_longer(tiny_backbone, runs):
+    from dataclasses import replace
+
+    from bmtpt.artifacts import Posterior
+    from bmtpt.inspection import nearest_tokens
+
+    posterior = Posterior.load(runs / "post")
+    vocabulary = len(tiny_backbone.tokenizer)
+    assert vocabulary < len(tiny_backbone.embeddings)
+    nameless = tiny_backbone.embeddings[vocabulary : vocabulary + 4].expand(2, -1, -1)
+    assert len(list(nearest_tokens(replace(posterior, particles=nameless), tiny_backbone, 4))) == 8
+    named = replace(posterior, particles=tiny_backbone.embeddings[40:44].expand(2, -1, -1))
+    first = [line.split(": ")[1].split()[0] for line in nearest_tokens(named, tiny_backbone, 4)]
+    assert first == tiny_backbone.tokenizer.convert_ids_to_tokens([40, 41, 42, 43]) * 2
+
+
+def test_a_prompt_comes_back_from_peft_with_the_same_scores(bmtpt, tmp_path, runs, tiny_t5_folder, tiny_task_folder):
+    pytest.importorskip("peft")
+    task = tiny_task_folder / "sentiment.yaml"
+    assert bmtpt("export", runs / "prompt", "--to", "peft", "--out", tmp_path / "peft").code == 0
+    options = ["--task", task, "--backbone", tiny_t5_folder, "--out", tmp_path / "prompt"]
+    assert bmtpt("import", tmp_path / "peft", *options).code == 0
+    assert bmtpt("import", tmp_path / "peft", *options).code == 2
+    assert bmtpt("import", tmp_path / "peft", *options, "--overwrite").code == 0
+    scores = [
+        [(row["metric"], row["value"]) for row in json_lines(bmtpt("evaluate", "--prompt", folder).out)]
+        for folder in (runs / "prompt", tmp_path / "prompt")
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_report_writes_one_page_of_runs_and_scores(bmtpt, tmp_path, runs):
+    scores = tmp_path / "scores.jsonl"
+    bmtpt("evaluate", "--prompt", runs / "prompt", "--out", scores)
+    page = tmp_path / "report.html"
+    ran = bmtpt("report", runs / "post", runs / "prompt", scores, "--out", page)
+    assert ran.code == 0, ran.err
+    text = page.read_text(encoding="utf-8")
+    assert "<svg" in text
+    assert "sentiment" in text
+
+
+def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
+    bmtpt, tmp_path, tiny_t5_folder, tiny_task_folder
+):
+    study = {
+        "name": "tiny",
+        "sources": [f"{tiny_task_folder}/sentiment.yaml", f"{tiny_task_folder}/pairs.yaml"],
+        "targets": [f"{tiny_task_folder}/answers.yaml"],
+        "shots": [8],
+        "learn": {"particles": 2, "prompt_length": 3, "steps": 2},
+        "source_prompt": {"particles": 1, "prompt_length": 3, "steps": 2},
+        "adapt": {"steps": 2, "prior_std_grid": [1.0]},
+    }
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump(study))
+    command = ["study", file, "--backbone", tiny_t5_folder, "--out", tmp_path / "out"]
+    first = bmtpt(*command)
+    assert first.code == 0, first.err
+    assert "BMTPT is best on" in first.out
+    scores = (tmp_path / "out" / "results.jsonl").read_bytes()
+    assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt"}
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert bmtpt(*command).out == first.out
+    assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores
+
+
+# The README
+
+
+def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder):
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    Path("tickets.yaml").write_text(block("yaml", "name: tickets"))
+    teams = ["billing", "technical", "other"]
+    rows = [f"subject {i},the text of {teams[i % 3]},{teams[i % 3]}\n" for i in range(60)]
+    Path("tickets.csv").write_text("subject,body,team\n" + "".join(rows))
+    Path("rows.jsonl").write_text('{"subject": "good", "body": "the film ."}\n')
+    ours = {
+        "google/flan-t5-base": str(tiny_t5_folder),
+        "sst2": f"{tiny_task_folder}/sentiment.yaml",
+        "mrpc": f"{tiny_task_folder}/pairs.yaml",
+        "qnli": f"{tiny_task_folder}/answers.yaml",
+    }
+    quick = {"learn": ["--steps", "2", "--prompt-length", "4"], "adapt": ["--steps", "2"]}
+    done = []
+    for line in block("sh", "bmtpt learn").splitlines():
+        _, command, *words = shlex.split(line, comments=True)
+        ran = bmtpt(command, *(ours.get(word, word) for word in words), *quick.get(command, []))
+        assert ran.code == 0, f"{line}\n{ran.err}"
+        done.append(command)
+    assert done == ["tasks", "learn", "adapt", "evaluate", "predict", "report", "inspect", "export"]
+    assert (tmp_path / "tickets-peft" / "adapter_config.json").is_file()
+
+
+def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder):
+    code = block("python", "import bmtpt")
+    small = {
+        'load_backbone("offline")': f"load_backbone({str(tiny_t5_folder)!r})",
+        '("sst2", "mrpc", "boolq")': repr(tuple(f"{tiny_task_folder}/{name}.yaml" for name in ("sentiment", "pairs"))),
+        'load_task("cb")': f"load_task({f'{tiny_task_folder}/answers.yaml'!r})",
+        "prompt_length=20, steps=100": "prompt_length=4, steps=2",
+        "shots=16": "shots=16, steps=2",
+    }
+    for theirs, ours in small.items():
+        assert code.count(theirs) == 1
+        code = code.replace(theirs, ours)
+    exec(compile(code, "README.md", "exec"), {})
+    assert re.fullmatch(r"\{'f1': [\d.]+, 'em': [\d.]+\}\n", capsys.readouterr().out)
+
+
+def test_every_public_name_is_what_it_says_in_whatever_order_they_are_used():
+    """Modules of the package are called `evaluate` and `predict` as well, and importing one binds its name."""
+    import bmtpt as package
+
+    code = (
+        "import sys, bmtpt\n"
+        "for name in sys.argv[1:] * 2:\n"
+        "    assert callable(getattr(bmtpt, name)), name\n"
+        "from bmtpt import evaluate, predict\n"
+        "assert callable(evaluate) and callable(predict)"
+    )
+    for names in (package.__all__, package.__all__[::-1]):
+        subprocess.run([sys.executable, "-c", code, *names], check=True)
+
+
+def test_the_tasks_of_the_readmes_python_have_offline_rows():
+    from bmtpt.tasks import load_task
+
+    names = re.findall(r'"(\w+)"', block("python", "import bmtpt").replace('"offline"', ""))
+    assert len(names) == 4
+    assert all(load_task(name).offline for name in names)
+
+
+def test_resumed_after_a_full_disk_a_run_ends_in_the_same_bits(
+    bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder
+):
+    import bmtpt.files as files
+    from bmtpt.artifacts import Posterior
+
+    def learn(folder: Path, *more: str) -> Any:
+        options = ["--steps", "6", "--evaluate-every", "2", "--prompt-length", "3", "--precision", "float32"]
+        task = tiny_task_folder / "sentiment.yaml"
+        return bmtpt("learn", "--backbone", tiny_t5_folder, "--source", task, *options, "--out", folder, *more)
+
+    assert learn(tmp_path / "whole").code == 0
+    written: list[Path] = []
+
+    def full(path: Path, content: bytes) -> None:
+        written.append(path)
+        if len([each for each in written if "checkpoint" in each.name]) == 2:
+            raise OSError(28, "No space left on device", str(path))
+        path.write_bytes(content)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_write_to_disk", full)
+        stopped = learn(tmp_path / "stopped")
+    assert stopped.code == 2
+    assert "no space left on device" in stopped.err
+    assert sorted(path.name for path in (tmp_path / "stopped").iterdir()) == [
+        "checkpoint.safetensors",
+        "events.jsonl",
+        "settings.yaml",
+    ]
+    assert learn(tmp_path / "stopped", "--resume").code == 0
+    ends = [Posterior.load(tmp_path / name).particles for name in ("whole", "stopped")]
+    assert torch.equal(*ends)

@@ -1,0 +1,235 @@
+"""A small study over tiny tasks: it runs every method, goes on where it stopped, and its lines are valid."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+import yaml
+
+from bmtpt.artifacts import Posterior, Prompt
+from bmtpt.errors import SettingsError
+from bmtpt.evaluate import metric_names
+from bmtpt.results import Result, append_results, read_results
+from bmtpt.studies import StudySpec, load_study, run_study
+from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
+from bmtpt.studies.spec import MethodName
+
+METHODS = get_args(MethodName)
+QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
+SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
+
+
+def written(folder: Path, model: Path, tasks: Path, **changes: Any) -> Path:
+    values = {
+        "name": "tiny",
+        "backbone": str(model),
+        "sources": [str(tasks / "sentiment.yaml"), str(tasks / "answers.yaml")],
+        "targets": [str(tasks / "pairs.yaml")],
+        "shots": [8],
+        "seeds": [0, 1],
+        "methods": list(METHODS),
+        "learn": {**SOURCE, "particles": 2},
+        "source_prompt": {**SOURCE, "particles": 1},
+        "adapt": {**QUICK, "prior_std_grid": [1.0], "precision": "float32"},
+        "candidates": 2,
+        **changes,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, tiny_t5_folder, tiny_task_folder) -> StudySpec:
+    return load_study(written(tmp_path_factory.mktemp("spec"), tiny_t5_folder, tiny_task_folder))
+
+
+@pytest.fixture(scope="module")
+def first(study, tmp_path_factory) -> tuple[Path, list[Result]]:
+    folder = tmp_path_factory.mktemp("study") / "run"
+    return folder, run_study(study, folder)
+
+
+def no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bmtpt.train.loop.Loop.run", lambda *_, **__: pytest.fail("it trained"))
+
+
+def values(rows: list[Result]) -> dict[tuple[Any, ...], float]:
+    return {(row.target, row.shots, row.seed, row.method, row.metric): row.value for row in rows}
+
+
+def test_every_cell_has_one_valid_line_for_every_metric(first, tiny_tasks):
+    folder, results = first
+    assert read_results(folder / RESULTS) == results
+    counts = Counter((row.target, row.shots, row.seed, row.method, row.metric) for row in results)
+    metrics = metric_names(tiny_tasks["pairs"].task)
+    assert counts == {("pairs", 8, seed, method, m): 1 for seed in (0, 1) for method in METHODS for m in metrics}
+    for line in (folder / RESULTS).read_text().splitlines():
+        assert Result.model_validate(json.loads(line)).study == "tiny"
+    assert all(row.trained_parameters == 3 * 24 + 3 + 24 for row in results)
+    assert {row.sources for row in results if row.method == "pt"} == {()}
+    assert {row.sources for row in results if row.method != "pt"} == {("sentiment", "answers")}
+
+
+def test_the_prompts_of_every_cell_are_kept_with_what_they_competed_with(first):
+    folder, _ = first
+    found = {method: Prompt.load(prompt_folder(folder, "pairs", method, 8, 0)).card for method in METHODS}
+    tried = {
+        method: [(c["start"], c["prior_std"]) for c in card.selection["candidates"]] for method, card in found.items()
+    }
+    assert tried["pt"] == [("vocabulary draw 0", None), ("vocabulary draw 1", None)]
+    assert sorted(tried["spot"]) == [("source answers", None), ("source sentiment", None)]
+    assert tried["source_mean"] == [("mean of source prompts", None)]
+    assert tried["multitask"] == [("mean", None)]
+    assert {std for _, std in tried["bmtpt"]} == {1.0, None}
+    assert {std for _, std in tried["bmtpt_no_prior"]} == {None}
+    assert {method for method, card in found.items() if card.posterior} == {"multitask", "bmtpt", "bmtpt_no_prior"}
+    assert {card.method: method for method, card in found.items()} == {method: method for method in METHODS}
+
+
+def test_the_source_stages_are_learned_once_and_kept(first):
+    folder, _ = first
+    kept = {each.name: Posterior.load(each) for each in (folder / "sources" / "seed0").iterdir()}
+    assert set(kept) == {"m1", "m2", "only-sentiment", "only-answers"}
+    assert [len(kept[name].particles) for name in ("m1", "m2", "only-sentiment")] == [1, 2, 1]
+    assert kept["only-sentiment"].card.sources == ("sentiment",)
+    mean = Prompt.load(prompt_folder(folder, "pairs", "source_mean", 8, 0)).prompts[0]
+    wanted = (kept["only-sentiment"].mean + kept["only-answers"].mean) / 2
+    assert (mean - wanted).abs().max() < 0.3  # two steps of at most 0.1, and two factors' steps, lie between them
+
+
+def test_a_second_call_computes_nothing(study, first, monkeypatch):
+    folder, results = first
+    text = (folder / RESULTS).read_text()
+    no_training(monkeypatch)
+    assert run_study(study, folder) == results
+    assert (folder / RESULTS).read_text() == text
+
+
+@pytest.mark.parametrize("cut", ["whole cells", "half a cell", "half a line"])
+def test_lines_that_are_lost_are_computed_again_with_the_same_values(study, first, tmp_path, monkeypatch, cut):
+    folder, results = first
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    lines = (copy / RESULTS).read_text().splitlines(keepends=True)
+    per_cell = len(lines) // (2 * len(METHODS))
+    lost = {"whole cells": 2 * per_cell, "half a cell": 1, "half a line": 0}[cut]
+    kept = "".join(lines[: len(lines) - lost])
+    (copy / RESULTS).write_text(kept[:-40] if cut == "half a line" else kept)
+    trained: list[str] = []
+    run = run_study(study, copy, lambda event: trained.append(event["stage"]))
+    assert values(run) == values(results)
+    assert values(read_results(copy / RESULTS)) == values(results)
+    assert len(read_results(copy / RESULTS)) == len(results)
+    cells = [row for row in results if row.metric == "accuracy"]
+    again = cells[-2:] if cut == "whole cells" else cells[-1:]
+    assert set(trained) == {f"pairs {row.method} k=8 seed={row.seed}" for row in again}
+    no_training(monkeypatch)
+    run_study(study, copy)
+
+
+def test_a_study_may_grow_and_keeps_what_it_has(study, first, tmp_path, monkeypatch):
+    folder, results = first
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    trained: list[str] = []
+    more = study.model_copy(update={"methods": ("pt",), "seeds": (0, 1, 2)})
+    found = run_study(more, copy, lambda event: trained.append(event["stage"]))
+    assert set(trained) == {"pairs pt k=8 seed=2"}
+    assert {row.seed for row in found} == {0, 1, 2}
+    assert read_results(copy / RESULTS)[: len(results)] == results
+
+
+def test_other_settings_are_computed_anew_from_sources_of_their_own(study, first, tmp_path):
+    folder, results = first
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = Posterior.load(copy / "sources" / "seed0" / "m2").particles
+    limits = type(study.limits)(train=10)
+    other = study.model_copy(update={"limits": limits, "seeds": (0,), "methods": ("bmtpt",)})
+    found = run_study(other, copy)
+    assert {row.settings_hash for row in found}.isdisjoint({row.settings_hash for row in results})
+    assert not torch.equal(Posterior.load(copy / "sources" / "seed0" / "m2").particles, before)
+    assert len(read_results(copy / RESULTS)) == len(results) + len(found)
+
+
+def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_folder, tiny_task_folder, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_task_folder, moved)
+    there = load_study(written(tmp_path, tiny_t5_folder, moved))
+    assert study_hash(there, 0) == study_hash(study, 0)
+    other = study.model_copy(update={"learn": study.learn.model_copy(update={"particles": 3})})
+    assert study_hash(other, 0) != study_hash(study, 0)
+    text = (moved / "sentiment.yaml").read_text()
+    (moved / "sentiment.yaml").write_text(text.replace("sentiment sentence:", "sentence:"))
+    assert study_hash(there, 0) != study_hash(study, 0)
+
+
+def test_source_stage_seeds_are_cycled(study):
+    cycled = study.model_copy(update={"source_seeds": (7, 9), "seeds": (0, 1, 2, 5)})
+    assert [cycled.source_seed(seed) for seed in cycled.seeds] == [7, 9, 7, 9]
+
+
+def test_task_files_are_looked_up_beside_the_study(tmp_path, tiny_t5_folder, tiny_task_folder, monkeypatch):
+    shutil.copytree(tiny_task_folder, tmp_path / "study")
+    changes = {"sources": ["sentiment.yaml", "sst2"], "targets": ["pairs.yaml"]}
+    path = written(tmp_path / "study", tiny_t5_folder, tiny_task_folder, **changes)
+    monkeypatch.chdir(tmp_path)
+    found = load_study(path.relative_to(tmp_path))
+    assert found.sources == ("study/sentiment.yaml", "sst2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"methods": ["pt", "bmtp"]}, ["'methods'", "did you mean 'bmtpt'"]),
+        ({"learn": {"kernell": "rbf"}}, ["unknown option 'learn.kernell'", "'kernel'"]),
+        ({"learn": {"bandwidth": "wide"}}, ["'learn.bandwidth'", "'median'"]),
+        ({"limits": {"train": 0}}, ["'limits.train'", "greater than 0"]),
+        ({"limits": {"trian": 5}}, ["unknown option 'limits.trian'", "'train'"]),
+        ({"seeds": []}, ["'seeds'", "at least 1"]),
+        ({"seeds": [0, 0]}, ["'seeds'", "twice"]),
+        ({"seeds": [-1]}, ["'seeds'", "greater than or equal to 0"]),
+        ({"target": ["cb"]}, ["unknown option 'target'", "'targets'"]),
+        ({"sources": ["rte"], "targets": ["rte", "cb"]}, ["rte is both a source and a target"]),
+        ({"name": "two words"}, ["'name'"]),
+        ({"learn": {"prompt_length": 4}}, ["source_prompt.prompt_length is 3", "learn.prompt_length 4"]),
+    ],
+)
+def test_a_wrong_study_is_refused_in_one_sentence_that_names_the_file(
+    changes, parts, tmp_path, tiny_t5_folder, tiny_task_folder
+):
+    path = written(tmp_path, tiny_t5_folder, tiny_task_folder, **changes)
+    with pytest.raises(SettingsError) as error:
+        load_study(path)
+    sentence = str(error.value)
+    assert sentence.startswith(str(path))
+    assert all(part in sentence for part in parts), sentence
+    assert "\n" not in sentence
+
+
+def test_the_shipped_studies_are_valid():
+    import bmtpt
+
+    shipped = [*(Path(bmtpt.__file__).parent / "studies").glob("*.yaml")]
+    shipped += (Path(bmtpt.__file__).parent.parent.parent / "studies").glob("*.yaml")
+    assert any(path.stem == "quickstart" for path in shipped)
+    for path in shipped:
+        assert load_study(path).sources
+
+
+def test_lines_of_another_study_in_the_same_file_are_left_alone(study, first, tmp_path, monkeypatch):
+    folder, results = first
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    stranger = results[0].model_copy(update={"study": "other", "settings_hash": "f" * 12, "target": "elsewhere"})
+    append_results(copy / RESULTS, [stranger])
+    no_training(monkeypatch)
+    assert run_study(study, copy) == results
+    assert read_results(copy / RESULTS) == [*results, stranger]
