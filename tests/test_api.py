@@ -15,7 +15,7 @@ from bmtpt.artifacts import Posterior, Prompt
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
-from bmtpt.evaluate import make_scorer, metric_names, score_prompts
+from bmtpt.scoring import make_scorer, metric_names, score_prompts
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stage_rows import target_rows
 

@@ -6,7 +6,6 @@ The names below are the public API. They are imported on first use, so that `bmt
 from __future__ import annotations
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from bmtpt.artifacts import Posterior, Prompt
     from bmtpt.backbone.load import load_backbone
     from bmtpt.errors import BmtptError
-    from bmtpt.predict import predict
+    from bmtpt.prediction import predict
     from bmtpt.settings import AdaptSettings, LearnSettings
     from bmtpt.tasks import load_data, load_task
 
@@ -31,7 +30,7 @@ _HOME = {
     "load_backbone": "bmtpt.backbone.load",
     "load_data": "bmtpt.tasks",
     "load_task": "bmtpt.tasks",
-    "predict": "bmtpt.predict",
+    "predict": "bmtpt.prediction",
 }
 
 __all__ = [
@@ -54,7 +53,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bmtpt' has no attribute '{name}'")
-    importlib.import_module(_HOME[name])
-    # Importing the modules `evaluate` and `predict` has put them here under their own names; the functions go on top.
-    globals().update({each: getattr(sys.modules[home], each) for each, home in _HOME.items() if home in sys.modules})
-    return globals()[name]
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -25,7 +25,7 @@ from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, epoch_rows, tokenise
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.evaluate import Evaluation, ScorerKind, evaluate_prompts, make_scorer
+from bmtpt.scoring import Evaluation, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows

@@ -9,7 +9,7 @@ import torch
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.evaluate import make_scorer
+from bmtpt.scoring import make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, few_shot

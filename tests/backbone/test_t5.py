@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from plain import (
     tiny_backbone,
 )
 
-from bmtpt.backbone import choose, t5_layers
+from bmtpt.backbone import choose, t5, t5_layers
+from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.gelu import gated_gelu, gated_gelu_with_slopes
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.load import load_backbone
@@ -116,6 +119,28 @@ def test_answer_log_likelihoods_are_the_negative_losses_of_each_answer(family: s
     for c, answer in enumerate(answers):
         truth = -plain_losses(packed.backbone, prompts, TokenBatch(inputs, [answer] * 3))
         torch.testing.assert_close(values[:, :, c], truth, rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_allocator_keeps_changes_no_value(calls_to_kept_memory: list[str]) -> None:
+    prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1").backbone
+    kept = PackedT5Engine(backbone).losses(prompts, batch)
+    assert calls_to_kept_memory == ["kept"]
+    assert torch.equal(kept, PackedT5Engine(backbone, keep_memory=False).losses(prompts, batch))
+    assert calls_to_kept_memory == ["kept"]
+
+
+@pytest.fixture
+def calls_to_kept_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+
+    @contextmanager
+    def recorded() -> Iterator[None]:
+        calls.append("kept")
+        with kept_memory():
+            yield
+
+    monkeypatch.setattr(t5, "kept_memory", recorded)
+    return calls
 
 
 @pytest.mark.parametrize("function", [t5_layers.SelfAttention, t5_layers.FeedForward, t5_layers.CrossAttention])

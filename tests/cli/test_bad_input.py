@@ -158,7 +158,7 @@ def test_a_mistake_is_answered_with_one_sentence_and_leaves_nothing(bmtpt, place
         ("lern", "Did you mean 'learn'?"),
         ("learn --kernell rbf", "--kernell"),
         ("evaluate", "Missing option '--prompt'"),
-        ("tasks show sst2 --rows many", "'many' is not a valid int"),
+        ("tasks show sst2 --rows many", "Invalid value for '--rows'"),
     ],
 )
 def test_a_command_line_that_cannot_be_read_is_refused_with_its_mend(bmtpt, command, part):

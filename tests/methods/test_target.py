@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.data import Tokenised, tokenise
-from bmtpt.evaluate import PromptScore, Scorer, make_scorer
+from bmtpt.scoring import PromptScore, Scorer, make_scorer
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks import TaskSpec

@@ -66,8 +66,8 @@ def predict(
     import json
 
     from bmtpt.artifacts import Prompt
-    from bmtpt.predict import predict as answers
-    from bmtpt.predict import read_rows
+    from bmtpt.prediction import predict as answers
+    from bmtpt.prediction import read_rows
     from bmtpt.tasks import TaskSpec
 
     loaded = Prompt.load(prompt)

@@ -11,7 +11,7 @@ import torch
 from bmtpt.api import adapt, evaluate, learn
 from bmtpt.artifacts import Posterior, Prompt
 from bmtpt.errors import BackboneError, DataError
-from bmtpt.predict import BATCH, predict, read_rows
+from bmtpt.prediction import BATCH, predict, read_rows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, load_task
 

@@ -12,7 +12,7 @@ from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import DataError
-from bmtpt.evaluate import label_probabilities, make_scorer
+from bmtpt.scoring import label_probabilities, make_scorer
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.prepare import PREPARE
 from bmtpt.tasks.spec import placeholders

@@ -12,7 +12,7 @@ from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.errors import SettingsError
-from bmtpt.evaluate import (
+from bmtpt.scoring import (
     evaluate_prompts,
     label_probabilities,
     make_scorer,
