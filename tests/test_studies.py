@@ -14,8 +14,8 @@ import yaml
 
 from bmtpt.artifacts import Posterior, Prompt
 from bmtpt.errors import SettingsError
-from bmtpt.scoring import metric_names
 from bmtpt.results import Result, append_results, read_results
+from bmtpt.scoring import metric_names
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
 from bmtpt.studies.spec import MethodName

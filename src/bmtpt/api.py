@@ -25,12 +25,12 @@ from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, epoch_rows, tokenise
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.scoring import Evaluation, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
+from bmtpt.scoring import Evaluation, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stage_rows import cut_counts, row_counts, source_rows, target_rows
 from bmtpt.stein.diagnostics import mean_gap_warning

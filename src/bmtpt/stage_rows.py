@@ -9,8 +9,8 @@ import torch
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.scoring import make_scorer
 from bmtpt.methods.target import TargetRows
+from bmtpt.scoring import make_scorer
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, few_shot
 from bmtpt.types import Example

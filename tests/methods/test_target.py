@@ -12,8 +12,8 @@ from torch import Tensor
 
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.data import Tokenised, tokenise
-from bmtpt.scoring import PromptScore, Scorer, make_scorer
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
+from bmtpt.scoring import PromptScore, Scorer, make_scorer
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks import TaskSpec
 from bmtpt.train.loop import Loop

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
 from bmtpt.data import Tokenised, proportional_counts, stream_rows
-from bmtpt.scoring import Scorer, score_prompts
 from bmtpt.priors import gaussian_penalty, mixture_penalty
 from bmtpt.prompts import compose
+from bmtpt.scoring import Scorer, score_prompts
 from bmtpt.settings import AdaptSettings, Prior
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup

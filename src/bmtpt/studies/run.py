@@ -9,9 +9,9 @@ from typing import Any
 
 from bmtpt.api import evaluate, result_rows
 from bmtpt.backbone.load import load_backbone
-from bmtpt.scoring import metric_names
 from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, append_results, read_results, settings_hash
+from bmtpt.scoring import metric_names
 from bmtpt.studies.methods import Cell, Sources, run_cell
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData, load_data, load_task
