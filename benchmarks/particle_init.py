@@ -22,7 +22,7 @@ STARTS = (
     {"particle_init": "independent"},
     {"particle_init": "shared", "init_jitter": 0.1},
     {"particle_init": "shared", "init_jitter": 1.0},
-    {"particle_init": "prompt", "init_jitter": 1.0, "init_steps": 50},
+    {"particle_init": "prompt", "init_jitter": 1.0},
 )
 
 
@@ -32,13 +32,22 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="data folder, as for bmtpt learn")
     parser.add_argument("--out", required=True, type=Path, help="JSON lines to append to")
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--only", help="one start: independent, shared or prompt")
     options = parser.parse_args()
     backbone = bmtpt.load_backbone("offline")
     limits = SplitLimits(train=2000, select=48, test=48)
     sources = [bmtpt.load_data(bmtpt.load_task(name), options.data, limits=limits) for name in SOURCES]
     for start in STARTS:
+        if options.only not in (None, start["particle_init"]):
+            continue
         settings = bmtpt.LearnSettings(
-            prompt_length=20, steps=options.steps, max_length=128, validation_rows=48, evaluate_every=50, **start
+            prompt_length=20,
+            steps=options.steps,
+            init_steps=options.steps // 2,
+            max_length=128,
+            validation_rows=48,
+            evaluate_every=50,
+            **start,
         )
         card = bmtpt.learn(backbone, sources, settings).card
         line = {**start, "steps": card.steps, "seconds": round(card.seconds, 1), **card.diagnostics}

@@ -40,7 +40,7 @@ def quickstart(
         "bmtpt-quickstart"
     ),
 ) -> None:
-    """Run the whole method on a real T5 and real data, without any hub (about 10 minutes on 2 cores)."""
+    """Run the whole method on a real T5 and real data, without any hub (under 10 minutes on 2 cores)."""
     from bmtpt.studies import load_study
 
     spec = load_study(QUICKSTART)
