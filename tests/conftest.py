@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import hypothesis
 import pytest
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see bmtpt.cli.main
+
+
+# CI draws the same examples every time, so that a red run is always the change's own doing; elsewhere they vary.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 def check_shapes(function: Callable[..., object]) -> Callable[..., object]:
