@@ -84,8 +84,8 @@ def learn(
     """
     settings = settings or LearnSettings()
     names = _distinct([source.task.name for source in sources], "source")
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     train, held_back = source_rows(backbone, sources, settings)
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     engine = choose_engine(backbone, settings.engine)
     run = Run(backbone.fingerprint, folder, resume, listener)
     particles, first = _initial_particles(backbone, engine, train, held_back, settings, run)
@@ -220,8 +220,8 @@ def fit_targets(
         sources, posterior: For the card.
     """
     names = _distinct([target.task.name for target in targets], "target")
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     engine = choose_engine(backbone, settings.engine)
     trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
