@@ -83,7 +83,7 @@ def _load_frozen(source: str, name: str) -> Any:
             raise BackboneError(
                 f"{name} is a {config.model_type} model; this version works with the T5 family (T5, T5 v1.1, FLAN-T5)"
             )
-        # Dropout would make the log-density random; eager attention is faster than sdpa here (docs/performance.md).
+        # Dropout would make the log-density random; transformers' sdpa makes a float mask per layer.
         with _quiet_transformers():
             model, info = T5ForConditionalGeneration.from_pretrained(
                 source,

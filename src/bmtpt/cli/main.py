@@ -37,7 +37,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Waiting threads must sleep, not spin: beside any other busy process, spinning made a step up to 20 times slower
+    # Waiting threads must sleep, not spin: beside any other busy process, spinning made a step many times slower
     # on 2 cores. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from bmtpt.cli import (  # noqa: F401 (they register)
