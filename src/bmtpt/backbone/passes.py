@@ -27,6 +27,7 @@ class PassEngine(ABC):
 
     Training, scoring and generation share one encoder path, so that what is evaluated is what was trained.
     Axes of a pass: R rows (n examples × M prompts, example-major), S positions, C answers a row, T label tokens.
+    Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own.
     """
 
     backbone: Backbone
@@ -44,7 +45,7 @@ class PassEngine(ABC):
         """Return each target's summed cross-entropy in fp32; targets hold IGNORED where they are padded."""
 
     @torch.no_grad()
-    def losses(self, prompts: Float[Tensor, "M P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
+    def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
         result = prompts.new_empty(len(prompts), len(batch))
         for rows in self._passes(prompts, batch.inputs):
@@ -52,9 +53,9 @@ class PassEngine(ABC):
         return result
 
     def gradients(
-        self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
-    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
-        """Return the losses and ∂/∂θ_m Σ_n weights_n · loss_mn, accumulated pass by pass so that memory stays bounded.
+        self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
+    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
+        """Return the losses and ∂/∂θ Σ_mn weights_n · loss_mn, accumulated pass by pass so that memory stays bounded.
 
         Returns:
             losses: As from `losses`.
@@ -71,27 +72,27 @@ class PassEngine(ABC):
 
     @torch.no_grad()
     def answer_log_likelihoods(
-        self, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
+        self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is encoded once for all of them."""
         result = prompts.new_empty(len(prompts), len(inputs), len(answers))
         targets = pad_sequence(list(answers), batch_first=True, padding_value=IGNORED)  # [C, T]
         for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(prompts, [inputs[i] for i in rows])  # [n·M, S, D]
+            states, mask = self._encode(_of(prompts, rows), [inputs[i] for i in rows])  # [n·M, S, D]
             loss = self.decode_losses(states, mask, targets.expand(len(states), -1, -1))
             result[:, rows] = -loss.view(len(rows), len(prompts), len(answers)).transpose(0, 1)
         return result
 
     @torch.no_grad()
     def generate(
-        self, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], max_new_tokens: int
+        self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
         """Decode greedily; return M lists of N texts without special tokens."""
         from transformers.modeling_outputs import BaseModelOutput
 
         texts = [[""] * len(inputs) for _ in prompts]
         for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(prompts, [inputs[i] for i in rows])
+            states, mask = self._encode(_of(prompts, rows), [inputs[i] for i in rows])
             ids = self.backbone.model.generate(
                 encoder_outputs=BaseModelOutput(last_hidden_state=states),
                 attention_mask=mask,
@@ -105,26 +106,38 @@ class PassEngine(ABC):
         return texts
 
     def _passes(self, prompts: Tensor, inputs: Sequence[Tensor]) -> Iterator[list[int]]:
-        lengths = [len(ids) + prompts.shape[1] for ids in inputs]
+        lengths = [len(ids) + prompts.shape[-2] for ids in inputs]
         yield from micro_batches(lengths, copies=len(prompts), budget=self.token_budget)
 
-    def _pass_losses(self, prompts: Float[Tensor, "M P D"], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
-        states, mask = self._encode(prompts, [batch.inputs[i] for i in rows])
+    def _pass_losses(
+        self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, rows: list[int]
+    ) -> Float[Tensor, "M n"]:
+        states, mask = self._encode(_of(prompts, rows), [batch.inputs[i] for i in rows])
         targets = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)
         loss = self.decode_losses(states, mask, targets.repeat_interleave(len(prompts), dim=0)[:, None])
         return loss.view(len(rows), len(prompts)).T
 
-    def _encode(self, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    def _encode(self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Encode [θ_m; embed(x_n)], example-major; return states [n·M, S, D] and the int64 mask [n·M, S]."""
-        M, P, _ = prompts.shape
+        M, P = len(prompts), prompts.shape[-2]
         ids = pad_sequence(list(inputs), batch_first=True, padding_value=0)  # [n, L]
         real = pad_sequence([torch.ones_like(row) for row in inputs], batch_first=True)  # [n, L]
         text = F.embedding(ids, self.backbone.model.get_input_embeddings().weight)  # [n, L, D]
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
-        copies = prompts.repeat(len(inputs), 1, 1).to(self.backbone.dtype)  # [n·M, P, D]
+        copies = _copies(prompts, len(inputs)).to(self.backbone.dtype)  # [n·M, P, D]
         joined = torch.cat([copies, text.repeat_interleave(M, dim=0)], dim=1)  # [n·M, S, D]
         mask = F.pad(real, (P, 0), value=1).repeat_interleave(M, dim=0)  # [n·M, S]
         return self.encode(joined, mask), mask
+
+
+def _of(prompts: Float[Tensor, "M *N P D"], rows: list[int]) -> Float[Tensor, "M *n P D"]:
+    """Return the prompts of some examples."""
+    return prompts if prompts.ndim == 3 else prompts[:, rows]
+
+
+def _copies(prompts: Float[Tensor, "M *n P D"], n: int) -> Float[Tensor, "R P D"]:
+    """Return one prompt for each row of a pass, example-major."""
+    return prompts.repeat(n, 1, 1) if prompts.ndim == 3 else prompts.transpose(0, 1).flatten(0, 1)
 
 
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:
