@@ -28,6 +28,7 @@ from bmtpt.errors import DataError, SettingsError
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows
+from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
 from bmtpt.scoring import Evaluation, ScorerKind, evaluate_prompts, make_scorer
@@ -90,7 +91,7 @@ def learn(
     run = Run(backbone.fingerprint, folder, resume, listener)
     particles, first = _initial_particles(backbone, engine, train, held_back, settings, run)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
-    method = SvgdSource(engine, particles, train, held_back, stage)
+    method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
     outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
     trained = SvgdSource(engine, outcome.tensors[0], train, held_back, settings)
     card = PosteriorCard(

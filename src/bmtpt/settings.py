@@ -110,6 +110,9 @@ class LearnSettings(LoopSettings):
         max_length: Longest text in tokens, or None for each task's own.
         validation_rows: Held-back rows per source task on which NLL is watched.
         train_rows: Most training rows per source task, or None for all.
+        task_factors: Multiply the particles by a factor u_k v_kᵀ per source task; only the particles go into the
+            posterior.
+        factor_learning_rate: Learning rate of u_k and v_k.
     """
 
     particles: PositiveInt = 5
@@ -127,6 +130,8 @@ class LearnSettings(LoopSettings):
     max_length: PositiveInt | None = None
     validation_rows: PositiveInt = 64
     train_rows: PositiveInt | None = None
+    task_factors: bool = later(False)
+    factor_learning_rate: PositiveFloat = later(0.01)
 
     @property
     def svgd_steps(self) -> int:

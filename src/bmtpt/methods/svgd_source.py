@@ -62,7 +62,7 @@ class SvgdSource:
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave −φ in the particles' gradient; return L_k(θ_m) by task."""
-        losses, gradient = self.engine.gradients(self.particles.detach(), _joined(batches), self._weights(batches))
+        losses, gradient = self._gradients(batches)
         score = -gradient
         phi, info = svgd_direction(
             self.particles.detach(),
@@ -77,6 +77,10 @@ class SvgdSource:
         # The optimiser is about to move the particles; the score and the kernel belong to where they are now.
         self.last = self.particles.detach().clone(), score, info
         return _token_means(losses, batches)
+
+    def _gradients(self, batches: Mapping[str, TokenBatch]) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
+        """Return the losses and ∂/∂θ_m Σ_k scale_k · L_k(θ_m)."""
+        return self.engine.gradients(self.particles.detach(), joined(batches), self._weights(batches))
 
     def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, " N"]:
         """Each example's factor in Σ_k scale_k · L_k."""
@@ -127,7 +131,8 @@ class SvgdSource:
         return [{"event": "diagnostics", "diagnostics": facts._asdict(), "warnings": warnings(history)}]
 
 
-def _joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:
+def joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:
+    """Return all tasks' examples as one batch, in the order of the tasks."""
     return TokenBatch(
         [ids for batch in batches.values() for ids in batch.inputs],
         [ids for batch in batches.values() for ids in batch.targets],
