@@ -233,6 +233,7 @@ def fit_targets(
         "rows": row_counts({name: each.train for name, each in rows.items()}),
     }
     outcome = run.train(trainer, settings, identity, settings.patience)
+    winners = _winners(trainer, outcome)
     found = {}
     for k, target in enumerate(targets):
         card = PromptCard(
@@ -248,9 +249,10 @@ def fit_targets(
             method=method,
             posterior=posterior,
             selection=_selection(trainer, outcome, rows[target.task.name]),
-            trained_parameters=trainer.trained_parameters(),
+            trained_parameters=trainer.trained_parameters() * len(winners),
         )
-        prompt = Prompt(_chosen(trainer, outcome, k).cpu(), card)
+        best = [tensor.detach() for tensor in outcome.tensors]
+        prompt = Prompt(trainer.composed(best, k)[winners].detach().cpu(), card)
         place = folder if folder is None or len(targets) == 1 else folder / target.task.name
         found[target.task.name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
     return found
@@ -354,15 +356,6 @@ def _initial_particles(
     identity = {"sources": list(train), "rows": row_counts(train)}
     outcome = run.inside("init").train(SvgdSource(engine, start, train, held_back, first), first, identity)
     return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator), outcome.state
-
-
-def _chosen(trainer: TargetPrompts, outcome: Outcome, target: int) -> Float[Tensor, "M P D"]:
-    """Return the winner's prompt, or for an ensemble the best candidate of every start."""
-    best = [tensor.detach() for tensor in outcome.tensors]
-    full = best[0]
-    if trainer.settings.decompose:
-        full = initial.compose(full, best[1][:, target], best[2][:, target])
-    return full[_winners(trainer, outcome)]
 
 
 def _winners(trainer: TargetPrompts, outcome: Outcome) -> list[int]:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from bmtpt.backbone.model import Backbone
 from bmtpt.tasks.text import truncate
@@ -77,3 +78,9 @@ def proportional_counts(rows: Sequence[int], batch_size: int, step: int, *, seed
     weights = np.minimum(np.asarray(rows, dtype=float), cap)
     generator = np.random.default_rng((seed, step, len(rows)))
     return [int(count) for count in generator.multinomial(batch_size, weights / weights.sum())]
+
+
+def standard_normal(*shape: int, seed: int, step: int, task: int) -> Float[torch.Tensor, "..."]:
+    """Return the noise of one task at one step: standard normal numbers, float64, on the CPU."""
+    # The fourth number keeps the stream apart from the draws of examples above.
+    return torch.from_numpy(np.random.default_rng((seed, step, task, 1)).standard_normal(shape))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -36,6 +36,16 @@ class Scorer:
     task: TaskSpec
     kind: ScorerKind
     answers: tuple[Tensor, ...]
+
+
+InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
+"""Makes the prompts of some texts from their token ids: what a method is whose prompt depends on the text (ATTEMPT)."""
+
+Prompts = Float[Tensor, "M P D"] | InstancePrompts
+"""What can be scored: M prompts for every text, or a function that makes M prompts for each text."""
+
+BLOCK = 256
+"""Texts whose own prompts are made and held at once."""
 
 
 class PromptScore(NamedTuple):
@@ -85,24 +95,24 @@ def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = No
     return Scorer(task, kind or ("rank" if answers else "generate"), answers)
 
 
-def score_prompts(
-    engine: Engine, prompts: Float[Tensor, "R P D"], rows: Tokenised, scorer: Scorer
-) -> list[PromptScore]:
+def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
     """Score each of R prompts on its own, as validation does."""
     if scorer.kind == "rank":
-        likelihoods = engine.answer_log_likelihoods(prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
+        likelihoods = _answer_log_likelihoods(engine, prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
         labels = _labels(rows)
-        nll = -likelihoods.gather(2, labels.expand(len(prompts), -1)[..., None]).mean(dim=(1, 2))
+        nll = -likelihoods.gather(2, labels.expand(len(likelihoods), -1)[..., None]).mean(dim=(1, 2))
         answers = [_words(scorer.task, each) for each in likelihoods]
     else:
-        nll = engine.losses(prompts, rows.batch).mean(dim=1)
-        answers = engine.generate(prompts, rows.batch.inputs, _room(rows))
+        blocks = _blocks(prompts, rows.batch.inputs)
+        losses = [engine.losses(each, rows.rows(block)) for each, block in blocks]
+        nll = torch.cat(losses, dim=1).mean(dim=1)
+        answers = _generate(engine, prompts, rows)
     values = [score(scorer.task, each, rows.examples)[scorer.task.primary] for each in answers]
     return [PromptScore(value, loss) for value, loss in zip(values, nll.tolist(), strict=True)]
 
 
-def evaluate_prompts(engine: Engine, prompts: Float[Tensor, "M P D"], rows: Tokenised, scorer: Scorer) -> Evaluation:
-    """Evaluate one prompt, or an ensemble whose label *probabilities* (never logits) are averaged.
+def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> Evaluation:
+    """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged.
 
     Raises:
         SettingsError: An ensemble of several prompts is asked to generate: their texts have no average.
@@ -113,10 +123,10 @@ def evaluate_prompts(engine: Engine, prompts: Float[Tensor, "M P D"], rows: Toke
     if scorer.kind == "rank":
         assert probabilities is not None
         predictions = _words(scorer.task, probabilities)
-    elif len(prompts) == 1:
-        predictions = engine.generate(prompts, rows.batch.inputs, _room(rows))[0]
-    else:
+    elif isinstance(prompts, Tensor) and len(prompts) > 1:
         raise SettingsError(f"an ensemble of {len(prompts)} prompts can only rank label words; use the scorer 'rank'")
+    else:
+        (predictions,) = _generate(engine, prompts, rows)
     return Evaluation(
         metrics=score(scorer.task, predictions, rows.examples),
         constant_answer=constant_answer(scorer.task, rows.examples),
@@ -129,11 +139,36 @@ def evaluate_prompts(engine: Engine, prompts: Float[Tensor, "M P D"], rows: Toke
 
 
 def label_probabilities(
-    engine: Engine, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
 ) -> Float[Tensor, "N C"]:
     """Return p(label word | text), normalised over the label words and averaged over the prompts, on the CPU."""
-    likelihoods = engine.answer_log_likelihoods(prompts, inputs, answers)  # [M, N, C]
+    likelihoods = _answer_log_likelihoods(engine, prompts, inputs, answers)  # [M, N, C]
     return torch.softmax(likelihoods, dim=2).mean(dim=0).cpu()
+
+
+def _blocks(prompts: Prompts, inputs: Sequence[Tensor]) -> Iterator[tuple[Float[Tensor, "M *N P D"], range]]:
+    """Yield prompts and which texts they go with: all at once where every text has the same."""
+    if isinstance(prompts, Tensor):
+        yield prompts, range(len(inputs))
+        return
+    for start in range(0, len(inputs), BLOCK):
+        rows = range(start, min(start + BLOCK, len(inputs)))
+        yield prompts([inputs[i] for i in rows]), rows
+
+
+def _answer_log_likelihoods(
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
+) -> Float[Tensor, "M N C"]:
+    blocks = _blocks(prompts, inputs)
+    found = [engine.answer_log_likelihoods(each, [inputs[i] for i in rows], answers) for each, rows in blocks]
+    return torch.cat(found, dim=1)
+
+
+def _generate(engine: Engine, prompts: Prompts, rows: Tokenised) -> list[list[str]]:
+    """Return M lists of N texts."""
+    inputs = rows.batch.inputs
+    found = [engine.generate(each, [inputs[i] for i in block], _room(rows)) for each, block in _blocks(prompts, inputs)]
+    return [[text for texts in each for text in texts] for each in zip(*found, strict=True)]
 
 
 def _calibration(probabilities: Float[Tensor, "N C"] | None, rows: Tokenised) -> dict[str, float]:

@@ -9,6 +9,7 @@ example have one length, so they share a forward pass without padding.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.data import Tokenised, proportional_counts, stream_rows
+from bmtpt.data import Tokenised, proportional_counts, standard_normal, stream_rows
 from bmtpt.priors import gaussian_penalty, mixture_penalty
 from bmtpt.prompts import compose
-from bmtpt.scoring import Scorer, score_prompts
+from bmtpt.scoring import Prompts, Scorer, score_prompts
 from bmtpt.settings import AdaptSettings, Prior
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup
@@ -37,16 +38,22 @@ class Candidate:
         start_name: For the record: "mean", "particle 2", "vocabulary", a source task.
         prior: Which penalty.
         prior_std: σ in embedding units; None without a prior.
+        row, col: Where u and v start; None for ones. Then A starts at ``start``, and θ at A ∘ (u vᵀ).
+        noise_std: Standard deviation of the noise that θ is trained under, in embedding units (`perturbation.py`).
     """
 
     start: Float[Tensor, "P D"]
     start_name: str
     prior: Prior = "none"
     prior_std: float | None = None
+    row: Float[Tensor, " P"] | None = None
+    col: Float[Tensor, " D"] | None = None
+    noise_std: float = 0.0
 
     def describe(self) -> dict[str, Any]:
         """Return what the card says of it."""
-        return {"start": self.start_name, "prior": self.prior, "prior_std": self.prior_std}
+        noise = {"noise_std": self.noise_std} if self.noise_std else {}
+        return {"start": self.start_name, "prior": self.prior, "prior_std": self.prior_std, **noise}
 
 
 @dataclass(frozen=True)
@@ -62,14 +69,13 @@ CandidateBuilder = Callable[[Engine, Mapping[str, TargetRows]], list[Candidate]]
 """Makes a method's candidates once the target's rows are known: some starts are chosen by their loss on them."""
 
 
-class TargetPrompts:
-    """Trains candidates on one target, or on several that share A.
+class TargetStage(ABC):
+    """What all target methods share: which examples a step sees, and how candidates are ranked.
 
     Args:
         engine: The frozen model.
         targets: Rows by target name.
         candidates: R starts and priors; they compete on validation.
-        particles: θ_m of the source posterior [M, P, D], the centres of the priors; None if no candidate has one.
         settings: Of the target stage.
     """
 
@@ -78,35 +84,29 @@ class TargetPrompts:
         engine: Engine,
         targets: Mapping[str, TargetRows],
         candidates: Sequence[Candidate],
-        particles: Float[Tensor, "M P D"] | None,
         settings: AdaptSettings,
     ) -> None:
         self.engine = engine
         self.targets = targets
         self.candidates = candidates
-        self.particles = particles
         self.settings = settings
         self._supplied = [[0] * len(targets)]
-        self.full = torch.stack([candidate.start for candidate in candidates]).clone().requires_grad_(True)
-        R, P, D = self.full.shape
-        ones = self.full.new_ones
-        self.row = ones(R, len(targets), P).requires_grad_(settings.decompose)
-        self.col = ones(R, len(targets), D).requires_grad_(settings.decompose)
-        # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
-        stds = [candidate.prior_std or float("inf") for candidate in candidates]
-        self.std = torch.tensor(stds, dtype=self.full.dtype, device=self.full.device)
-        self.is_mixture = torch.tensor([c.prior == "mixture" for c in candidates], device=self.full.device)
 
+    @abstractmethod
     def groups(self) -> list[ParameterGroup]:
-        """A at one learning rate, u and v at another; without decomposition θ alone."""
-        full = ParameterGroup("A", [self.full], self.settings.learning_rate)
-        if not self.settings.decompose:
-            return [full]
-        return [full, ParameterGroup("u and v", [self.row, self.col], self.settings.factor_learning_rate)]
+        """Return the trained tensors, candidates first."""
 
-    def prompts(self, target: int) -> Float[Tensor, "R P D"]:
-        """Return θ of every candidate for one target, by its number."""
-        return compose(self.full, self.row[:, target], self.col[:, target])
+    @abstractmethod
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave the gradient of the objective in every trained tensor; return the mean NLL by target and candidate."""
+
+    @abstractmethod
+    def prompts(self, target: int) -> Prompts:
+        """Return every candidate's prompts for one target, by its number."""
+
+    @abstractmethod
+    def trained_parameters(self) -> int:
+        """Return how many numbers one candidate trains per target."""
 
     def draw(self, step: int) -> dict[str, TokenBatch]:
         """One target: epochs of its rows. Several: a draw in proportion to their (capped) sizes."""
@@ -133,34 +133,6 @@ class TargetPrompts:
             self._supplied.append([sum(pair) for pair in zip(self._supplied[-1], counts, strict=True)])
         return self._supplied[step]
 
-    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
-        """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""
-        drawn = sum(len(batch) for batch in batches.values())
-        objective = self.full.new_zeros(())
-        found = {}
-        for k, name in enumerate(self.targets):
-            prompts = self.prompts(k)
-            objective = objective + self._penalty(prompts).sum() / self._capped_rows()
-            if name in batches:
-                weights = prompts.new_full((len(batches[name]),), 1 / drawn)
-                losses, gradient = self.engine.gradients(prompts.detach(), batches[name], weights)
-                objective = objective + (prompts * gradient).sum()  # its gradient is the engine's
-                found[name] = losses.mean(dim=1).tolist()
-        objective.backward()  # type: ignore[no-untyped-call]
-        return found
-
-    def _capped_rows(self) -> int:
-        return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
-
-    def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
-        """Return −log p(θ_r) of each candidate's prior, constants dropped."""
-        if self.particles is None:
-            return prompts.new_zeros(len(prompts))
-        gaussian = gaussian_penalty(prompts, self.particles.mean(dim=0), self.std)
-        if not bool(self.is_mixture.any()):
-            return gaussian
-        return torch.where(self.is_mixture, mixture_penalty(prompts, self.particles, self.std), gaussian)
-
     def validate(self, losses: Sequence[float]) -> Validation:
         """Rank candidates by their mean over targets: score, then loss (or loss alone)."""
         with torch.no_grad():
@@ -175,6 +147,96 @@ class TargetPrompts:
         by_target = {name: [each[r].nll for r in range(R)] for name, each in zip(self.targets, scores, strict=True)}
         event = {"event": "validation", "score": max(score), "candidate_scores": score, "loss": by_target}
         return Validation(ranking, [event])
+
+
+class TargetPrompts(TargetStage):
+    """Trains candidates on one target, or on several that share A.
+
+    Args:
+        engine, targets, candidates, settings: As for `TargetStage`.
+        particles: θ_m of the source posterior [M, P, D], the centres of the priors; None if no candidate has one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        targets: Mapping[str, TargetRows],
+        candidates: Sequence[Candidate],
+        particles: Float[Tensor, "M P D"] | None,
+        settings: AdaptSettings,
+    ) -> None:
+        super().__init__(engine, targets, candidates, settings)
+        self.particles = particles
+        self.full = torch.stack([candidate.start for candidate in candidates]).clone().requires_grad_(True)
+        _, P, D = self.full.shape
+        self.row = self._factors([candidate.row for candidate in candidates], P)
+        self.col = self._factors([candidate.col for candidate in candidates], D)
+        # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
+        self.std = self._by_candidate([candidate.prior_std or float("inf") for candidate in candidates])
+        self.noise_std = self._by_candidate([candidate.noise_std for candidate in candidates])
+        self.is_mixture = torch.tensor([c.prior == "mixture" for c in candidates], device=self.full.device)
+
+    def _factors(self, starts: Sequence[Float[Tensor, " W"] | None], width: int) -> Float[Tensor, "R N W"]:
+        """Start u or v of every candidate and target."""
+        ones = self.full.new_ones(width)
+        started = torch.stack([ones if start is None else start.to(ones) for start in starts])
+        return started[:, None].repeat(1, len(self.targets), 1).detach().requires_grad_(self.settings.decompose)
+
+    def _by_candidate(self, values: Sequence[float]) -> Float[Tensor, " R"]:
+        return torch.tensor(values, dtype=self.full.dtype, device=self.full.device)
+
+    def groups(self) -> list[ParameterGroup]:
+        """A at one learning rate, u and v at another; without decomposition θ alone."""
+        full = ParameterGroup("A", [self.full], self.settings.learning_rate)
+        if not self.settings.decompose:
+            return [full]
+        return [full, ParameterGroup("u and v", [self.row, self.col], self.settings.factor_learning_rate)]
+
+    def prompts(self, target: int) -> Float[Tensor, "R P D"]:
+        """Return θ of every candidate for one target, by its number."""
+        return self.composed([tensor for group in self.groups() for tensor in group.tensors], target)
+
+    def composed(self, trained: Sequence[Tensor], target: int) -> Float[Tensor, "R P D"]:
+        """Return θ for one target, given the trained tensors in the order of the groups."""
+        full, row, col = trained if self.settings.decompose else (*trained, self.row, self.col)
+        return compose(full, row[:, target], col[:, target])
+
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""
+        drawn = sum(len(batch) for batch in batches.values())
+        objective = self.full.new_zeros(())
+        found = {}
+        for k, name in enumerate(self.targets):
+            prompts = self.prompts(k)
+            objective = objective + self._penalty(prompts).sum() / self._capped_rows()
+            if name in batches:
+                weights = prompts.new_full((len(batches[name]),), 1 / drawn)
+                at = self._perturbed(prompts.detach(), step, k)
+                losses, gradient = self.engine.gradients(at, batches[name], weights)
+                objective = objective + (prompts * gradient).sum()  # its gradient is the engine's
+                found[name] = losses.mean(dim=1).tolist()
+        objective.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    def _perturbed(self, prompts: Float[Tensor, "R P D"], step: int, target: int) -> Float[Tensor, "R P D"]:
+        """Return θ + δ; all candidates share the draw, so that each trains as if alone."""
+        if not bool(self.noise_std.any()):
+            return prompts
+        _, P, D = prompts.shape
+        draw = standard_normal(P, D, seed=self.settings.seed, step=step, task=target)
+        return prompts + self.noise_std[:, None, None] * draw.to(prompts)
+
+    def _capped_rows(self) -> int:
+        return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
+
+    def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
+        """Return −log p(θ_r) of each candidate's prior, constants dropped."""
+        if self.particles is None:
+            return prompts.new_zeros(len(prompts))
+        gaussian = gaussian_penalty(prompts, self.particles.mean(dim=0), self.std)
+        if not bool(self.is_mixture.any()):
+            return gaussian
+        return torch.where(self.is_mixture, mixture_penalty(prompts, self.particles, self.std), gaussian)
 
     def trained_parameters(self) -> int:
         """Numbers trained per target: (l·d)/N + l + d with the decomposition, l·d without."""
