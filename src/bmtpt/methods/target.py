@@ -194,7 +194,7 @@ class TargetPrompts(TargetStage):
 
     def prompts(self, target: int) -> Float[Tensor, "R P D"]:
         """Return θ of every candidate for one target, by its number."""
-        return self.composed([tensor for group in self.groups() for tensor in group.tensors], target)
+        return compose(self.full, self.row[:, target], self.col[:, target])
 
     def composed(self, trained: Sequence[Tensor], target: int) -> Float[Tensor, "R P D"]:
         """Return θ for one target, given the trained tensors in the order of the groups."""

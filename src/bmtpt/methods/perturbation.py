@@ -1,0 +1,24 @@
+"""Perturbation smoothing, after PTP (Chen et al. 2023, arXiv 2305.02423).
+
+    θ* = argmin E_{δ ~ N(0, s²I)} NLL(D | θ + δ)        one δ a step; θ starts and is validated without noise
+
+Of PTP's regularisers this is the random noise in embedding space, put on the prompt; its noise on the text and its
+adversarial variant are left out. s = 0 is plain prompt tuning, bit for bit. δ is a pure function of (seed, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from bmtpt.methods.target import Candidate
+
+
+def perturbed_candidates(candidates: Sequence[Candidate], noise_std: float) -> list[Candidate]:
+    """Return the same candidates trained under noise.
+
+    Args:
+        candidates: For example those of plain prompt tuning.
+        noise_std: s, in embedding units.
+    """
+    return [replace(candidate, noise_std=noise_std) for candidate in candidates]
