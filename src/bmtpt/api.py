@@ -89,7 +89,7 @@ def learn(
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     engine = choose_engine(backbone, settings.engine)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    particles, first = _initial_particles(backbone, engine, train, held_back, settings, run)
+    particles, first = initial_particles(backbone, engine, train, held_back, settings, run)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
     outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
@@ -335,7 +335,7 @@ def learn_warnings(posterior: Posterior) -> list[str]:
     return [] if warning is None else [warning]
 
 
-def _initial_particles(
+def initial_particles(
     backbone: Backbone,
     engine: Engine,
     train: Mapping[str, Tokenised],

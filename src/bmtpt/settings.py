@@ -180,6 +180,20 @@ class AdaptSettings(LoopSettings):
     evaluate_every: PositiveInt = 20
 
 
+class MptSettings(BaseModel):
+    """Settings of MPT's source stage beside those of every source stage (`methods/mpt.py`).
+
+    Attributes:
+        distillation_weight: λ, the weight of the distillation losses [paper: 0.9].
+        temperature: Divides the logits of teacher and student before they are compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    distillation_weight: float = Field(default=0.9, ge=0)
+    temperature: PositiveFloat = 1.0
+
+
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 
 

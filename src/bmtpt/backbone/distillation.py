@@ -1,0 +1,112 @@
+"""What a student prompt learns from a teacher prompt on the same text: outputs and hidden states of the frozen model.
+
+The encoder is the engine's own; the decoder runs in Hugging Face's forward pass, which gives the logits that the
+engines never keep.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
+from bmtpt.types import TokenBatch
+
+
+class Terms(NamedTuple):
+    """Losses of each example, fp32.
+
+    Attributes:
+        nll: Cross-entropy of the target, summed over its tokens, in nats.
+        divergence: KL(teacher ‖ student) of the next token, summed over the target's tokens, in nats.
+        distance: Mean squared difference of the encoder's output over positions and widths.
+    """
+
+    nll: Float[Tensor, " N"]
+    divergence: Float[Tensor, " N"]
+    distance: Float[Tensor, " N"]
+
+
+def distillation_gradients(
+    engine: PassEngine,
+    students: Float[Tensor, "N P D"],
+    teachers: Float[Tensor, "N P D"],
+    batch: TokenBatch,
+    weights: Float[Tensor, " N"],
+    *,
+    strength: float,
+    temperature: float,
+) -> tuple[Terms, Float[Tensor, "N P D"]]:
+    """Return the losses and ∂/∂students Σ_n weights_n [nll_n + strength · (divergence_n + T_n · distance_n)].
+
+    Args:
+        students, teachers: The prompts of each example.
+        weights: Each example's weight per target token; T_n turns the distance, which has no tokens, into that unit.
+        strength: λ.
+        temperature: Divides both logits in the divergence.
+    """
+    leaf = students.detach().clone().requires_grad_(True)
+    leaf.grad = torch.zeros_like(leaf)
+    found = Terms(*students.new_empty(3, len(batch)))
+    tokens = students.new_tensor(batch.target_tokens())
+    for rows in engine._passes(leaf[None], batch.inputs):
+        terms = _pass_terms(engine, leaf[rows], teachers[rows], batch, rows, temperature)
+        extra = terms.divergence + tokens[rows] * terms.distance
+        (weights[rows] * (terms.nll + strength * extra)).sum().backward()  # type: ignore[no-untyped-call]
+        for kept, value in zip(found, terms, strict=True):
+            kept[rows] = value.detach()
+    return found, leaf.grad
+
+
+def _pass_terms(
+    engine: PassEngine,
+    students: Float[Tensor, "n P D"],
+    teachers: Float[Tensor, "n P D"],
+    batch: TokenBatch,
+    rows: list[int],
+    temperature: float,
+) -> Terms:
+    inputs = [batch.inputs[i] for i in rows]
+    labels = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)  # [n, T]
+    with torch.no_grad():
+        teacher_states, mask = engine._encode(teachers[None], inputs)
+        teacher_logits = _logits(engine, teacher_states, mask, labels)
+    states, _ = engine._encode(students[None], inputs)
+    logits = _logits(engine, states, mask, labels)
+    nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(dim=1)
+    return Terms(
+        nll,
+        _divergence(logits / temperature, teacher_logits / temperature, labels != IGNORED),
+        _distance(at_least_fp32(states), at_least_fp32(teacher_states), mask),
+    )
+
+
+def _logits(
+    engine: PassEngine, states: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"], labels: Int[Tensor, "n T"]
+) -> Float[Tensor, "n T V"]:
+    model = engine.backbone.model
+    logits: Tensor = model(
+        encoder_outputs=(states,),
+        attention_mask=mask,
+        decoder_input_ids=decoder_inputs(labels, model.config.decoder_start_token_id),
+        use_cache=False,
+    ).logits
+    return at_least_fp32(logits)
+
+
+def _divergence(student: Float[Tensor, "n T V"], teacher: Float[Tensor, "n T V"], real: Tensor) -> Float[Tensor, " n"]:
+    by_token = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
+    return (by_token * real).sum(dim=1)
+
+
+def _distance(
+    student: Float[Tensor, "n S D"], teacher: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"]
+) -> Float[Tensor, " n"]:
+    # Positions where the mask is 0 hold nothing of use, not even finite numbers.
+    squares = (student - teacher).masked_fill(mask[..., None] == 0, 0).square().mean(dim=2)
+    return squares.sum(dim=1) / mask.sum(dim=1)
