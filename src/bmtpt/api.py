@@ -9,7 +9,6 @@ prompt = adapt(posterior, load_data(load_task("cb"), "offline"), AdaptSettings(s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +17,33 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt import prompts as initial
-from bmtpt.artifacts import BackboneCard, Posterior, PosteriorCard, Prompt, PromptCard, require_backbone, versions
+from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import Tokenised, epoch_rows, tokenise
-from bmtpt.errors import DataError, SettingsError
+from bmtpt.errors import DataError
+from bmtpt.fitting import all_target_rows, backbone_card, distinct, now, train_targets
+from bmtpt.methods.attempt import mixture_prompts
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows
 from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
-from bmtpt.scoring import Evaluation, ScorerKind, evaluate_prompts, make_scorer
+from bmtpt.scoring import Evaluation, Prompts, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.stage_rows import cut_counts, row_counts, source_rows, target_rows
+from bmtpt.stage_rows import cut_counts, row_counts, source_rows
 from bmtpt.stein.diagnostics import mean_gap_warning
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
-from bmtpt.train.loop import LoopState, Outcome
+from bmtpt.train.loop import LoopState
 from bmtpt.train.run import Run, prepare_folder
 from bmtpt.types import Example
 
 JUDGED_ROWS = 256
 """Training rows of a target on which the particles are compared before one of them is a start."""
-
-
-def backbone_card(backbone: Backbone) -> BackboneCard:
-    """Return what an artifact notes about the model it belongs to."""
-    return BackboneCard(
-        name=backbone.name,
-        fingerprint=backbone.fingerprint,
-        parameters=backbone.parameters,
-        d_model=backbone.d_model,
-        vocab_size=backbone.embeddings.shape[0],
-    )
 
 
 def learn(
@@ -84,7 +74,7 @@ def learn(
         ArtifactError: The folder holds another run, or cannot be written.
     """
     settings = settings or LearnSettings()
-    names = _distinct([source.task.name for source in sources], "source")
+    names = distinct([source.task.name for source in sources], "source")
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     engine = choose_engine(backbone, settings.engine)
@@ -220,47 +210,24 @@ def fit_targets(
         particles: Centres of the priors, if any candidate has one.
         sources, posterior: For the card.
     """
-    names = _distinct([target.task.name for target in targets], "target")
-    rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+    rows = all_target_rows(backbone, targets, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     engine = choose_engine(backbone, settings.engine)
-    trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
+    stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    identity = {
-        "targets": names,
-        "posterior": posterior,
-        "method": method,
-        "rows": row_counts({name: each.train for name, each in rows.items()}),
-    }
-    outcome = run.train(trainer, settings, identity, settings.patience)
-    winners = _winners(trainer, outcome)
+    trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
     found = {}
-    for k, target in enumerate(targets):
-        card = PromptCard(
-            backbone=backbone_card(backbone),
-            sources=tuple(sources),
-            settings=settings.model_dump(mode="json"),
-            steps=outcome.state.step,
-            seconds=outcome.state.seconds,
-            versions=versions(),
-            created=now(),
-            task=target.task.name,
-            task_definition=target.task.model_dump(mode="json"),
-            method=method,
-            posterior=posterior,
-            selection=_selection(trainer, outcome, rows[target.task.name]),
-            trained_parameters=trainer.trained_parameters() * len(winners),
-        )
-        best = [tensor.detach() for tensor in outcome.tensors]
-        prompt = Prompt(trainer.composed(best, k)[winners].detach().cpu(), card)
-        place = folder if folder is None or len(targets) == 1 else folder / target.task.name
-        found[target.task.name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
+    for k, (name, card) in enumerate(trained.cards.items()):
+        prompts = trained.stage.composed(trained.tensors, k)[trained.winners]
+        prompt = Prompt(prompts.detach().cpu(), card)
+        place = folder if folder is None or len(targets) == 1 else folder / name
+        found[name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
     return found
 
 
 def evaluate(
     backbone: Backbone,
-    prompt: Prompt,
+    prompt: Prompt | PromptMixture,
     examples: Sequence[Example],
     *,
     task: TaskSpec | None = None,
@@ -285,13 +252,20 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
-    engine = choose_engine(backbone)
-    return evaluate_prompts(engine, prompt.prompts.to(backbone.device), rows, make_scorer(backbone, task, scorer))
+    return evaluate_prompts(
+        choose_engine(backbone), _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer)
+    )
+
+
+def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture) -> Prompts:
+    if isinstance(prompt, Prompt):
+        return prompt.prompts.to(backbone.device)
+    return mixture_prompts(backbone.embeddings, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
 
 
 def result_rows(
     backbone: Backbone,
-    prompt: Prompt,
+    prompt: Prompt | PromptMixture,
     target: TaskData,
     evaluation: Evaluation,
     *,
@@ -358,47 +332,9 @@ def initial_particles(
     return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator), outcome.state
 
 
-def _winners(trainer: TargetPrompts, outcome: Outcome) -> list[int]:
-    if not trainer.settings.ensemble:
-        return [outcome.winner]
-    by_start: dict[str, list[int]] = {}
-    for r, candidate in enumerate(trainer.candidates):
-        by_start.setdefault(candidate.start_name, []).append(r)
-    return [max(group, key=lambda r: outcome.state.best[r]) for group in by_start.values()]
-
-
-def _selection(trainer: TargetPrompts, outcome: Outcome, rows: TargetRows) -> dict[str, Any]:
-    """Record how the model was chosen: every candidate's best validation, which is σ's curve too."""
-    curve = [
-        {**candidate.describe(), "best": list(key), "step": step}
-        for candidate, key, step in zip(trainer.candidates, outcome.state.best, outcome.state.best_step, strict=True)
-    ]
-    return {
-        "winners": [curve[r] for r in _winners(trainer, outcome)],
-        "candidates": curve,
-        "train_rows": len(rows.train),
-        "validation_rows": len(rows.select),
-        "texts_cut": rows.train.cut + rows.select.cut,
-    }
-
-
 def _summary(nll: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the held-back NLL of θ̄ and of the particles, and the gap between them: the first diagnostic."""
     mean = {name: values[0] for name, values in nll.items()}
     particles = {name: list(values[1:]) for name, values in nll.items()}
     gap = sum(mean[name] - sum(each) / len(each) for name, each in particles.items()) / len(mean)
     return {"mean_nll": mean, "particle_nll": particles, "mean_gap": gap}
-
-
-def _distinct(names: list[str], what: str) -> list[str]:
-    if not names:
-        raise SettingsError(f"no {what} task was given; name at least one with --{what}")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise SettingsError(f"{what} task '{twice[0]}' was given twice; name each once")
-    return names
-
-
-def now() -> str:
-    """Return the time for a card, ISO 8601 in UTC."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -84,8 +84,8 @@ class PosteriorCard(_Card):
     diagnostics: dict[str, Any]
 
 
-class PromptCard(_Card):
-    """Where a prompt comes from, and enough of its task to predict from the folder alone.
+class _TargetCard(_Card):
+    """What the artifacts of a target note: enough of its task to predict from the folder alone.
 
     Attributes:
         task_definition: Dump of the resolved task.
@@ -94,7 +94,6 @@ class PromptCard(_Card):
         trained_parameters: Numbers trained for this task.
     """
 
-    kind: Literal["prompt"] = "prompt"
     task: str
     task_definition: dict[str, Any]
     method: str
@@ -103,7 +102,19 @@ class PromptCard(_Card):
     trained_parameters: int
 
 
-_AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard)
+class PromptCard(_TargetCard):
+    """Where a prompt comes from."""
+
+    kind: Literal["prompt"] = "prompt"
+
+
+class MixtureCard(_TargetCard):
+    """Where a mixture of prompts comes from."""
+
+    kind: Literal["mixture"] = "mixture"
+
+
+_AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard, MixtureCard)
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ class Posterior:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the file that `save` writes: the posterior's name in the cards of prompts made from it."""
-        return _sha256(_to_bytes("particles", self.particles))
+        return _sha256(_to_bytes({"particles": self.particles}))
 
     def save(self, folder: Path, *, overwrite: bool = False) -> Self:
         """Write ``posterior.safetensors`` and ``card.json`` into a folder and keep its other files.
@@ -138,7 +149,7 @@ class Posterior:
             ArtifactError: The folder cannot be written, holds an artifact already (unless ``overwrite`` and a
                 posterior), or the particles are not finite or do not fit the backbone. Nothing is changed then.
         """
-        return replace(self, card=_save(folder, self.card, self.particles, overwrite))
+        return replace(self, card=_save(folder, self.card, {"particles": self.particles}, overwrite))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -147,7 +158,8 @@ class Posterior:
         Raises:
             ArtifactError: The folder holds no posterior, or one that is damaged or from another format version.
         """
-        return cls(*_load(folder, PosteriorCard))
+        tensors, card = _load(folder, PosteriorCard)
+        return cls(tensors["particles"], card)
 
 
 @dataclass(frozen=True)
@@ -171,7 +183,7 @@ class Prompt:
         Raises:
             ArtifactError: As `Posterior.save`.
         """
-        return replace(self, card=_save(folder, self.card, self.prompts, overwrite))
+        return replace(self, card=_save(folder, self.card, {"prompts": self.prompts}, overwrite))
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -180,11 +192,40 @@ class Prompt:
         Raises:
             ArtifactError: The folder holds no prompt, or one that is damaged or from another format version.
         """
-        return cls(*_load(folder, PromptCard))
+        tensors, card = _load(folder, PromptCard)
+        return cls(tensors["prompts"], card)
 
 
-# The one tensor in each kind's safetensors file.
-_TENSOR = {"posterior": "particles", "prompt": "prompts"}
+@dataclass(frozen=True)
+class PromptMixture:
+    """What predicts a task with another prompt for every text: ATTEMPT (`methods/attempt.py`).
+
+    Attributes:
+        tensors: Target prompt ``target`` [1, P, D], frozen source prompts ``sources`` [K, P, D], and the attention that
+            mixes them: ``down`` [1, D, r], ``up`` [1, r, D], ``gain`` [1, D], ``bias`` [1, D].
+        card: Where they come from and the task they are for.
+    """
+
+    tensors: dict[str, Tensor]
+    card: MixtureCard
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> Self:
+        """Write ``mixture.safetensors`` and ``card.json``. Returns and raises as `Posterior.save`."""
+        return replace(self, card=_save(folder, self.card, self.tensors, overwrite))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a mixture and check it against its card. Raises as `Posterior.load`."""
+        return cls(*_load(folder, MixtureCard))
+
+
+# The tensors in each kind's safetensors file.
+_TENSORS = {
+    "posterior": {"particles"},
+    "prompt": {"prompts"},
+    "mixture": {"target", "sources", "down", "up", "gain", "bias"},
+}
+_PROMPTS = {"particles", "prompts", "target", "sources"}
 
 
 def load_artifact(folder: Path) -> Posterior | Prompt:
@@ -228,11 +269,11 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _save(folder: Path, card: _AnyCard, tensor: Tensor, overwrite: bool) -> _AnyCard:
+def _save(folder: Path, card: _AnyCard, tensors: dict[str, Tensor], overwrite: bool) -> _AnyCard:
     _check_place(folder, card.kind, overwrite)
-    stored = tensor.detach().to("cpu", torch.float32)
-    _check_tensor(stored, card.backbone, f"the {card.kind}")
-    weights = _to_bytes(_TENSOR[card.kind], stored)
+    stored = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}
+    _check_tensors(stored, card.backbone, f"the {card.kind}")
+    weights = _to_bytes(stored)
     stamped = card.model_copy(update={"weights_sha256": _sha256(weights)})
     text = stamped.model_dump_json(indent=2) + "\n"
     # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
@@ -245,30 +286,34 @@ def _check_place(folder: Path, kind: str, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ArtifactError(f"{folder} holds an artifact already; choose another folder or allow overwriting")
-    (other,) = set(_TENSOR) - {kind}
-    if os.path.exists(folder / f"{other}.safetensors"):
-        raise ArtifactError(f"{folder} holds a {other} and not a {kind}; choose another folder")
+    for other in set(_TENSORS) - {kind}:
+        if os.path.exists(folder / f"{other}.safetensors"):
+            raise ArtifactError(f"{folder} holds a {other} and not a {kind}; choose another folder")
 
 
-def _check_tensor(tensor: Tensor, backbone: BackboneCard, what: str) -> None:
-    if tensor.ndim != 3 or 0 in tensor.shape or tensor.shape[2] != backbone.d_model:
-        raise ArtifactError(
-            f"{what} has shape {list(tensor.shape)} where [M, P, {backbone.d_model}] is right for backbone "
-            f"'{backbone.name}'"
-        )
-    if not torch.isfinite(tensor).all():
-        raise ArtifactError(f"{what} holds numbers that are not finite; train with a lower learning rate")
+def _check_tensors(tensors: dict[str, Tensor], backbone: BackboneCard, what: str) -> None:
+    for name, tensor in tensors.items():
+        wrong = tensor.ndim != 3 or 0 in tensor.shape or tensor.shape[2] != backbone.d_model
+        if name in _PROMPTS and wrong:
+            raise ArtifactError(
+                f"{what} has shape {list(tensor.shape)} where [M, P, {backbone.d_model}] is right for backbone "
+                f"'{backbone.name}'"
+            )
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{what} holds numbers that are not finite; train with a lower learning rate")
 
 
-def _to_bytes(name: str, tensor: Tensor) -> bytes:
-    return to_safetensors({name: tensor.detach().to("cpu", torch.float32).contiguous()})
+def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    return to_safetensors(
+        {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
+    )
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _load(folder: Path, model: type[_AnyCard]) -> tuple[Tensor, _AnyCard]:
+def _load(folder: Path, model: type[_AnyCard]) -> tuple[dict[str, Tensor], _AnyCard]:
     raw = _read_card(folder)
     kind = model.model_fields["kind"].default
     if raw["kind"] != kind:
@@ -279,7 +324,7 @@ def _load(folder: Path, model: type[_AnyCard]) -> tuple[Tensor, _AnyCard]:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
         raise ArtifactError(f"{folder / CARD} is not a valid card: {field}: {first['msg'].lower()}") from error
-    return _read_weights(folder / f"{kind}.safetensors", card, _TENSOR[kind]), card
+    return _read_weights(folder / f"{kind}.safetensors", card, _TENSORS[kind]), card
 
 
 def _read_card(folder: Path) -> dict[str, Any]:
@@ -293,7 +338,7 @@ def _read_card(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except ValueError as error:  # not UTF-8, or not JSON
         raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
-    if not isinstance(raw, dict) or raw.get("kind") not in list(_TENSOR):
+    if not isinstance(raw, dict) or raw.get("kind") not in list(_TENSORS):
         raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
     if raw.get("format_version") != FORMAT_VERSION:
         raise ArtifactError(
@@ -308,7 +353,7 @@ def _writer(raw: dict[str, Any]) -> str:
     return str(noted.get("bmtpt", "unknown version")) if isinstance(noted, dict) else "unknown version"
 
 
-def _read_weights(path: Path, card: PosteriorCard | PromptCard, name: str) -> Tensor:
+def _read_weights(path: Path, card: PosteriorCard | _TargetCard, names: set[str]) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -318,19 +363,20 @@ def _read_weights(path: Path, card: PosteriorCard | PromptCard, name: str) -> Te
             f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
             "copy the folder again or train again"
         )
-    return _parse(path, content, card, name)
+    return _parse(path, content, card, names)
 
 
-def _parse(path: Path, content: bytes, card: PosteriorCard | PromptCard, name: str) -> Tensor:
+def _parse(path: Path, content: bytes, card: PosteriorCard | _TargetCard, names: set[str]) -> dict[str, Tensor]:
     """Check what a hash cannot: a card and a file that fit each other can still both be wrong."""
     try:
         tensors = parse_safetensors(content)
     except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
-    if set(tensors) != {name}:
-        raise ArtifactError(f"{path} holds {sorted(tensors)} where only '{name}' belongs")
-    tensor = tensors[name]
-    if tensor.dtype != torch.float32:
-        raise ArtifactError(f"{path} holds {tensor.dtype} where torch.float32 belongs")
-    _check_tensor(tensor, card.backbone, str(path))
-    return tensor
+    if set(tensors) != names:
+        wanted = ", ".join(f"'{name}'" for name in sorted(names))
+        raise ArtifactError(f"{path} holds {sorted(tensors)} where only {wanted} belongs")
+    for tensor in tensors.values():
+        if tensor.dtype != torch.float32:
+            raise ArtifactError(f"{path} holds {tensor.dtype} where torch.float32 belongs")
+    _check_tensors(tensors, card.backbone, str(path))
+    return tensors

@@ -180,6 +180,20 @@ class AdaptSettings(LoopSettings):
     evaluate_every: PositiveInt = 20
 
 
+class AttemptSettings(BaseModel):
+    """Settings of ATTEMPT beside those of every target stage (`methods/attempt.py`).
+
+    Attributes:
+        attention_width: r, the width between the two projections [paper: 100].
+        attention_learning_rate: Learning rate of the attention; `learning_rate` is that of the target prompt.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    attention_width: PositiveInt = 100
+    attention_learning_rate: PositiveFloat = 0.01
+
+
 class MptSettings(BaseModel):
     """Settings of MPT's source stage beside those of every source stage (`methods/mpt.py`).
 

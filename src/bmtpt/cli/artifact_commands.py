@@ -130,13 +130,13 @@ def import_(
     config: Defaults = None,
 ) -> None:
     """Read a PEFT prompt-tuning adapter as a prompt."""
-    from bmtpt import api
+    from bmtpt import fitting
     from bmtpt.peft_io import import_peft
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = api.backbone_card(_model(backbone, "float32"))
-    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), api.now())
+    card = fitting.backbone_card(_model(backbone, "float32"))
+    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), fitting.now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 
