@@ -11,13 +11,14 @@ from typing import Any, get_args
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from bmtpt.artifacts import Posterior, Prompt
+from bmtpt.artifacts import Posterior, Prompt, PromptMixture
 from bmtpt.errors import SettingsError
 from bmtpt.results import Result, append_results, read_results
 from bmtpt.scoring import metric_names
 from bmtpt.studies import StudySpec, load_study, run_study
-from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
+from bmtpt.studies.run import RESULTS, cells, prompt_folder, study_hash
 from bmtpt.studies.spec import MethodName
 
 METHODS = get_args(MethodName)
@@ -37,6 +38,7 @@ def written(folder: Path, model: Path, tasks: Path, **changes: Any) -> Path:
         "learn": {**SOURCE, "particles": 2},
         "source_prompt": {**SOURCE, "particles": 1},
         "adapt": {**QUICK, "prior_std_grid": [1.0], "precision": "float32"},
+        "attempt": {"attention_width": 5},
         "candidates": 2,
         **changes,
     }
@@ -72,18 +74,29 @@ def test_every_cell_has_one_valid_line_for_every_metric(first, tiny_tasks):
     assert counts == {("pairs", 8, seed, method, m): 1 for seed in (0, 1) for method in METHODS for m in metrics}
     for line in (folder / RESULTS).read_text().splitlines():
         assert Result.model_validate(json.loads(line)).study == "tiny"
-    assert all(row.trained_parameters == 3 * 24 + 3 + 24 for row in results)
-    assert {row.sources for row in results if row.method == "pt"} == {()}
-    assert {row.sources for row in results if row.method != "pt"} == {("sentiment", "answers")}
+    prompt = 3 * 24 + 3 + 24
+    numbers = {"source_ensemble": 2 * prompt, "attempt": 3 * 24 + 2 * 24 * 5 + 2 * 24}
+    assert all(row.trained_parameters == numbers.get(row.method, prompt) for row in results)
+    assert all(row.seconds > 0 for row in results)
+    assert {row.sources for row in results if row.method in ("pt", "ptp")} == {()}
+    assert {row.sources for row in results if row.method not in ("pt", "ptp")} == {("sentiment", "answers")}
 
 
 def test_the_prompts_of_every_cell_are_kept_with_what_they_competed_with(first):
     folder, _ = first
-    found = {method: Prompt.load(prompt_folder(folder, "pairs", method, 8, 0)).card for method in METHODS}
+    kinds = {"attempt": PromptMixture}
+    found = {
+        method: kinds.get(method, Prompt).load(prompt_folder(folder, "pairs", method, 8, 0)).card for method in METHODS
+    }
     tried = {
         method: [(c["start"], c["prior_std"]) for c in card.selection["candidates"]] for method, card in found.items()
     }
     assert tried["pt"] == [("vocabulary draw 0", None), ("vocabulary draw 1", None)]
+    assert tried["ptp"] == tried["attempt"] == tried["pt"]
+    assert {c["noise_std"] for c in found["ptp"].selection["candidates"]} == {1.0}
+    assert tried["mpt"] == [("shared prompt of the sources", None)]
+    assert tried["source_ensemble"] == [("source sentiment", None), ("source answers", None)]
+    assert len(found["source_ensemble"].selection["winners"]) == 2
     assert sorted(tried["spot"]) == [("source answers", None), ("source sentiment", None)]
     assert tried["source_mean"] == [("mean of source prompts", None)]
     assert tried["multitask"] == [("mean", None)]
@@ -95,7 +108,14 @@ def test_the_prompts_of_every_cell_are_kept_with_what_they_competed_with(first):
 
 def test_the_source_stages_are_learned_once_and_kept(first):
     folder, _ = first
-    kept = {each.name: Posterior.load(each) for each in (folder / "sources" / "seed0").iterdir()}
+    places = {each.name: each for each in (folder / "sources" / "seed0").iterdir()}
+    shared = load_file(places.pop("mpt") / "mpt.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in shared.items()} == {
+        "full": (3, 24),
+        "row": (3,),
+        "col": (24,),
+    }
+    kept = {name: Posterior.load(place) for name, place in places.items()}
     assert set(kept) == {"m1", "m2", "only-sentiment", "only-answers"}
     assert [len(kept[name].particles) for name in ("m1", "m2", "only-sentiment")] == [1, 2, 1]
     assert kept["only-sentiment"].card.sources == ("sentiment",)
@@ -169,6 +189,39 @@ def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_
     text = (moved / "sentiment.yaml").read_text()
     (moved / "sentiment.yaml").write_text(text.replace("sentiment sentence:", "sentence:"))
     assert study_hash(there, 0) != study_hash(study, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"noise_std": 0.5},
+        {"mpt": {"distillation_weight": 0.0}},
+        {"attempt": {"attention_learning_rate": 0.1}},
+        {"learn": {**SOURCE, "particles": 2, "task_factors": True}},
+    ],
+)
+def test_what_a_study_sets_for_one_method_is_in_its_hash(study, change, tmp_path, tiny_t5_folder, tiny_task_folder):
+    other = load_study(written(tmp_path, tiny_t5_folder, tiny_task_folder, **change))
+    assert study_hash(other, 0) != study_hash(study, 0)
+
+
+def test_an_ensemble_of_free_answers_is_left_out(study, tiny_tasks):
+    targets = (tiny_tasks["answers"], tiny_tasks["pairs"])
+    found = {(cell.target.task.name, cell.method) for cell in cells(study, targets)}
+    assert found == {(name, method) for name in ("answers", "pairs") for method in METHODS} - {
+        ("answers", "source_ensemble")
+    }
+
+
+def test_mpts_source_stage_is_learned_again_when_its_teachers_change(study, first, tmp_path):
+    folder, _ = first
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    before = load_file(copy / "sources" / "seed0" / "mpt" / "mpt.safetensors")
+    teachers = study.source_prompt.model_copy(update={"learning_rate": 0.7})
+    run_study(study.model_copy(update={"source_prompt": teachers, "seeds": (0,), "methods": ("mpt",)}), copy)
+    after = load_file(copy / "sources" / "seed0" / "mpt" / "mpt.safetensors")
+    assert not torch.equal(before["full"], after["full"])
 
 
 def test_source_stage_seeds_are_cycled(study):

@@ -7,6 +7,7 @@ import torch
 
 from bmtpt.methods.map_target import map_candidates, starts
 from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.settings import AdaptSettings
 
@@ -88,3 +89,10 @@ def test_spot_starts_from_the_sources_with_the_lowest_loss():
 def test_the_mean_of_source_prompts_is_their_mean():
     prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
     assert torch.allclose(source_mean_candidate(prompts).start, PARTICLES.mean(dim=0), atol=1e-7)
+
+
+def test_an_ensemble_of_source_prompts_starts_from_each_of_them():
+    prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
+    found = ensemble_candidates(prompts)
+    assert [c.start_name for c in found] == ["source a", "source b", "source c", "source d"]
+    assert all(torch.equal(c.start, prompts[c.start_name[-1]]) and c.prior == "none" for c in found)

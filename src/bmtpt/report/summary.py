@@ -19,8 +19,12 @@ if TYPE_CHECKING:
 
 DISPLAY_NAMES = {
     "pt": "plain prompt tuning",
+    "ptp": "prompt tuning under noise (PTP)",
     "spot": "SPoT",
     "source_mean": "mean of source prompts",
+    "source_ensemble": "ensemble of source prompts",
+    "attempt": "ATTEMPT",
+    "mpt": "MPT",
     "multitask": "multi-task prompt (M = 1)",
     "bmtpt": "BMTPT",
     "bmtpt_no_prior": "BMTPT without the prior",

@@ -9,22 +9,30 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
+from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from bmtpt.api import fit_targets, learn, posterior_candidates
-from bmtpt.artifacts import CARD, Posterior, Prompt
+from bmtpt.artifacts import CARD, Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model import Backbone
-from bmtpt.files import write_text_atomically
+from bmtpt.baselines import fit_attempt, learn_mpt
+from bmtpt.files import write_files_atomically, write_text_atomically
+from bmtpt.methods.mpt import mpt_candidate
+from bmtpt.methods.perturbation import perturbed_candidates
 from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
+from bmtpt.prompts import Decomposed
 from bmtpt.results import settings_hash
 from bmtpt.settings import AdaptSettings, LearnSettings, identity_of
 from bmtpt.studies.spec import MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 
+MPT = "mpt.safetensors"
 IDENTITY = "identity.txt"
 """File of a source stage's folder that says what decided its content."""
 
@@ -57,6 +65,27 @@ class Sources:
             posterior = self._learned(f"only-{source.task.name}", (source,), self.study.source_prompt)
             found[source.task.name] = posterior.mean.to(self.backbone.device)
         return found
+
+    def mpt(self) -> Decomposed:
+        """Return MPT's shared prompt and mean factors over all sources."""
+        settings = self.study.learn.model_copy(update={"particles": 1, "seed": self.seed})
+        teachers = self._identity(self.data, self.study.source_prompt)
+        folder = self.folder / "mpt"
+        facts = {"student": self._identity(self.data, settings), "teachers": teachers, **identity_of(self.study.mpt)}
+        _claim(folder, settings_hash(facts))
+        if not (folder / MPT).is_file():
+            found = learn_mpt(
+                self.backbone,
+                self.data,
+                self.prompts(),
+                settings,
+                self.study.mpt,
+                folder=folder,
+                listener=_named(self.listener, "mpt"),
+            )
+            tensors = {name: tensor.cpu().contiguous() for name, tensor in found._asdict().items()}
+            write_files_atomically(folder, {MPT: to_safetensors(tensors)})
+        return Decomposed(**load_file(folder / MPT, device=str(self.backbone.device)))
 
     def _learned(self, name: str, data: tuple[TaskData, ...], settings: LearnSettings) -> Posterior:
         folder = self.folder / name
@@ -97,48 +126,72 @@ class Cell:
     seed: int
 
 
-def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt:
-    """Train one cell's prompt."""
-    study = sources.study
-    settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": False})
+def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt | PromptMixture:
+    """Train one cell."""
+    study, target = sources.study, cell.target.task.name
+    ensemble = cell.method == "source_ensemble"
+    settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": ensemble})
     if cell.method in ("bmtpt_no_prior", "multitask"):
         settings = settings.model_copy(update={"prior": "none"})
+    heard = _named(listener, f"{target} {cell.method} k={cell.shots} seed={cell.seed}")
+    if cell.method == "attempt":
+        return fit_attempt(
+            sources.backbone,
+            [cell.target],
+            sources.prompts(),
+            settings,
+            study.attempt,
+            candidates=study.candidates,
+            listener=heard,
+        )[target]
     posterior = None
     if cell.method in ("multitask", "bmtpt", "bmtpt_no_prior"):
         posterior = sources.posterior(1 if cell.method == "multitask" else study.learn.particles)
     particles = posterior.particles.to(sources.backbone.device) if posterior else None
-    prompts = fit_targets(
+    return fit_targets(
         sources.backbone,
         [cell.target],
         _candidates(cell, sources, particles, settings),
         settings,
         method=cell.method,
         particles=particles,
-        sources=() if cell.method == "pt" else [source.task.name for source in sources.data],
+        sources=() if cell.method in ("pt", "ptp") else [source.task.name for source in sources.data],
         posterior=posterior.weights_sha256 if posterior else None,
-        listener=_named(listener, f"{cell.target.task.name} {cell.method} k={cell.shots} seed={cell.seed}"),
-    )
-    return prompts[cell.target.task.name]
+        listener=heard,
+    )[target]
 
 
 def _candidates(
     cell: Cell, sources: Sources, particles: Float[Tensor, "M P D"] | None, settings: AdaptSettings
 ) -> CandidateBuilder:
     """Return the starts and priors of a cell's method."""
-    study = sources.study
     if particles is not None:
         return posterior_candidates(particles, settings)
-    if cell.method == "pt":
-        length = study.learn.prompt_length
-        return lambda engine, rows: plain_candidates(sources.backbone, length, cell.seed, study.candidates)
+    if cell.method == "spot":
+        return _spot(sources)
+    starts = _starts(cell, sources)
+    return lambda engine, rows: starts
+
+
+def _starts(cell: Cell, sources: Sources) -> list[Candidate]:
+    """Return the starts of a method that chooses them without the target's rows."""
+    study = sources.study
+    if cell.method in ("pt", "ptp"):
+        plain = plain_candidates(sources.backbone, study.learn.prompt_length, cell.seed, study.candidates)
+        return plain if cell.method == "pt" else perturbed_candidates(plain, study.noise_std)
+    if cell.method == "mpt":
+        return [mpt_candidate(sources.mpt())]
     prompts = sources.prompts()
-    if cell.method == "source_mean":
-        return lambda engine, rows: [source_mean_candidate(prompts)]
+    return [source_mean_candidate(prompts)] if cell.method == "source_mean" else ensemble_candidates(prompts)
+
+
+def _spot(sources: Sources) -> CandidateBuilder:
+    prompts, count = sources.prompts(), sources.study.candidates
 
     def spot(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
         (target,) = rows.values()
         losses = engine.losses(torch.stack(list(prompts.values())), target.select.batch).mean(dim=1)
-        return spot_candidates(prompts, dict(zip(prompts, losses.tolist(), strict=True)), study.candidates)
+        return spot_candidates(prompts, dict(zip(prompts, losses.tolist(), strict=True)), count)
 
     return spot
 

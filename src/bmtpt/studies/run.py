@@ -67,7 +67,9 @@ def cells(study: StudySpec, targets: tuple[TaskData, ...]) -> Iterator[Cell]:
         for shots in study.shots:
             for target in targets:
                 for method in study.methods:
-                    yield Cell(method, target, shots, seed)
+                    # Free answers have no average, so there is no ensemble of them.
+                    if method != "source_ensemble" or target.task.fixed_words:
+                        yield Cell(method, target, shots, seed)
 
 
 def study_hash(study: StudySpec, seed: int) -> str:

@@ -5,13 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from bmtpt.errors import SettingsError
-from bmtpt.settings import AdaptSettings, LearnSettings, read_yaml, validated
+from bmtpt.settings import AdaptSettings, AttemptSettings, LearnSettings, MptSettings, later, read_yaml, validated
 from bmtpt.tasks import SplitLimits
 
-MethodName = Literal["pt", "spot", "source_mean", "multitask", "bmtpt", "bmtpt_no_prior"]
+MethodName = Literal[
+    "pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt", "bmtpt_no_prior"
+]
+SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "mpt"}
+"""Methods that need a prompt tuned on each source alone."""
 
 
 class StudySpec(BaseModel):
@@ -27,9 +40,12 @@ class StudySpec(BaseModel):
         seeds: Each seed draws its own shots and starts.
         source_seeds: Seed s goes with source-stage seed number s, cycled (one source stage can serve several seeds).
         methods: What is compared.
-        learn: Source stage of the posterior; with M = 1 it is also that of `multitask`.
-        source_prompt: Source stage of the single-task prompts that SPoT and the mean of source prompts need.
+        learn: Source stage of the posterior; with M = 1 it is also that of `multitask` and `mpt`.
+        source_prompt: Source stage of the single-task prompts that SPoT, the mean and the ensemble of source prompts,
+            ATTEMPT and MPT (its teachers) need.
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
+        attempt, mpt: What only these methods have.
+        noise_std: Standard deviation of the noise that `ptp` trains under, in embedding units.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
     """
@@ -49,6 +65,9 @@ class StudySpec(BaseModel):
     learn: LearnSettings = LearnSettings()
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
+    attempt: AttemptSettings = later(AttemptSettings())
+    mpt: MptSettings = later(MptSettings())
+    noise_std: PositiveFloat = later(1.0)
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
 
@@ -63,7 +82,7 @@ class StudySpec(BaseModel):
     @model_validator(mode="after")
     def _prompts_of_one_length(self) -> StudySpec:
         lengths = self.source_prompt.prompt_length, self.learn.prompt_length
-        if {"spot", "source_mean"} & set(self.methods) and lengths[0] != lengths[1]:
+        if SOURCE_PROMPT_METHODS & set(self.methods) and lengths[0] != lengths[1]:
             raise ValueError(
                 f"source_prompt.prompt_length is {lengths[0]} and learn.prompt_length {lengths[1]}; "
                 "methods compare with prompts of one length"
