@@ -185,13 +185,14 @@ class AttemptSettings(BaseModel):
 
     Attributes:
         attention_width: r, the width between the two projections [paper: 100].
-        attention_learning_rate: Learning rate of the attention; `learning_rate` is that of the target prompt.
+        attention_learning_rate: Learning rate of the attention [family: 3e-4 for added modules]; `learning_rate` is
+            that of the target prompt.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     attention_width: PositiveInt = 100
-    attention_learning_rate: PositiveFloat = 0.01
+    attention_learning_rate: PositiveFloat = 3e-4
 
 
 class MptSettings(BaseModel):
