@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -20,10 +21,11 @@ from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.results import settings_hash
-from bmtpt.settings import AdaptSettings, LearnSettings, identity_of
+from bmtpt.settings import AdaptSettings, LearnSettings, WeightMethod, identity_of
 from bmtpt.studies.spec import MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
+from bmtpt.weight_tuning import TunedModel, fit_weights
 
 IDENTITY = "identity.txt"
 """File of a source stage's folder that says what decided its content."""
@@ -97,10 +99,14 @@ class Cell:
     seed: int
 
 
-def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt:
-    """Train one cell's prompt."""
+def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt | TunedModel:
+    """Train one cell's prompt, or tune one cell's copy of the model."""
     study = sources.study
     settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": False})
+    listener = _named(listener, f"{cell.target.task.name} {cell.method} k={cell.shots} seed={cell.seed}")
+    if cell.method in get_args(WeightMethod):
+        method = cast(WeightMethod, cell.method)
+        return fit_weights(sources.backbone, cell.target, settings, study.weights, method=method, listener=listener)
     if cell.method in ("bmtpt_no_prior", "multitask"):
         settings = settings.model_copy(update={"prior": "none"})
     posterior = None
@@ -116,7 +122,7 @@ def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt:
         particles=particles,
         sources=() if cell.method == "pt" else [source.task.name for source in sources.data],
         posterior=posterior.weights_sha256 if posterior else None,
-        listener=_named(listener, f"{cell.target.task.name} {cell.method} k={cell.shots} seed={cell.seed}"),
+        listener=listener,
     )
     return prompts[cell.target.task.name]
 

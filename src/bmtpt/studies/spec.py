@@ -8,10 +8,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from bmtpt.errors import SettingsError
-from bmtpt.settings import AdaptSettings, LearnSettings, read_yaml, validated
+from bmtpt.settings import (
+    AdaptSettings,
+    LearnSettings,
+    WeightMethod,
+    WeightSettings,
+    later,
+    read_yaml,
+    validated,
+)
 from bmtpt.tasks import SplitLimits
 
-MethodName = Literal["pt", "spot", "source_mean", "multitask", "bmtpt", "bmtpt_no_prior"]
+MethodName = Literal["pt", "spot", "source_mean", "multitask", "bmtpt", "bmtpt_no_prior", WeightMethod]
 
 
 class StudySpec(BaseModel):
@@ -30,6 +38,7 @@ class StudySpec(BaseModel):
         learn: Source stage of the posterior; with M = 1 it is also that of `multitask`.
         source_prompt: Source stage of the single-task prompts that SPoT and the mean of source prompts need.
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
+        weights: Learning rates and sizes of the methods that tune weights.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
     """
@@ -49,6 +58,7 @@ class StudySpec(BaseModel):
     learn: LearnSettings = LearnSettings()
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
+    weights: WeightSettings = later(WeightSettings())
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
 
