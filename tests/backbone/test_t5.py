@@ -20,11 +20,12 @@ from plain import (
     tiny_backbone,
 )
 
-from bmtpt.backbone import choose, t5, t5_layers
+from bmtpt.backbone import choose, machine, t5_layers
 from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.gelu import gated_gelu, gated_gelu_with_slopes
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.plan import Plan
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
@@ -127,7 +128,7 @@ def test_what_the_allocator_keeps_changes_no_value(calls_to_kept_memory: list[st
     prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1").backbone
     kept = PackedT5Engine(backbone).losses(prompts, batch)
     assert calls_to_kept_memory == ["kept"]
-    assert torch.equal(kept, PackedT5Engine(backbone, keep_memory=False).losses(prompts, batch))
+    assert torch.equal(kept, PackedT5Engine(backbone, Plan(keep_freed=False)).losses(prompts, batch))
     assert calls_to_kept_memory == ["kept"]
 
 
@@ -141,7 +142,7 @@ def calls_to_kept_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with kept_memory():
             yield
 
-    monkeypatch.setattr(t5, "kept_memory", recorded)
+    monkeypatch.setattr(machine, "kept_memory", recorded)
     return calls
 
 

@@ -18,18 +18,18 @@ from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_in
 class HuggingFaceEngine(PassEngine):
     """`Engine` over the model's own forward pass."""
 
-    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"]) -> Float[Tensor, "R S D"]:
+    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         states: Tensor = self.backbone.model.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
         return states
 
     def decode_losses(
-        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"], targets: Int[Tensor, "R C T"]
+        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
-        R, C, _ = targets.shape
-        labels = targets.flatten(0, 1)  # [R·C, T]
+        R, C = len(states), targets.shape[1]
+        labels = targets.repeat_interleave(R // len(targets), dim=0).flatten(0, 1)  # [R·C, T]
         logits = self.backbone.model(
             encoder_outputs=(states.repeat_interleave(C, dim=0),),
-            attention_mask=mask.repeat_interleave(C, dim=0),
+            attention_mask=None if mask is None else mask.repeat_interleave(C, dim=0),
             decoder_input_ids=decoder_inputs(labels, self.backbone.model.config.decoder_start_token_id),
             use_cache=False,
         ).logits  # [R·C, T, V]

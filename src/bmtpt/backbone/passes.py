@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,7 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.packing import TOKEN_BUDGET, micro_batches
+from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
+from bmtpt.errors import is_out_of_memory
 from bmtpt.types import TokenBatch
 
 IGNORED = -100
@@ -26,8 +29,9 @@ class PassEngine(ABC):
     """`Engine` in passes of bounded size; a subclass says how one pass is encoded and decoded.
 
     Training, scoring and generation share one encoder path, so that what is evaluated is what was trained.
-    Axes of a pass: R rows (n examples × M prompts, example-major), S positions, C answers a row, T label tokens.
+    Axes of a pass: R rows (n examples × m prompts, example-major), S positions, C answers a row, T label tokens.
     Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own.
+    Prompts are on the backbone's device; token ids may be on the CPU, where they are padded before they are sent.
     """
 
     backbone: Backbone
@@ -35,21 +39,32 @@ class PassEngine(ABC):
     token_budget: ClassVar[int] = TOKEN_BUDGET
 
     @abstractmethod
-    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"]) -> Float[Tensor, "R S D"]:
-        """Return the encoder's output in the compute dtype; positions where the mask is 0 hold nothing of use."""
+    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
+        """Return the encoder's output in the compute dtype; positions where the mask is 0 hold nothing of use.
+
+        The mask is None where every position counts, so that nobody needs to look at the numbers on a device.
+        """
 
     @abstractmethod
     def decode_losses(
-        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"], targets: Int[Tensor, "R C T"]
+        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
-        """Return each target's summed cross-entropy in fp32; targets hold IGNORED where they are padded."""
+        """Return each target's summed cross-entropy in fp32; targets hold IGNORED where they are padded.
+
+        The R/n rows of one example stand side by side and share its targets.
+        """
 
     @torch.no_grad()
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
         result = prompts.new_empty(len(prompts), len(batch))
-        for rows in self._passes(prompts, batch.inputs):
-            result[:, rows] = self._pass_losses(prompts, batch, rows)
+
+        def one_pass(part: Pass) -> None:
+            ids, mask = self._texts(prompts, batch.inputs, part)
+            targets = self._targets([batch.targets[i] for i in part.rows])
+            result[part.prompts, part.rows] = self._pass_losses(_of(prompts, part), ids, mask, targets)
+
+        self._run(prompts, batch.inputs, one_pass)
         return result
 
     def gradients(
@@ -61,14 +76,18 @@ class PassEngine(ABC):
             losses: As from `losses`.
             gradient: fp32, in the shape of ``prompts``.
         """
-        leaf = prompts.detach().clone().requires_grad_(True)
-        leaf.grad = torch.zeros_like(leaf)
-        result = prompts.new_empty(len(prompts), len(batch))
-        for rows in self._passes(prompts, batch.inputs):
-            loss = self._pass_losses(leaf, batch, rows)  # [M, n]
-            (loss * weights[rows]).sum().backward()  # type: ignore[no-untyped-call]
-            result[:, rows] = loss.detach()
-        return result, leaf.grad
+        result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
+
+        def one_pass(part: Pass) -> None:
+            ids, mask = self._texts(prompts, batch.inputs, part)
+            targets = self._targets([batch.targets[i] for i in part.rows])
+            factors = weights[part.rows].to(prompts.device)
+            losses, pulled = self.pass_gradients(_of(prompts, part), ids, mask, targets, factors)
+            result[part.prompts, part.rows] = losses
+            _add_to(gradient, part, pulled)
+
+        self._run(prompts, batch.inputs, one_pass)
+        return result, gradient
 
     @torch.no_grad()
     def answer_log_likelihoods(
@@ -76,11 +95,14 @@ class PassEngine(ABC):
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is encoded once for all of them."""
         result = prompts.new_empty(len(prompts), len(inputs), len(answers))
-        targets = pad_sequence(list(answers), batch_first=True, padding_value=IGNORED)  # [C, T]
-        for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(_of(prompts, rows), [inputs[i] for i in rows])  # [n·M, S, D]
-            loss = self.decode_losses(states, mask, targets.expand(len(states), -1, -1))
-            result[:, rows] = -loss.view(len(rows), len(prompts), len(answers)).transpose(0, 1)
+        targets = self._targets(answers).transpose(0, 1)  # [1, C, T], for all rows alike
+
+        def one_pass(part: Pass) -> None:
+            states, mask = self._encode(_of(prompts, part), *self._texts(prompts, inputs, part))  # [n·m, S, D]
+            loss = self.decode_losses(states, mask, targets)
+            result[part.prompts, part.rows] = -loss.view(len(part.rows), -1, len(answers)).transpose(0, 1)
+
+        self._run(prompts, inputs, one_pass)
         return result
 
     @torch.no_grad()
@@ -88,56 +110,119 @@ class PassEngine(ABC):
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
         """Decode greedily; return M lists of N texts without special tokens."""
-        from transformers.modeling_outputs import BaseModelOutput
-
         texts = [[""] * len(inputs) for _ in prompts]
-        for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(_of(prompts, rows), [inputs[i] for i in rows])
-            ids = self.backbone.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-            )
-            decoded = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+        def one_pass(part: Pass) -> None:
+            states, mask = self._encode(_of(prompts, part), *self._texts(prompts, inputs, part))
+            decoded = self._greedy(states, mask, max_new_tokens)
+            m = part.prompts.stop - part.prompts.start
             for position, text in enumerate(decoded):
-                texts[position % len(prompts)][rows[position // len(prompts)]] = text.strip()
+                texts[part.prompts.start + position % m][part.rows[position // m]] = text.strip()
+
+        self._run(prompts, inputs, one_pass)
         return texts
 
-    def _passes(self, prompts: Tensor, inputs: Sequence[Tensor]) -> Iterator[list[int]]:
-        lengths = [len(ids) + prompts.shape[-2] for ids in inputs]
-        yield from micro_batches(lengths, copies=len(prompts), budget=self.token_budget)
+    def pass_gradients(
+        self,
+        prompts: Float[Tensor, "m *n P D"],
+        ids: Int[Tensor, "n L"],
+        mask: Int[Tensor, "n S"] | None,
+        targets: Int[Tensor, "n 1 T"],
+        weights: Float[Tensor, " n"],
+    ) -> tuple[Float[Tensor, "m n"], Float[Tensor, "m *n P D"]]:
+        """Return the losses of one pass and ∂/∂θ Σ weights·losses: no shape in it depends on a number on the device."""
+        leaf = prompts.detach().requires_grad_(True)
+        losses = self._pass_losses(leaf, ids, mask, targets)
+        (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
+        return losses.detach(), gradient
+
+    def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
+        """Cut examples × prompts into passes, given the examples' lengths with the prompt."""
+        return passes(lengths, copies=prompts, budget=self.token_budget)
+
+    def settings(self) -> AbstractContextManager[object]:
+        """What holds while passes run; undone afterwards."""
+        return nullcontext()
+
+    def padded_length(self, length: int) -> int:
+        """Return the length that a pass whose longest row has ``length`` positions is padded to."""
+        return length
+
+    def padded_labels(self, length: int) -> int:
+        """Return the length that targets are padded to."""
+        return length
+
+    def _run(self, prompts: Tensor, inputs: Sequence[Tensor], one_pass: Callable[[Pass], None]) -> None:
+        """Run every pass; one that memory is too small for is cut in two and tried again."""
+        waiting = self.cut([len(ids) + prompts.shape[-2] for ids in inputs], len(prompts))[::-1]
+        with self.settings():
+            while waiting:
+                part = waiting.pop()
+                if _fits(one_pass, part):
+                    continue
+                self.free_memory()
+                waiting += part.halves()[::-1]
+                _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
+
+    def free_memory(self) -> None:
+        """Give back what is held for speed only."""
+        if self.backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _pass_losses(
-        self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, rows: list[int]
-    ) -> Float[Tensor, "M n"]:
-        states, mask = self._encode(_of(prompts, rows), [batch.inputs[i] for i in rows])
-        targets = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)
-        loss = self.decode_losses(states, mask, targets.repeat_interleave(len(prompts), dim=0)[:, None])
-        return loss.view(len(rows), len(prompts)).T
+        self, prompts: Float[Tensor, "m *n P D"], ids: Tensor, mask: Tensor | None, targets: Int[Tensor, "n 1 T"]
+    ) -> Float[Tensor, "m n"]:
+        loss = self.decode_losses(*self._encode(prompts, ids, mask), targets)  # [n·m, 1]
+        return loss.view(len(ids), len(prompts)).T
 
-    def _encode(self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Encode [θ_m; embed(x_n)], example-major; return states [n·M, S, D] and the int64 mask [n·M, S]."""
-        M, P = len(prompts), prompts.shape[-2]
-        ids = pad_sequence(list(inputs), batch_first=True, padding_value=0)  # [n, L]
-        real = pad_sequence([torch.ones_like(row) for row in inputs], batch_first=True)  # [n, L]
-        text = F.embedding(ids, self.backbone.model.get_input_embeddings().weight)  # [n, L, D]
+    def _texts(self, prompts: Tensor, inputs: Sequence[Tensor], part: Pass) -> tuple[Tensor, Tensor | None]:
+        """Return the ids [n, L] of a pass on the device, and its mask [n, S] or None if every position counts."""
+        chosen, P = [inputs[i] for i in part.rows], prompts.shape[-2]
+        lengths = [len(ids) for ids in chosen]
+        L = self.padded_length(P + max(lengths)) - P
+        ids = F.pad(pad_sequence(chosen, batch_first=True), (0, L - max(lengths)))
+        if min(lengths) == L:
+            return self._sent(ids), None
+        real = torch.arange(P + L) < P + torch.tensor(lengths)[:, None]
+        return self._sent(ids), self._sent(real.to(torch.int64))
+
+    def _targets(self, targets: Sequence[Tensor]) -> Int[Tensor, "n 1 T"]:
+        padded = pad_sequence(list(targets), batch_first=True, padding_value=IGNORED)
+        T = self.padded_labels(padded.shape[1])
+        return self._sent(F.pad(padded, (0, T - padded.shape[1]), value=IGNORED)[:, None])
+
+    def _sent(self, ids: Tensor) -> Tensor:
+        """Send to the device without waiting for it."""
+        if self.backbone.device.type == "cuda" and ids.device.type == "cpu":
+            ids = ids.pin_memory()
+        return ids.to(self.backbone.device, non_blocking=True)
+
+    def _encode(
+        self, prompts: Float[Tensor, "m *n P D"], ids: Int[Tensor, "n L"], mask: Int[Tensor, "n S"] | None
+    ) -> tuple[Float[Tensor, "R S D"], Int[Tensor, "R S"] | None]:
+        """Encode [θ_m; embed(x_n)], example-major; return states [n·m, S, D] and the mask of every row."""
+        m = len(prompts)
+        text = self.backbone.model.get_input_embeddings()(ids)  # [n, L, D]
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
-        copies = _copies(prompts, len(inputs)).to(self.backbone.dtype)  # [n·M, P, D]
-        joined = torch.cat([copies, text.repeat_interleave(M, dim=0)], dim=1)  # [n·M, S, D]
-        mask = F.pad(real, (P, 0), value=1).repeat_interleave(M, dim=0)  # [n·M, S]
-        return self.encode(joined, mask), mask
+        copies = _copies(prompts, len(ids)).to(self.backbone.dtype)  # [n·m, P, D]
+        joined = torch.cat([copies, text.repeat_interleave(m, dim=0)], dim=1)  # [n·m, S, D]
+        each = None if mask is None else mask.repeat_interleave(m, dim=0)
+        return self.encode(joined, each), each
+
+    def _greedy(self, states: Float[Tensor, "R S D"], mask: Tensor | None, max_new_tokens: int) -> list[str]:
+        from transformers.modeling_outputs import BaseModelOutput
+
+        ids = self.backbone.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=states.new_ones(states.shape[:2], dtype=torch.int64) if mask is None else mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        return list(self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True))
 
 
-def _of(prompts: Float[Tensor, "M *N P D"], rows: list[int]) -> Float[Tensor, "M *n P D"]:
-    """Return the prompts of some examples."""
-    return prompts if prompts.ndim == 3 else prompts[:, rows]
-
-
-def _copies(prompts: Float[Tensor, "M *n P D"], n: int) -> Float[Tensor, "R P D"]:
-    """Return one prompt for each row of a pass, example-major."""
-    return prompts.repeat(n, 1, 1) if prompts.ndim == 3 else prompts.transpose(0, 1).flatten(0, 1)
+_LOG = logging.getLogger("bmtpt")
 
 
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:
@@ -148,3 +233,37 @@ def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"
 def at_least_fp32(logits: Tensor) -> Tensor:
     """bfloat16 keeps 8 bits, too few for a log-probability."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _fits(one_pass: Callable[[Pass], None], part: Pass) -> bool:
+    """Run a pass; return False if memory ran out and there is something to halve."""
+    try:
+        one_pass(part)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or not part.halves():
+            raise
+        return False  # leaving this function lets go of the pass's tensors, which the traceback holds
+    return True
+
+
+def _count(part: Pass) -> int:
+    return int(part.prompts.stop - part.prompts.start)
+
+
+def _of(prompts: Float[Tensor, "M *N P D"], part: Pass) -> Float[Tensor, "m *n P D"]:
+    """Return the prompts of a pass."""
+    chosen = prompts[part.prompts]
+    return chosen if prompts.ndim == 3 else chosen[:, part.rows]
+
+
+def _add_to(gradient: Float[Tensor, "M *N P D"], part: Pass, pulled: Float[Tensor, "m *n P D"]) -> None:
+    """Add a pass's gradient where its prompts stand."""
+    if gradient.ndim == 3:
+        gradient[part.prompts] += pulled
+    else:
+        gradient[part.prompts, part.rows] += pulled  # no example stands twice in a pass
+
+
+def _copies(prompts: Float[Tensor, "m *n P D"], n: int) -> Float[Tensor, "R P D"]:
+    """Return one prompt for each row of a pass, example-major."""
+    return prompts.repeat(n, 1, 1) if prompts.ndim == 3 else prompts.transpose(0, 1).flatten(0, 1)

@@ -1,35 +1,39 @@
-"""The fast engine: T5 as functions of frozen weights (`t5_layers.py`), equal to Hugging Face's model to rounding.
+"""The fast engine: T5 as functions of frozen weights, equal to Hugging Face's model to rounding.
 
-No weight gradients, norm gains folded into the following weights, q, k and v in one matmul, cross attention without
-keys and values, logits at label positions only.
+No weight gradients, norm gains folded into the following weights (`t5_weights.py`), q, k and v in one matmul, cross
+attention without keys and values, the decoder's first self-attention once per example, logits at label positions only.
+How the sub-layers are computed and padded is a `Plan` for the device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from bmtpt.backbone.allocator import kept_memory
+from bmtpt.backbone.graphs import GraphedPasses
+from bmtpt.backbone.machine import tuned
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.passes import IGNORED, PassEngine, decoder_inputs
-from bmtpt.backbone.t5_layers import (
+from bmtpt.backbone.packing import Pass, passes
+from bmtpt.backbone.passes import PassEngine, decoder_inputs
+from bmtpt.backbone.plan import Plan, budget_for, plan_for
+from bmtpt.backbone.t5_autograd import AutogradLayers
+from bmtpt.backbone.t5_layers import WrittenLayers
+from bmtpt.backbone.t5_weights import (
     AttentionWeights,
-    CrossAttention,
     CrossWeights,
-    FeedForward,
+    DecoderLayer,
+    EncoderLayer,
     FeedForwardWeights,
-    FinalNorm,
-    SelfAttention,
-    TokenLoss,
-    run,
+    decoder_layers,
+    encoder_layers,
 )
 
 ACTIVATIONS = ("relu", "gated-gelu")
@@ -49,17 +53,26 @@ def packed_supports(backbone: Backbone) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class EncoderLayer:
-    attention: AttentionWeights
-    feed_forward: FeedForwardWeights
+class Layers(Protocol):
+    """T5's sub-layers on activations [R·S, D], each with its residual; ``weights`` have the norm's gain folded in."""
 
+    def bias(self, relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:
+        """Join the relative bias [1, h, S, S] with what else is added to the scores ([R or 1, 1, S or 1, S])."""
+        ...
 
-@dataclass(frozen=True)
-class DecoderLayer:
-    attention: AttentionWeights
-    cross: CrossWeights
-    feed_forward: FeedForwardWeights
+    def self_attention(self, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor: ...
+
+    def cross_attention(
+        self, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
+    ) -> Tensor: ...
+
+    def feed_forward(self, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor: ...
+
+    def final_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor: ...
+
+    def token_losses(self, x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        """Return the cross-entropy of every row of x in fp32 or better, 0 where the label is IGNORED."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -69,109 +82,140 @@ class PackedT5Engine(PassEngine):
     Holds a second copy of the layers' weights, with gains folded in; embeddings and head are shared with the model.
 
     Attributes:
-        keep_memory: Keep freed memory from pass to pass while a call runs (`allocator.py`).
+        chosen: How the device is used; None is `plan_for` the backbone's device.
     """
 
-    keep_memory: bool = True
+    chosen: Plan | None = None
 
-    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"]) -> Float[Tensor, "R S D"]:
-        encoder, eps = self.backbone.model.encoder, self._eps
-        bias = self._bias(encoder, embeddings.shape[1], _padding(mask, embeddings.dtype), len(embeddings))
+    @cached_property
+    def plan(self) -> Plan:
+        return self.chosen or plan_for(self.backbone.device)
+
+    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
+        encoder, (R, S, _) = self.backbone.model.encoder, embeddings.shape
+        bias = self._layers.bias(_relative(encoder, S), _padding(mask, embeddings.dtype), R)
         x = embeddings.flatten(0, 1)  # [R·S, D]
         for layer in self._encoder:
-            x = run(SelfAttention, x, layer.attention, bias, eps)
-            x = run(FeedForward, x, layer.feed_forward, eps)
-        states = run(FinalNorm, x, encoder.final_layer_norm.weight, eps)
+            x = self._kept(self._encoder_layer, x, layer, bias)
+        states = self._layers.final_norm(x, encoder.final_layer_norm.weight, self._eps)
         return states.view_as(embeddings)
 
+    def _encoder_layer(self, x: Tensor, layer: EncoderLayer, bias: Tensor) -> Tensor:
+        x = self._layers.self_attention(x, layer.attention, bias, self._eps)
+        return self._layers.feed_forward(x, layer.feed_forward, self._eps)
+
     def decode_losses(
-        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"], targets: Int[Tensor, "R C T"]
+        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
-        labels = targets.flatten(0, 1)  # [R·C, T]
-        x = self._decode(states, _padding(mask, states.dtype), labels)  # [R·C·T, D]
-        real = labels != IGNORED
-        loss = run(TokenLoss, x[real.flatten()], self.backbone.model.lm_head.weight, labels[real])  # [tokens]
-        padded = loss.new_zeros(labels.shape).masked_scatter(real, loss)  # [R·C, T]
-        return padded.sum(dim=1).view(targets.shape[:2])
+        padding = _padding(mask, states.dtype)
+        x = self._decode(states, None if padding is None else padding[:, 0], targets)  # [R·C·T, D]
+        labels = _each(targets, len(states) // len(targets))
+        loss = self._layers.token_losses(x, self.backbone.model.lm_head.weight, labels.flatten())
+        return loss.view(labels.shape).sum(dim=2)
 
-    def _passes(self, prompts: Tensor, inputs: Sequence[Tensor]) -> Iterator[list[int]]:
-        with kept_memory() if self.keep_memory else nullcontext():
-            yield from super()._passes(prompts, inputs)
-
-    def _decode(self, states: Tensor, padding: Tensor | None, labels: Tensor) -> Tensor:
+    def _decode(self, states: Tensor, padding: Tensor | None, targets: Int[Tensor, "n C T"]) -> Tensor:
         decoder, config, eps = self.backbone.model.decoder, self.backbone.model.config, self._eps
-        rows, T = labels.shape
-        causal = torch.full((T, T), -torch.inf, dtype=states.dtype, device=states.device).triu(1)
-        bias = self._bias(decoder, T, causal[None], rows)
-        x = F.embedding(decoder_inputs(labels, config.decoder_start_token_id), decoder.embed_tokens.weight)
-        x = x.flatten(0, 1)  # [R·C·T, D]
-        for layer in self._decoder:
-            x = run(SelfAttention, x, layer.attention, bias, eps)
-            x = run(CrossAttention, x, states, layer.cross, padding, eps)
-            x = run(FeedForward, x, layer.feed_forward, eps)
-        x = run(FinalNorm, x, decoder.final_layer_norm.weight, eps)
+        (n, C, T), R = targets.shape, len(states)
+        causal = torch.full((T, T), -torch.inf, dtype=states.dtype, device=states.device).triu(1)[None, None]
+        relative = _relative(decoder, T)
+        ids = decoder_inputs(targets.flatten(0, 1), config.decoder_start_token_id)
+        x = decoder.embed_tokens(ids).flatten(0, 1)  # [n·C·T, D]
+        first, *others = self._decoder
+        # What stands in front of the first cross attention does not depend on the prompt: once per example.
+        x = self._layers.self_attention(x, first.attention, self._layers.bias(relative, causal, n * C), eps)
+        x = _each(x.view(n, C * T, -1), R // n).flatten(0, 1)  # [R·C·T, D]
+        x = self._kept(self._behind_self_attention, x, states, first, padding)
+        bias = self._layers.bias(relative, causal, R * C)
+        for layer in others:
+            x = self._kept(self._decoder_layer, x, states, layer, bias, padding)
+        x = self._layers.final_norm(x, decoder.final_layer_norm.weight, eps)
         return x * config.d_model**-0.5 if config.scale_decoder_outputs else x
 
-    def _bias(self, stack: Any, S: int, extra: Tensor | None, rows: int) -> Tensor:
-        """Relative position bias plus what else is added to the scores ([R or 1, S or 1, S]), as [R·h, S, S]."""
-        bias = stack.block[0].layer[0].SelfAttention.compute_bias(S, S)  # [1, h, S, S]
-        bias = bias if extra is None else bias + extra[:, None]
-        return bias.expand(rows, -1, -1, -1).reshape(-1, S, S)  # type: ignore[no-any-return]
+    def _decoder_layer(
+        self, x: Tensor, states: Tensor, layer: DecoderLayer, bias: Tensor, padding: Tensor | None
+    ) -> Tensor:
+        x = self._layers.self_attention(x, layer.attention, bias, self._eps)
+        return self._behind_self_attention(x, states, layer, padding)
+
+    def _behind_self_attention(self, x: Tensor, states: Tensor, layer: DecoderLayer, padding: Tensor | None) -> Tensor:
+        x = self._layers.cross_attention(x, states, layer.cross, padding, self._eps)
+        return self._layers.feed_forward(x, layer.feed_forward, self._eps)
+
+    def _kept(self, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
+        """Run a layer, keeping for the backward pass what it asks for, or its inputs only (``memory=recompute``)."""
+        if self.plan.memory == "keep":
+            return layer(*inputs)
+        result: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return result
+
+    def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
+        padded = [self.padded_length(length) for length in lengths]
+        budget = self.plan.token_budget or self._device_budget or self.token_budget
+        return passes(padded, prompts, budget, self.plan.pass_cost)
+
+    def padded_length(self, length: int) -> int:
+        return _rounded_up(length, self.plan.length_multiple)
+
+    def padded_labels(self, length: int) -> int:
+        return _rounded_up(length, self.plan.label_multiple)
+
+    def settings(self) -> AbstractContextManager[object]:
+        return tuned(self.plan, self.backbone.dtype) if self.backbone.device.type == "cpu" else nullcontext()
+
+    def pass_gradients(
+        self, prompts: Tensor, ids: Tensor, mask: Tensor | None, targets: Tensor, weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        if self._graphs is None:
+            return super().pass_gradients(prompts, ids, mask, targets, weights)
+        losses, gradient = self._graphs(super().pass_gradients, prompts, ids, mask, targets, weights)
+        return losses, gradient
+
+    def free_memory(self) -> None:
+        if self._graphs is not None:
+            self._graphs.clear()
+        super().free_memory()
 
     @property
     def _eps(self) -> float:
         return float(self.backbone.model.config.layer_norm_epsilon)
 
     @cached_property
-    @torch.no_grad()
-    def _encoder(self) -> list[EncoderLayer]:
-        return [
-            EncoderLayer(_attention(block.layer[0]), _feed_forward(block.layer[1]))
-            for block in self.backbone.model.encoder.block
-        ]
+    def _layers(self) -> Layers:
+        return WrittenLayers() if self.plan.layers == "written" else AutogradLayers()
 
     @cached_property
-    @torch.no_grad()
+    def _device_budget(self) -> int | None:
+        return budget_for(self.backbone, self.plan)
+
+    @cached_property
+    def _graphs(self) -> GraphedPasses | None:
+        return GraphedPasses() if self.plan.graphs else None
+
+    @cached_property
+    def _encoder(self) -> list[EncoderLayer]:
+        return encoder_layers(self.backbone.model.encoder)
+
+    @cached_property
     def _decoder(self) -> list[DecoderLayer]:
-        return [
-            DecoderLayer(_attention(block.layer[0]), _cross(block.layer[1]), _feed_forward(block.layer[2]))
-            for block in self.backbone.model.decoder.block
-        ]
+        return decoder_layers(self.backbone.model.decoder)
 
 
-def _padding(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return [R, 1, S] to add to the scores, or None where nothing is padded."""
-    if mask.all():
+def _relative(stack: Any, S: int) -> Tensor:
+    """Return the relative position bias [1, h, S, S]."""
+    return stack.block[0].layer[0].SelfAttention.compute_bias(S, S)  # type: ignore[no-any-return]
+
+
+def _padding(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Return [R, 1, 1, S] to add to the scores, or None where nothing is padded."""
+    if mask is None:
         return None
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, -torch.inf)[:, None]
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, -torch.inf)[:, None, None]
 
 
-def _attention(layer: Any) -> AttentionWeights:
-    attention = layer.SelfAttention
-    parts = (attention.q, attention.k, attention.v)
-    return AttentionWeights(_folded(layer, *parts), attention.o.weight.T.contiguous(), attention.n_heads)
+def _each(examples: Tensor, copies: int) -> Tensor:
+    """Give every row of an example its own copy, side by side."""
+    return examples.repeat_interleave(copies, dim=0)
 
 
-def _cross(layer: Any) -> CrossWeights:
-    attention, h = layer.EncDecAttention, layer.EncDecAttention.n_heads
-    return CrossWeights(
-        query=_folded(layer, attention.q),
-        key=attention.k.weight.unflatten(0, (h, -1)).contiguous(),
-        value=attention.v.weight.unflatten(0, (h, -1)).mT.contiguous(),
-        out=attention.o.weight.T.contiguous(),
-    )
-
-
-def _feed_forward(layer: Any) -> FeedForwardWeights:
-    dense = layer.DenseReluDense
-    gated = hasattr(dense, "wi_0")
-    parts = (dense.wi_0, dense.wi_1) if gated else (dense.wi,)
-    return FeedForwardWeights(_folded(layer, *parts), dense.wo.weight.T.contiguous(), gated)
-
-
-def _folded(layer: Any, *linears: Any) -> Tensor:
-    """Return diag(gain)·[W₁ᵀ W₂ᵀ …]: the norm's gain is applied by the matmul."""
-    gain, joined = layer.layer_norm.weight, torch.cat([linear.weight for linear in linears])  # [D], [out, D]
-    wide = torch.promote_types(joined.dtype, torch.float32)
-    folded: Tensor = (joined.to(wide) * gain.to(wide)).to(joined.dtype)  # [out, D]
-    return folded.T.contiguous()
+def _rounded_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

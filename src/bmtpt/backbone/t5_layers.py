@@ -7,66 +7,49 @@ linear layer is one matmul. All dtypes work; in bfloat16, sums over D and 1/rms 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bmtpt.backbone.gelu import gated_gelu, gated_gelu_with_slopes
+from bmtpt.backbone.passes import IGNORED
+from bmtpt.backbone.t5_weights import AttentionWeights, CrossWeights, FeedForwardWeights
 
-HEAD_ROWS = 64
-"""Rows of logits held at once: 8 MiB in fp32 for T5's vocabulary."""
+HEAD_ROWS = {"cpu": 64, "cuda": 1_024}
+"""Rows of logits held at once, by device: 8 and 131 MB in fp32 for T5's vocabulary."""
 
 Context = Any
 """torch's autograd context, which has no public type."""
 
 
-@dataclass(frozen=True)
-class AttentionWeights:
-    """Self-attention of h heads of width k.
+class WrittenLayers:
+    """The functions below as the engine calls them; the choice for CPUs."""
 
-    Attributes:
-        qkv: [D, 3·h·k], norm gain folded in.
-        out: [h·k, D].
-        heads: h.
-    """
+    def bias(self, relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:
+        """Return [R·h, S, S]: a batched matmul starts from it."""
+        full = relative if extra is None else relative + extra
+        return full.expand(rows, -1, -1, -1).reshape(-1, *full.shape[2:])
 
-    qkv: Tensor
-    out: Tensor
-    heads: int
+    def self_attention(self, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
+        return run(SelfAttention, x, weights, bias, eps)
 
+    def cross_attention(
+        self, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
+    ) -> Tensor:
+        return run(CrossAttention, x, states, weights, mask, eps)
 
-@dataclass(frozen=True)
-class CrossWeights:
-    """Cross attention with keys and values absorbed: neither is ever formed.
+    def feed_forward(self, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
+        return run(FeedForward, x, weights, eps)
 
-    Attributes:
-        query: [D, h·k], norm gain folded in.
-        key: [h, k, D], the final norm gain of the encoder not folded in.
-        value: [h, D, k].
-        out: [h·k, D].
-    """
+    def final_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        return run(FinalNorm, x, gain, eps)
 
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    out: Tensor
-
-
-@dataclass(frozen=True)
-class FeedForwardWeights:
-    """ReLU (wide = f) or gated GELU (wide = 2·f, gate first).
-
-    Attributes:
-        wide: [D, f] or [D, 2·f], norm gain folded in.
-        out: [f, D].
-        gated: Which of the two.
-    """
-
-    wide: Tensor
-    out: Tensor
-    gated: bool
+    def token_losses(self, x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        """Only real labels meet the vocabulary."""
+        real = (labels != IGNORED).nonzero().squeeze(1)
+        losses = run(TokenLoss, x[real], head, labels[real])
+        return losses.new_zeros(labels.shape).index_copy(0, real, losses)
 
 
 def run(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
@@ -132,20 +115,17 @@ class FeedForward(torch.autograd.Function):
     def forward(ctx: Context, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
         r = inverse_rms(x, eps)
         activate = _gated if weights.gated else _relu
-        hidden, *slopes = activate(scaled(x, r) @ weights.wide, ctx.needs_input_grad[0])
-        ctx.save_for_backward(x, r, *slopes)
+        hidden, *kept = activate(scaled(x, r) @ weights.wide, ctx.needs_input_grad[0])
+        ctx.save_for_backward(x, r, *kept)
         ctx.weights = weights
         return torch.addmm(x, hidden, weights.out)
 
     @staticmethod
     def backward(ctx: Context, grad: Tensor) -> tuple[Tensor, None, None]:
-        x, r, *slopes = ctx.saved_tensors
+        x, r, *kept = ctx.saved_tensors
         weights: FeedForwardWeights = ctx.weights
-        hidden = grad @ weights.out.T
-        pulled = torch.empty(len(x), weights.wide.shape[1], dtype=x.dtype, device=x.device)
-        for part, slope in zip(pulled.chunk(len(slopes), dim=1), slopes, strict=True):
-            torch.mul(hidden, slope, out=part)
-        return norm_backward(grad, pulled @ weights.wide.T, x, r), None, None
+        pull = _pull_gated if weights.gated else _pull_relu
+        return norm_backward(grad, pull(grad @ weights.out.T, *kept) @ weights.wide.T, x, r), None, None
 
 
 def _gated(wide: Tensor, with_slopes: bool) -> tuple[Tensor, ...]:
@@ -153,10 +133,23 @@ def _gated(wide: Tensor, with_slopes: bool) -> tuple[Tensor, ...]:
     return gated_gelu_with_slopes(wide) if with_slopes else (gated_gelu(wide),)
 
 
+def _pull_gated(grad: Tensor, in_gate: Tensor, in_linear: Tensor) -> Tensor:
+    """Return the gradient in [gate | linear]."""
+    pulled = grad.new_empty(len(grad), 2 * grad.shape[1])
+    for part, slope in zip(pulled.chunk(2, dim=1), (in_gate, in_linear), strict=True):
+        torch.mul(grad, slope, out=part)
+    return pulled
+
+
 def _relu(wide: Tensor, with_slopes: bool) -> tuple[Tensor, ...]:
-    """Return relu(wide), and its slope."""
+    """Return relu(wide), which also tells its slope."""
     hidden = wide.relu_()
-    return (hidden, (hidden > 0).to(wide.dtype)) if with_slopes else (hidden,)
+    return (hidden, hidden) if with_slopes else (hidden,)
+
+
+def _pull_relu(grad: Tensor, hidden: Tensor) -> Tensor:
+    """Return the gradient where the ReLU let something through, written over ``grad``."""
+    return torch.ops.aten.threshold_backward.grad_input(grad, hidden, 0, grad_input=grad)  # type: ignore[no-any-return]
 
 
 class CrossAttention(torch.autograd.Function):
@@ -232,7 +225,8 @@ class TokenLoss(torch.autograd.Function):
 
 
 def _chunks(x: Tensor, labels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    return torch.split(x, HEAD_ROWS), torch.split(labels, HEAD_ROWS)
+    rows = HEAD_ROWS.get(x.device.type, HEAD_ROWS["cpu"])
+    return torch.split(x, rows), torch.split(labels, rows)
 
 
 def _token_loss(x: Tensor, labels: Tensor, head: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,78 @@
+"""How the packed engine uses a device: which functions, how rows are padded, and what is kept in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.packing import PASS_COST, TOKEN_BUDGET
+
+FREE_SHARE = 0.4
+"""Share of the free device memory that a pass's saved activations may take; the rest is for what lives shortly."""
+
+LONGEST_BUDGET = 2**18
+"""Most tokens in a pass on any device: [tokens, 2·f] then stays below 2³¹ elements, where 32-bit indices end."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the packed engine uses a device. The defaults are those of a CPU.
+
+    Attributes:
+        layers: ``written`` (`t5_layers.py`, made for CPUs) or ``autograd`` (`t5_autograd.py`, made for GPUs).
+        memory: ``keep`` what the backward pass needs, or keep each layer's input only and ``recompute`` the rest:
+            the same gradient from less memory in more time.
+        length_multiple: Rows are padded to a multiple of this: few shapes, and masks aligned for fused kernels.
+        label_multiple: Targets likewise.
+        token_budget: Most padded tokens in a pass; None is `packing.TOKEN_BUDGET`, on CUDA `budget_for`.
+        pass_cost: Fixed cost of one more pass, in tokens.
+        graphs: Replay passes as CUDA graphs (`graphs.py`).
+        keep_freed: Keep freed memory from pass to pass while a call runs (`allocator.py`); CPU only.
+        matmul: fp32 products on a CPU: ``auto`` takes oneDNN where it multiplies in true fp32, ``rounded`` also where
+            it rounds to bfloat16 (errors near 2e-3), ``plain`` leaves torch's setting as it is.
+        fit_threads: Use no more threads than the container's CPU quota while a call runs.
+    """
+
+    layers: Literal["written", "autograd"] = "written"
+    memory: Literal["keep", "recompute"] = "keep"
+    length_multiple: int = 1
+    label_multiple: int = 1
+    token_budget: int | None = None
+    pass_cost: int = PASS_COST
+    graphs: bool = False
+    keep_freed: bool = True
+    matmul: Literal["auto", "rounded", "plain"] = "auto"
+    fit_threads: bool = True
+
+
+# The pass cost is reckoned, not measured: some 2,500 kernel launches of T5-base at 4 µs, while a token takes 0.8 µs.
+ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000, graphs=True)
+
+
+def plan_for(device: torch.device) -> Plan:
+    """Return the default plan for a device."""
+    return Plan() if device.type == "cpu" else ACCELERATOR
+
+
+def budget_for(backbone: Backbone, plan: Plan) -> int | None:
+    """Return how many tokens of a pass fit into the free memory of a CUDA device, as a power of two; else None.
+
+    A power of two, so that a little more or less free memory cuts a run's passes as before.
+    """
+    if backbone.device.type != "cuda":
+        return None
+    free = torch.cuda.mem_get_info(backbone.device)[0]
+    idle = torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
+    tokens = int(FREE_SHARE * (free + idle) / bytes_per_token(backbone.model.config, backbone.dtype, plan.memory))
+    return max(TOKEN_BUDGET, min(LONGEST_BUDGET, 1 << (max(tokens, 1).bit_length() - 1)))
+
+
+def bytes_per_token(config: Any, dtype: torch.dtype, memory: str) -> int:
+    """Return what one encoder token leaves in memory for the backward pass, bias of a 512-token row included."""
+    D, f, a = config.d_model, config.d_ff, config.num_heads * config.d_kv
+    inside = 2 * D + 4 * a + 3 * f  # both norms' inputs, q k v and what was mixed, gate linear and their product
+    kept = config.num_layers * (D if memory == "recompute" else inside)
+    return int((kept + inside + 512 * config.num_heads) * dtype.itemsize)

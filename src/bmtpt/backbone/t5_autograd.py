@@ -1,0 +1,62 @@
+"""T5's sub-layers in torch's own functions, whose derivatives are torch's: the choice for GPUs.
+
+The same equations as `t5_layers.py`, on the same folded weights, in few large kernels: `F.rms_norm` and
+`F.scaled_dot_product_attention` are one each on CUDA. No step waits for a number from the device, so that a pass can
+be captured as a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from bmtpt.backbone.passes import IGNORED
+from bmtpt.backbone.t5_layers import TokenLoss, run
+from bmtpt.backbone.t5_weights import AttentionWeights, CrossWeights, FeedForwardWeights
+
+
+class AutogradLayers:
+    """Activations are [R·S, D]; the residual is added by the last matmul of each sub-layer."""
+
+    def bias(self, relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:
+        """Return [R, h, S, S], the last axis contiguous as the fused kernels want it; rows share memory if they can."""
+        full = relative if extra is None else relative + extra
+        return full.contiguous().expand(rows, -1, -1, -1)
+
+    def self_attention(self, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
+        R, h, S, _ = bias.shape
+        q, k, v = (_normed(x, eps) @ weights.qkv).view(R, S, 3, h, -1).permute(2, 0, 3, 1, 4)  # each [R, h, S, k]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        return torch.addmm(x, mixed.transpose(1, 2).reshape(len(x), -1), weights.out)
+
+    def cross_attention(
+        self, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
+    ) -> Tensor:
+        """Keys and values absorbed, as in `t5_layers.CrossAttention`."""
+        R, h = len(states), len(weights.key)
+        q = (_normed(x, eps) @ weights.query).view(len(x), h, -1).transpose(0, 1)  # [h, R·Q, k]
+        asked = torch.bmm(q, weights.key).transpose(0, 1).reshape(R, -1, states.shape[2])  # [R, Q·h, D]
+        scores = torch.bmm(asked, states.mT)
+        chances = (scores if mask is None else scores + mask).softmax(dim=-1)  # [R, Q·h, S]
+        seen = torch.bmm(chances, states).view(len(x), h, -1).transpose(0, 1)  # [h, R·Q, D]
+        mixed = torch.bmm(seen, weights.value).transpose(0, 1).reshape(len(x), -1)
+        return torch.addmm(x, mixed, weights.out)
+
+    def feed_forward(self, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
+        wide = _normed(x, eps) @ weights.wide
+        if not weights.gated:
+            return torch.addmm(x, wide.relu(), weights.out)
+        gate, linear = wide.chunk(2, dim=1)
+        return torch.addmm(x, F.gelu(gate, approximate="tanh") * linear, weights.out)
+
+    def final_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
+        return _normed(x, eps) * gain
+
+    def token_losses(self, x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+        """Every position meets the vocabulary, padding too: which ones are real is known on the device only."""
+        return run(TokenLoss, x, head, labels.clamp(min=0)) * (labels != IGNORED)
+
+
+def _normed(x: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=eps)
