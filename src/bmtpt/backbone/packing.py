@@ -33,10 +33,10 @@ def micro_batches(lengths: Sequence[int], copies: int, budget: int = TOKEN_BUDGE
     cut = [0] * (len(order) + 1)
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
+        most = max(1, budget // max(1, copies * longest))  # examples in a run that ends here
         cost[end], cut[end] = min(
             (cost[start] + PASS_COST + (end - start) * copies * longest, start)
-            for start in range(end)
-            if end - start == 1 or (end - start) * copies * longest <= budget
+            for start in range(max(0, end - most), end)
         )
     return _runs(order, cut)
 

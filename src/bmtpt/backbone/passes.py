@@ -13,6 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone.encoded import Encoded, merged
+from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import TOKEN_BUDGET, micro_batches
 from bmtpt.types import TokenBatch
@@ -69,40 +71,74 @@ class PassEngine(ABC):
             result[:, rows] = loss.detach()
         return result, leaf.grad
 
-    @torch.no_grad()
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is encoded once for all of them."""
-        result = prompts.new_empty(len(prompts), len(inputs), len(answers))
-        targets = pad_sequence(list(answers), batch_first=True, padding_value=IGNORED)  # [C, T]
-        for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(prompts, [inputs[i] for i in rows])  # [n·M, S, D]
-            loss = self.decode_losses(states, mask, targets.expand(len(states), -1, -1))
-            result[:, rows] = -loss.view(len(rows), len(prompts), len(answers)).transpose(0, 1)
-        return result
+        replies = self.answer([Query(prompt, text, answers) for prompt in prompts for text in inputs])
+        if not replies:
+            return prompts.new_empty(len(prompts), len(inputs), len(answers))
+        scores = torch.stack([reply.log_likelihoods for reply in replies]).to(prompts.device)  # [M·N, C]
+        return scores.view(len(prompts), len(inputs), len(answers))
 
-    @torch.no_grad()
     def generate(
         self, prompts: Float[Tensor, "M P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
         """Decode greedily; return M lists of N texts without special tokens."""
+        N = len(inputs)
+        replies = self.answer([Query(prompt, text, (), max_new_tokens) for prompt in prompts for text in inputs])
+        return [[reply.text for reply in replies[m * N : (m + 1) * N]] for m in range(len(prompts))]
+
+    @torch.no_grad()
+    def answer(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer texts that each have a prompt of their own, in order; each is encoded once for all that it asks.
+
+        Any of them share an encoder pass, and those to be continued a run of the decoder, whatever their prompts.
+        """
+        scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
+        for limit, encoded in merged(self._ranked(queries, scores), self.token_budget):
+            for row, text in zip(encoded.rows, self._continued(encoded, limit), strict=True):
+                texts[row] = text
+        return [Reply(*each) for each in zip(scores, texts, strict=True)]
+
+    def _ranked(self, queries: Sequence[Query], scores: list[Tensor]) -> Iterator[tuple[int, Encoded]]:
+        """Encode the queries and fill in their scores; hand on those to be continued, with how far."""
+        padded = {id(query.answers): _padded(query.answers) for query in queries if query.answers}
+        targets = [padded.get(id(query.answers)) for query in queries]  # [C, T] each
+        for encoded in self._encoded(queries):
+            shapes = [None if each is None else each.shape for each in (targets[row] for row in encoded.rows)]
+            for part in encoded.split(shapes).values():
+                asked = torch.stack([each for row in part.rows if (each := targets[row]) is not None])  # [R, C, T]
+                found = -self.decode_losses(part.states, part.mask, asked).cpu()
+                for row, score in zip(part.rows, found, strict=True):
+                    scores[row] = score
+            yield from encoded.split([queries[row].max_new_tokens or None for row in encoded.rows]).items()
+
+    def _encoded(self, queries: Sequence[Query]) -> Iterator[Encoded]:
+        """Encode [θ; embed(x)] of every query, those of about one length together, padded behind the text."""
+        embed = self.backbone.model.get_input_embeddings()
+        real = [query.text.new_ones(len(query.prompt) + len(query.text)) for query in queries]
+        nothing = self.backbone.embeddings.new_empty(1, 0, self.backbone.d_model)  # prompts are counted in `real`
+        for rows in self._passes(nothing, real):
+            mask = pad_sequence([real[row] for row in rows], batch_first=True)  # [R, S]
+            texts = [queries[row].text for row in rows]
+            words = embed(torch.cat(texts)).split([len(text) for text in texts])
+            prompts = [queries[row].prompt.to(self.backbone.dtype) for row in rows]
+            parts = torch.cat([part for pair in zip(prompts, words, strict=True) for part in pair])  # [ΣS, D]
+            aligned = parts.new_zeros(*mask.shape, parts.shape[1]).masked_scatter(mask[..., None] == 1, parts)
+            yield Encoded(rows, self.encode(aligned, mask), mask)
+
+    def _continued(self, encoded: Encoded, max_new_tokens: int) -> list[str]:
         from transformers.modeling_outputs import BaseModelOutput
 
-        texts = [[""] * len(inputs) for _ in prompts]
-        for rows in self._passes(prompts, inputs):
-            states, mask = self._encode(prompts, [inputs[i] for i in rows])
-            ids = self.backbone.model.generate(
-                encoder_outputs=BaseModelOutput(last_hidden_state=states),
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-            )
-            decoded = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
-            for position, text in enumerate(decoded):
-                texts[position % len(prompts)][rows[position // len(prompts)]] = text.strip()
-        return texts
+        ids = self.backbone.model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),
+            attention_mask=encoded.mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _passes(self, prompts: Tensor, inputs: Sequence[Tensor]) -> Iterator[list[int]]:
         lengths = [len(ids) + prompts.shape[1] for ids in inputs]
@@ -125,6 +161,10 @@ class PassEngine(ABC):
         joined = torch.cat([copies, text.repeat_interleave(M, dim=0)], dim=1)  # [n·M, S, D]
         mask = F.pad(real, (P, 0), value=1).repeat_interleave(M, dim=0)  # [n·M, S]
         return self.encode(joined, mask), mask
+
+
+def _padded(answers: Sequence[Tensor]) -> Int[Tensor, "C T"]:
+    return pad_sequence(list(answers), batch_first=True, padding_value=IGNORED)
 
 
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:
