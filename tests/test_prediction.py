@@ -7,11 +7,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bmtpt.api import adapt, evaluate, learn
 from bmtpt.artifacts import Posterior, Prompt
+from bmtpt.backbone.t5 import PackedT5Engine
 from bmtpt.errors import BackboneError, DataError
-from bmtpt.prediction import BATCH, predict, read_rows
+from bmtpt.prediction import BATCH, predict, read_rows, read_task_rows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, load_task
 
@@ -140,3 +143,104 @@ def test_a_saved_prompt_predicts_as_before(posterior, tiny_backbone, tiny_tasks,
     again = list(predict(tiny_backbone, Prompt.load(tmp_path), data.test))
     assert again == list(predict(tiny_backbone, prompt, data.test))
     assert torch.equal(Prompt.load(tmp_path).prompts, prompt.prompts)
+
+
+# Rows of several tasks in one stream
+
+
+@pytest.fixture(scope="module")
+def several(posterior, tiny_backbone, tiny_tasks) -> dict[str, Prompt]:
+    """Prompts whose answers differ, one of them an ensemble, by task."""
+    found = {}
+    for k, (name, data) in enumerate(tiny_tasks.items()):
+        rows = torch.randn(1 + (name == "pairs"), 2 + 3 * k, 24, generator=torch.Generator().manual_seed(k))
+        found[name] = replace(trained(posterior, data, tiny_backbone), prompts=3 * rows)
+    return found
+
+
+def close_to(answer: dict) -> dict:
+    """The answer as what another may be to 1e-5."""
+    return {
+        key: pytest.approx(value, abs=1e-5) if key in ("probability", "all") else value for key, value in answer.items()
+    }
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    rows=st.lists(st.tuples(st.sampled_from(["answers", "pairs", "sentiment"]), st.integers(0, 11)), max_size=9),
+    lengths=st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 7)),
+    batch=st.sampled_from([2, 64]),
+)
+def test_rows_of_mixed_tasks_are_answered_in_order_and_as_each_task_alone(
+    rows, lengths, batch, several, tiny_backbone, tiny_tasks
+):
+    prompts = {
+        name: replace(prompt, prompts=prompt.prompts[:, :1].repeat(1, length, 1))
+        for (name, prompt), length in zip(several.items(), lengths, strict=True)
+    }
+    examples = [(name, tiny_tasks[name].test[i]) for name, i in rows]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bmtpt.prediction.BATCH", batch)
+        mixed = list(predict(tiny_backbone, prompts, examples))
+    alone = {
+        task: predict(tiny_backbone, prompt, [example for name, example in examples if name == task])
+        for task, prompt in prompts.items()
+    }
+    assert mixed == [{"task": name, **close_to(next(alone[name]))} for name, _ in rows]
+    assert all(next(rest, None) is None for rest in alone.values())
+
+
+def test_the_prompts_of_several_tasks_share_passes(several, tiny_backbone, tiny_tasks, monkeypatch):
+    examples = [(name, data.test[i]) for i in range(4) for name, data in tiny_tasks.items()]
+    passes = []
+    encode = PackedT5Engine.encode
+    monkeypatch.setattr(PackedT5Engine, "encode", lambda *each: passes.append(len(each[1])) or encode(*each))
+    answers = list(predict(tiny_backbone, several, examples))
+    assert passes == [4 + 4 + 2 * 4]  # `pairs` has two prompts
+    assert [answer["task"] for answer in answers] == [name for name, _ in examples]
+    assert len({answer["label"] for answer in answers}) > 3
+
+
+def test_lines_of_several_tasks_say_whose_they_are(tiny_tasks):
+    tasks = {name: data.task for name, data in tiny_tasks.items()}
+    lines = [
+        '{"task": "sentiment", "sentence": "the film is bad ."}',
+        "",
+        '{"premise": "a", "task": "pairs", "hypothesis": "b"}',
+    ]
+    assert [(name, example.text) for name, example in read_task_rows(lines, tasks)] == [
+        ("sentiment", "sentiment sentence: the film is bad ."),
+        ("pairs", "pairs premise: a hypothesis: b"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ('{"sentence": "a"}', ["has no field 'task'", "answers, pairs, sentiment"]),
+        ('{"task": "sentimen", "sentence": "a"}', ["'sentimen'", "did you mean 'sentiment'?"]),
+        ('{"task": ["pairs"], "sentence": "a"}', ["task ['pairs']", "did you mean 'pairs'?"]),
+        ('{"task": "pairs", "premise": "a"}', ["hypothesis"]),
+        ('{"task": "pairs"', ["not valid JSON"]),
+        ("the film is good .", ["not a JSON object", "'task'"]),
+    ],
+)
+def test_a_line_that_names_no_known_task_is_refused_with_file_and_number(tiny_tasks, line, parts):
+    tasks = {name: data.task for name, data in tiny_tasks.items()}
+    good = '{"task": "sentiment", "sentence": "a"}'
+    rows = read_task_rows([good, "", line], tasks, source="new.jsonl")
+    assert next(rows)[0] == "sentiment"
+    with pytest.raises(DataError) as error:
+        next(rows)
+    sentence = str(error.value)
+    assert sentence.startswith("new.jsonl, line 3")
+    assert all(part in sentence for part in parts), sentence
+    assert "\n" not in sentence
+
+
+def test_an_example_without_a_prompt_and_a_prompt_of_another_model_are_refused(several, tiny_backbone, tiny_tasks):
+    with pytest.raises(DataError, match=r"task 'sentimen'.*did you mean 'sentiment'"):
+        next(predict(tiny_backbone, several, [("sentimen", tiny_tasks["sentiment"].test[0])]))
+    other = replace(tiny_backbone, fingerprint="0" * 64, name="other")
+    with pytest.raises(BackboneError, match=r"prompt for task answers.*'other'"):
+        next(predict(other, several, []))

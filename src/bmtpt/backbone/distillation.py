@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone.packing import Pass
 from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
 from bmtpt.types import TokenBatch
 
@@ -54,10 +54,12 @@ def distillation_gradients(
     leaf.grad = torch.zeros_like(leaf)
     found = Terms(*students.new_empty(3, len(batch)))
     tokens = students.new_tensor(batch.target_tokens())
-    for rows in engine._passes(leaf[None], batch.inputs):
-        terms = _pass_terms(engine, leaf[rows], teachers[rows], batch, rows, temperature)
-        extra = terms.divergence + tokens[rows] * terms.distance
-        (weights[rows] * (terms.nll + strength * extra)).sum().backward()  # type: ignore[no-untyped-call]
+    for part in engine.cut([len(ids) + students.shape[1] for ids in batch.inputs], 1):
+        rows = part.rows
+        with engine.settings():
+            terms = _pass_terms(engine, leaf[rows], teachers[rows], batch, part, temperature)
+            extra = terms.divergence + tokens[rows] * terms.distance
+            (weights[rows] * (terms.nll + strength * extra)).sum().backward()  # type: ignore[no-untyped-call]
         for kept, value in zip(found, terms, strict=True):
             kept[rows] = value.detach()
     return found, leaf.grad
@@ -68,15 +70,15 @@ def _pass_terms(
     students: Float[Tensor, "n P D"],
     teachers: Float[Tensor, "n P D"],
     batch: TokenBatch,
-    rows: list[int],
+    part: Pass,
     temperature: float,
 ) -> Terms:
-    inputs = [batch.inputs[i] for i in rows]
-    labels = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)  # [n, T]
+    texts = engine.texts(students[None], batch.inputs, part)
+    labels = engine.targets([batch.targets[i] for i in part.rows])[:, 0]  # [n, T]
     with torch.no_grad():
-        teacher_states, mask = engine._encode(teachers[None], inputs)
+        teacher_states, mask = engine.encode_texts(teachers[None], *texts)
         teacher_logits = _logits(engine, teacher_states, mask, labels)
-    states, _ = engine._encode(students[None], inputs)
+    states, _ = engine.encode_texts(students[None], *texts)
     logits = _logits(engine, states, mask, labels)
     nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(dim=1)
     return Terms(
@@ -87,7 +89,7 @@ def _pass_terms(
 
 
 def _logits(
-    engine: PassEngine, states: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"], labels: Int[Tensor, "n T"]
+    engine: PassEngine, states: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"] | None, labels: Int[Tensor, "n T"]
 ) -> Float[Tensor, "n T V"]:
     model = engine.backbone.model
     logits: Tensor = model(
@@ -105,8 +107,10 @@ def _divergence(student: Float[Tensor, "n T V"], teacher: Float[Tensor, "n T V"]
 
 
 def _distance(
-    student: Float[Tensor, "n S D"], teacher: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"]
+    student: Float[Tensor, "n S D"], teacher: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"] | None
 ) -> Float[Tensor, " n"]:
+    if mask is None:
+        return (student - teacher).square().mean(dim=(1, 2))
     # Positions where the mask is 0 hold nothing of use, not even finite numbers.
     squares = (student - teacher).masked_fill(mask[..., None] == 0, 0).square().mean(dim=2)
     return squares.sum(dim=1) / mask.sum(dim=1)

@@ -3,12 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.types import TokenBatch
+
+
+class Query(NamedTuple):
+    """One text to answer with one prompt; the queries of a task refer to the same prompt and answers.
+
+    Attributes:
+        prompt: fp32; queries with prompts of other lengths may stand beside it.
+        text: int64, end of sequence included.
+        answers: C answers to rank, each int64 [T]; none to rank nothing.
+        max_new_tokens: Longest text to generate; 0 to generate nothing.
+    """
+
+    prompt: Float[Tensor, "P D"]
+    text: Int[Tensor, " L"]
+    answers: Sequence[Tensor] = ()
+    max_new_tokens: int = 0
+
+
+class Reply(NamedTuple):
+    """What a query asked for.
+
+    Attributes:
+        log_likelihoods: log p(answer_c | [θ; embed(x)]) of its answers, on the CPU.
+        text: What was generated, without special tokens.
+    """
+
+    log_likelihoods: Float[Tensor, " C"]
+    text: str
 
 
 class Engine(Protocol):
@@ -38,3 +67,24 @@ class Engine(Protocol):
     ) -> list[list[str]]:
         """Decode greedily; return M lists of N texts."""
         ...
+
+    def answer(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer texts that each have a prompt of their own, in order; each is encoded once for all that it asks."""
+        ...
+
+
+def answer_prompt_by_prompt(engine: Engine, queries: Sequence[Query]) -> list[Reply]:
+    """Return what `Engine.answer` does, with one call for each prompt that the queries refer to."""
+    replies = [Reply(torch.empty(0), "")] * len(queries)
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for i, query in enumerate(queries):
+        groups.setdefault((id(query.prompt), id(query.answers), query.max_new_tokens), []).append(i)
+    for rows in groups.values():
+        prompt, inputs = queries[rows[0]].prompt[None], [queries[i].text for i in rows]
+        _, _, answers, limit = queries[rows[0]]
+        nothing = torch.empty(len(rows), 0)
+        scores = engine.answer_log_likelihoods(prompt, inputs, answers)[0].cpu() if answers else nothing
+        texts = engine.generate(prompt, inputs, limit)[0] if limit else [""] * len(rows)
+        for i, score, text in zip(rows, scores, texts, strict=True):
+            replies[i] = Reply(score, text)
+    return replies

@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone.answers import answer_together
+from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
 from bmtpt.errors import is_out_of_memory
@@ -60,8 +62,8 @@ class PassEngine(ABC):
         result = prompts.new_empty(len(prompts), len(batch))
 
         def one_pass(part: Pass) -> None:
-            ids, mask = self._texts(prompts, batch.inputs, part)
-            targets = self._targets([batch.targets[i] for i in part.rows])
+            ids, mask = self.texts(prompts, batch.inputs, part)
+            targets = self.targets([batch.targets[i] for i in part.rows])
             result[part.prompts, part.rows] = self._pass_losses(_of(prompts, part), ids, mask, targets)
 
         self._run(prompts, batch.inputs, one_pass)
@@ -79,8 +81,8 @@ class PassEngine(ABC):
         result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
 
         def one_pass(part: Pass) -> None:
-            ids, mask = self._texts(prompts, batch.inputs, part)
-            targets = self._targets([batch.targets[i] for i in part.rows])
+            ids, mask = self.texts(prompts, batch.inputs, part)
+            targets = self.targets([batch.targets[i] for i in part.rows])
             factors = weights[part.rows].to(prompts.device)
             losses, pulled = self.pass_gradients(_of(prompts, part), ids, mask, targets, factors)
             result[part.prompts, part.rows] = losses
@@ -95,10 +97,10 @@ class PassEngine(ABC):
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is encoded once for all of them."""
         result = prompts.new_empty(len(prompts), len(inputs), len(answers))
-        targets = self._targets(answers).transpose(0, 1)  # [1, C, T], for all rows alike
+        targets = self.targets(answers).transpose(0, 1)  # [1, C, T], for all rows alike
 
         def one_pass(part: Pass) -> None:
-            states, mask = self._encode(_of(prompts, part), *self._texts(prompts, inputs, part))  # [n·m, S, D]
+            states, mask = self.encode_texts(_of(prompts, part), *self.texts(prompts, inputs, part))  # [n·m, S, D]
             loss = self.decode_losses(states, mask, targets)
             result[part.prompts, part.rows] = -loss.view(len(part.rows), -1, len(answers)).transpose(0, 1)
 
@@ -113,14 +115,19 @@ class PassEngine(ABC):
         texts = [[""] * len(inputs) for _ in prompts]
 
         def one_pass(part: Pass) -> None:
-            states, mask = self._encode(_of(prompts, part), *self._texts(prompts, inputs, part))
-            decoded = self._greedy(states, mask, max_new_tokens)
+            states, mask = self.encode_texts(_of(prompts, part), *self.texts(prompts, inputs, part))
+            decoded = self.continued(states, mask, max_new_tokens)
             m = part.prompts.stop - part.prompts.start
             for position, text in enumerate(decoded):
-                texts[part.prompts.start + position % m][part.rows[position // m]] = text.strip()
+                texts[part.prompts.start + position % m][part.rows[position // m]] = text
 
         self._run(prompts, inputs, one_pass)
         return texts
+
+    @torch.no_grad()
+    def answer(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer texts that each have a prompt of their own, in order; each is encoded once for all that it asks."""
+        return answer_together(self, queries)
 
     def pass_gradients(
         self,
@@ -172,32 +179,33 @@ class PassEngine(ABC):
     def _pass_losses(
         self, prompts: Float[Tensor, "m *n P D"], ids: Tensor, mask: Tensor | None, targets: Int[Tensor, "n 1 T"]
     ) -> Float[Tensor, "m n"]:
-        loss = self.decode_losses(*self._encode(prompts, ids, mask), targets)  # [n·m, 1]
+        loss = self.decode_losses(*self.encode_texts(prompts, ids, mask), targets)  # [n·m, 1]
         return loss.view(len(ids), len(prompts)).T
 
-    def _texts(self, prompts: Tensor, inputs: Sequence[Tensor], part: Pass) -> tuple[Tensor, Tensor | None]:
+    def texts(self, prompts: Tensor, inputs: Sequence[Tensor], part: Pass) -> tuple[Tensor, Tensor | None]:
         """Return the ids [n, L] of a pass on the device, and its mask [n, S] or None if every position counts."""
         chosen, P = [inputs[i] for i in part.rows], prompts.shape[-2]
         lengths = [len(ids) for ids in chosen]
         L = self.padded_length(P + max(lengths)) - P
         ids = F.pad(pad_sequence(chosen, batch_first=True), (0, L - max(lengths)))
         if min(lengths) == L:
-            return self._sent(ids), None
+            return self.sent(ids), None
         real = torch.arange(P + L) < P + torch.tensor(lengths)[:, None]
-        return self._sent(ids), self._sent(real.to(torch.int64))
+        return self.sent(ids), self.sent(real.to(torch.int64))
 
-    def _targets(self, targets: Sequence[Tensor]) -> Int[Tensor, "n 1 T"]:
+    def targets(self, targets: Sequence[Tensor]) -> Int[Tensor, "n 1 T"]:
+        """Return targets padded with IGNORED, on the device."""
         padded = pad_sequence(list(targets), batch_first=True, padding_value=IGNORED)
         T = self.padded_labels(padded.shape[1])
-        return self._sent(F.pad(padded, (0, T - padded.shape[1]), value=IGNORED)[:, None])
+        return self.sent(F.pad(padded, (0, T - padded.shape[1]), value=IGNORED)[:, None])
 
-    def _sent(self, ids: Tensor) -> Tensor:
+    def sent(self, ids: Tensor) -> Tensor:
         """Send to the device without waiting for it."""
         if self.backbone.device.type == "cuda" and ids.device.type == "cpu":
             ids = ids.pin_memory()
         return ids.to(self.backbone.device, non_blocking=True)
 
-    def _encode(
+    def encode_texts(
         self, prompts: Float[Tensor, "m *n P D"], ids: Int[Tensor, "n L"], mask: Int[Tensor, "n S"] | None
     ) -> tuple[Float[Tensor, "R S D"], Int[Tensor, "R S"] | None]:
         """Encode [θ_m; embed(x_n)], example-major; return states [n·m, S, D] and the mask of every row."""
@@ -209,7 +217,8 @@ class PassEngine(ABC):
         each = None if mask is None else mask.repeat_interleave(m, dim=0)
         return self.encode(joined, each), each
 
-    def _greedy(self, states: Float[Tensor, "R S D"], mask: Tensor | None, max_new_tokens: int) -> list[str]:
+    def continued(self, states: Float[Tensor, "R S D"], mask: Tensor | None, max_new_tokens: int) -> list[str]:
+        """Decode greedily from encoder outputs; return texts without special tokens."""
         from transformers.modeling_outputs import BaseModelOutput
 
         ids = self.backbone.model.generate(
@@ -219,7 +228,7 @@ class PassEngine(ABC):
             do_sample=False,
             num_beams=1,
         )
-        return list(self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True))
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 _LOG = logging.getLogger("bmtpt")

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from bmtpt.cli.common import ERR, OUT, Defaults, Overwrite, note_cut, say
 from bmtpt.cli.main import app
 from bmtpt.errors import DataError, SettingsError, nearest
+
+if TYPE_CHECKING:
+    from bmtpt.artifacts import Prompt
+    from bmtpt.backbone.model import Backbone
 
 PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
 BackboneOption = Annotated[
@@ -56,30 +60,50 @@ def evaluate(
 
 @app.command(epilog="Example: echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2")
 def predict(
-    prompt: PromptOption,
+    prompt: Annotated[
+        list[Path], typer.Option("--prompt", help="Folder of a prompt; several for rows with a field 'task'.")
+    ],
     file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
     backbone: BackboneOption = None,
     precision: PrecisionOption = "auto",
     config: Defaults = None,
 ) -> None:
-    """Read texts or JSON lines and write JSON lines with label and probability."""
+    """Read texts or JSON lines and write JSON lines with label and probability, each row with its task's prompt."""
     import json
 
-    from bmtpt.artifacts import Prompt
-    from bmtpt.prediction import predict as answers
-    from bmtpt.prediction import read_rows
-    from bmtpt.tasks import TaskSpec
-
-    loaded = Prompt.load(prompt)
-    task = TaskSpec.model_validate(loaded.card.task_definition)
-    name = str(file or "standard input")
-    examples = read_rows(_decoded(_open(file), name), task, name)
-    model = _model(backbone or loaded.card.backbone.name, precision)
+    prompts, name = _by_task(prompt), str(file or "standard input")
+    lines = _decoded(_open(file), name)
+    model = _model(backbone or next(iter(prompts.values())).card.backbone.name, precision)
     cut = 0
-    for answer in answers(model, loaded, examples):
+    for answer in _answers(model, prompts, lines, name):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
         cut += "cut" in answer
     note_cut(cut)
+
+
+def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
+    from bmtpt.prediction import predict, read_rows, read_task_rows
+    from bmtpt.tasks import TaskSpec
+
+    tasks = {task: TaskSpec.model_validate(each.card.task_definition) for task, each in prompts.items()}
+    if len(prompts) > 1:
+        return predict(model, prompts, read_task_rows(lines, tasks, name))
+    ((task, alone),) = prompts.items()
+    return predict(model, alone, read_rows(lines, tasks[task], name))
+
+
+def _by_task(folders: Sequence[Path]) -> dict[str, Prompt]:
+    from bmtpt.artifacts import Prompt
+
+    loaded: dict[str, Prompt] = {}
+    origins: dict[str, Path] = {}
+    for folder in folders:
+        prompt = Prompt.load(folder)
+        task = prompt.card.task
+        if task in loaded:
+            raise SettingsError(f"{origins[task]} and {folder} both hold a prompt for task '{task}'; give one of them")
+        loaded[task], origins[task] = prompt, folder
+    return loaded
 
 
 @app.command(epilog="Example: bmtpt inspect post --tokens 5")

@@ -41,7 +41,12 @@ def note_cut(count: int, rows: int | None = None) -> None:
 def _defaults(context: typer.Context, path: Path | None) -> Path | None:
     """Let a YAML file supply a command's options; what the command line says wins."""
     if path:
-        context.default_map = checked_options(path, [option.name or "" for option in context.command.params])
+        options = context.command.params
+        values = checked_options(path, [option.name or "" for option in options])
+        lists = [option.name for option in options if getattr(option, "multiple", False)]
+        context.default_map = {
+            key: [value] if key in lists and isinstance(value, str) else value for key, value in values.items()
+        }
     return path
 
 

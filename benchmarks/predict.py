@@ -1,0 +1,237 @@
+"""Rows per second of a stream of six tasks: one mixed batch against one task at a time and PEFT's adapter switching.
+
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/predict.py --out benchmarks/results/predict-cpu.jsonl
+
+Rows of random tokens, with the lengths of real ones, arrive 1, 8 or 64 at a time in random order. Four tasks rank label
+words, two generate up to 32 tokens. All three ways begin with token ids, use one copy of the model in one precision
+and are called once before the clock runs, which also tells how many of their answers are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from bmtpt.api import backbone_card
+from bmtpt.artifacts import Prompt, PromptCard, versions
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Query, Reply, answer_prompt_by_prompt
+from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model import Backbone
+from bmtpt.peft_io import export_peft
+from bmtpt.prediction import ANSWER_TOKENS
+from common import append_line, interleaved, machine_facts
+
+TASKS: dict[str, tuple[int, tuple[int, ...]]] = {
+    "mnli": (45, (3, 2, 4)),
+    "qnli": (60, (4, 6)),
+    "qqp": (45, (2, 4)),
+    "sst2": (25, (2, 2)),
+    "squad": (180, ()),
+    "record": (240, ()),
+}
+"""Mean text tokens of each task, and the tokens of its label words (end included); none where it generates."""
+
+SHORTEST, LONGEST = 8, 256
+Way = Callable[[Sequence["Row"]], list[str]]
+"""Answers the rows of one arriving batch, in order."""
+
+
+@dataclass(frozen=True)
+class Row:
+    task: str
+    query: Query
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = _options(arguments)
+    for precision in options.precisions:
+        backbone = load_backbone(options.backbone, precision=precision, device=options.device)
+        rows = _stream(backbone, options.rows, options.prompt_tokens, options.seed)
+        with tempfile.TemporaryDirectory() as folder:
+            ways = _ways(backbone, rows, Path(folder))
+        for arrival in options.arrivals:
+            line = {
+                "benchmark": "predict",
+                "arrival": arrival,
+                "rows": len(rows),
+                "tasks": len({row.task for row in rows}),
+                "P": options.prompt_tokens,
+                "backbone": backbone.name,
+                "precision": precision,
+                **_measured(backbone, ways, rows, arrival, options.rounds),
+                **machine_facts(backbone.device),
+            }
+            print(json.dumps(line), flush=True)
+            append_line(options.out, line)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--backbone", default="offline", help="hub id, folder or offline")
+    parser.add_argument("--rows", type=int, default=64, help="rows of the stream")
+    parser.add_argument("--arrivals", type=int, nargs="+", default=[1, 8, 64], help="rows that arrive together")
+    parser.add_argument("--prompt-tokens", type=int, default=100)
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=5, help="timed rounds")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="JSON lines to append to")
+    return parser.parse_args(arguments)
+
+
+def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
+    """Draw a prompt and label words for each task, and rows of all tasks in random order."""
+    rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    frequent = backbone.frequent_ids().cpu()
+
+    def ids(length: int) -> Tensor:
+        drawn = frequent[torch.randint(len(frequent), (length - 1,), generator=generator)]
+        return torch.cat([drawn, torch.tensor([backbone.tokenizer.eos_token_id])]).to(backbone.device)
+
+    prompts = {name: backbone.embeddings[ids(P + 1)[:P]].clone() for name in TASKS}
+    words = {name: tuple(ids(length) for length in lengths) for name, (_, lengths) in TASKS.items()}
+
+    def row(name: str) -> Row:
+        text = ids(_text_length(rng, TASKS[name][0]))
+        return Row(name, Query(prompts[name], text, words[name], 0 if words[name] else ANSWER_TOKENS))
+
+    return [row(rng.choice(list(TASKS))) for _ in range(count)]
+
+
+def _text_length(rng: random.Random, mean: int) -> int:
+    drawn = mean * math.exp(0.35 * rng.normalvariate(0, 1) - 0.06)
+    return int(min(LONGEST, max(SHORTEST, drawn)))
+
+
+def _ways(backbone: Backbone, rows: Sequence[Row], folder: Path) -> dict[str, Way]:
+    engine = choose_engine(backbone)
+    return {
+        "mixed": Ours(engine.answer),
+        "one_task_at_a_time": Ours(lambda queries: answer_prompt_by_prompt(engine, queries)),
+        "peft": PeftAdapters(backbone, {row.task: row.query.prompt for row in rows}, folder),
+    }
+
+
+def _measured(
+    backbone: Backbone, ways: dict[str, Way], rows: Sequence[Row], arrival: int, rounds: int
+) -> dict[str, object]:
+    batches = [rows[start : start + arrival] for start in range(0, len(rows), arrival)]
+
+    def answers(way: Way) -> list[str]:
+        return [answer for batch in batches for answer in way(batch)]
+
+    found = {name: answers(way) for name, way in ways.items()}
+    timings = interleaved({name: lambda way=way: answers(way) for name, way in ways.items()}, rounds)
+    seconds = {name: timing.seconds for name, timing in timings.items()}
+    written = [answer for answer, row in zip(found["mixed"], rows, strict=True) if row.query.max_new_tokens]
+    return {
+        "rounds": rounds,
+        "rows_per_second": {name: round(len(rows) / each, 2) for name, each in seconds.items()},
+        "seconds": {name: round(each, 4) for name, each in seconds.items()},
+        "cpu_seconds": {name: round(timing.cpu_seconds, 4) for name, timing in timings.items()},
+        "ratio": {name: round(each / seconds["mixed"], 2) for name, each in seconds.items() if name != "mixed"},
+        "equal_answers": {name: _equal(found["mixed"], each) for name, each in found.items() if name != "mixed"},
+        "rows_that_generate": len(written),
+        "tokens_generated": sum(len(ids) for ids in backbone.tokenizer(written).input_ids) if written else 0,
+    }
+
+
+def _equal(answers: Sequence[str], others: Sequence[str]) -> float:
+    return round(sum(map(str.__eq__, answers, others)) / len(answers), 4)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The engine that bmtpt chooses, on queries of one batch."""
+
+    answer: Callable[[Sequence[Query]], list[Reply]]
+
+    def __call__(self, rows: Sequence[Row]) -> list[str]:
+        replies = self.answer([row.query for row in rows])
+        return [_shown(reply.log_likelihoods, reply.text) for reply in replies]
+
+
+class PeftAdapters:
+    """Hugging Face's model with our prompts as PEFT adapters: `set_adapter` for each task of an arriving batch.
+
+    Rows of the task are padded to their longest; label words cost a forward pass each.
+    """
+
+    def __init__(self, backbone: Backbone, prompts: dict[str, Tensor], folder: Path) -> None:
+        from peft import PeftModel
+
+        self.backbone = backbone
+        self.model: Any = None
+        for task, prompt in prompts.items():
+            export_peft(_artifact(backbone, task, prompt), folder / task, backbone.name)
+            if self.model is None:
+                self.model = PeftModel.from_pretrained(backbone.model, folder / task, adapter_name=task)
+            else:
+                self.model.load_adapter(folder / task, adapter_name=task)
+        self.model.eval()
+
+    @torch.no_grad()
+    def __call__(self, rows: Sequence[Row]) -> list[str]:
+        answers = [""] * len(rows)
+        for task in dict.fromkeys(row.task for row in rows):
+            own = [i for i, row in enumerate(rows) if row.task == task]
+            self.model.set_adapter(task, inference_mode=True)
+            for i, answer in zip(own, self._of_task([rows[i].query for i in own]), strict=True):
+                answers[i] = answer
+        return answers
+
+    def _of_task(self, queries: Sequence[Query]) -> list[str]:
+        ids = pad_sequence([query.text for query in queries], batch_first=True)
+        mask = pad_sequence([torch.ones_like(query.text) for query in queries], batch_first=True)
+        if queries[0].answers:
+            scores = torch.stack([self._score(ids, mask, word) for word in queries[0].answers], dim=1)
+            return [_shown(row, "") for row in scores.cpu()]
+        limit = queries[0].max_new_tokens
+        out = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False)
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+    def _score(self, ids: Tensor, mask: Tensor, word: Tensor) -> Tensor:
+        labels = word.repeat(len(ids), 1)
+        logits = self.model(input_ids=ids, attention_mask=mask, labels=labels).logits.float()
+        return -F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(dim=1)
+
+
+def _artifact(backbone: Backbone, task: str, prompt: Tensor) -> Prompt:
+    card = PromptCard(
+        backbone=backbone_card(backbone),
+        task=task,
+        task_definition={},
+        method="benchmark",
+        sources=(),
+        posterior=None,
+        settings={},
+        selection={},
+        trained_parameters=prompt.numel(),
+        steps=0,
+        seconds=0.0,
+        versions=versions(),
+        created="",
+    )
+    return Prompt(prompt[None], card)
+
+
+def _shown(scores: Tensor, text: str) -> str:
+    """The number of the likeliest label word, or what was generated."""
+    return str(int(scores.argmax())) if len(scores) else text
+
+
+if __name__ == "__main__":
+    main()
