@@ -91,7 +91,7 @@ class Session:
 
     def _verdicts(self) -> list[str]:
         found = {target["what"]: target for line in self.lines for target in line["targets"]}
-        wanted = [target.what for target in TARGETS if target.where.get("device") == "cuda"]
+        wanted = [t.what for t in TARGETS if (t.where["benchmark"], t.where["device"]) == ("step", "cuda")]
         unknown = {"value": None}
         return [f"target t5-base, B = 4, bf16: {what}: {verdict(found.get(what, unknown))}" for what in wanted]
 
