@@ -92,7 +92,7 @@ def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatc
     def out_of_memory_for_the_loop(plan, *_):
         if plan.size == "tiny" and "loop_frozen" in plan.variants:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        ratio = {name: 2.0 for name in plan.variants}
+        ratio = dict.fromkeys(plan.variants, 2.0)
         return {**lines[plan.size], "ratio": ratio}
 
     monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
