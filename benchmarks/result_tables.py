@@ -1,0 +1,232 @@
+"""Result lines as the markdown tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from baselines import NAMES
+from flops import step_flop
+from scaling import AXES
+from shapes import DTYPES, SHAPES, TINY
+from targets import TARGETS, verdict
+
+Line = Mapping[str, Any]
+NOT_MEASURED = "Not measured."
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+COMPARED = ("loop_unfrozen", "loop_frozen", "peft", "batched", "generic")
+LETTERS = ("(a)", "(b)", "(c)", "(d)", "generic")
+FLOOR = ("t5-small", "t5-base", "t5-large", "t5-3b")
+
+
+def read_lines(folder: Path) -> list[Line]:
+    """Return the lines of step-, scaling- and predict-*.jsonl in a folder; `benchmark` says which they are."""
+    return [
+        {"benchmark": kind, **json.loads(text)}
+        for kind in ("step", "scaling", "predict")
+        for path in sorted(folder.glob(f"{kind}-*.jsonl"))
+        for text in path.read_text(encoding="utf-8").splitlines()
+    ]
+
+
+def blocks(lines: Sequence[Line]) -> dict[str, str]:
+    """Return every block of the document by name."""
+    made = {"floor": floor_table(), "targets": targets_table(lines)}
+    made |= {f"step-{device}": step_block(lines, device) for device in DEVICES}
+    made |= {f"scaling-{device}": scaling_block(lines, device) for device in DEVICES}
+    return {**made, "predict": predict_block(lines)}
+
+
+def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
+    """Return the last line of each case of a kind of device, in the order of the shapes."""
+    own = [line for line in lines if line["benchmark"] == "step" and _kind(line) == device]
+    own = [line for line in own if line["size"] not in TINY]
+    last = {(machine(line), line["size"], line["precision"], line["B"]): line for line in own}
+    sizes, precisions = list(SHAPES), list(DTYPES)
+    return sorted(
+        last.values(), key=lambda x: (machine(x), sizes.index(x["size"]), precisions.index(x["precision"]), x["B"])
+    )
+
+
+def scaling_lines(lines: Sequence[Line], device: str) -> list[Line]:
+    """Return the last line of each point of a kind of device, axis by axis."""
+    own = [line for line in lines if line["benchmark"] == "scaling" and _kind(line) == device]
+    own = [line for line in own if line["size"] not in TINY]
+    last = {(machine(line), line["size"], line["precision"], line["axis"], line[line["axis"]]): line for line in own}
+    axes = list(AXES[device])
+    return sorted(last.values(), key=lambda x: (machine(x), x["size"], axes.index(x["axis"]), x[x["axis"]]))
+
+
+def machine(line: Line) -> str:
+    """Return the name of what computed."""
+    return str(line["machine"].get("gpu") or line["machine"]["cpu"])
+
+
+# Blocks
+
+
+def floor_table() -> str:
+    def row(size: str) -> list[str]:
+        flop = step_flop(SHAPES[size], 5, 100, [100] * 24, [4] * 24)
+        return [size, f"{flop / 1e12:.3g}", f"{flop / 790e12 * 1e3:.3g}"]
+
+    return table(["M=5, K=6, B=4, P=100, L=100, T=4", "TFLOP a step", "ms at 790 TFLOP/s"], map(row, FLOOR))
+
+
+def targets_table(lines: Sequence[Line]) -> str:
+    """One row per target; the last result line that it applies to counts."""
+    found = {(_kind(line), target["what"]): target for line in lines for target in line.get("targets", ())}
+    unknown = {"value": None}
+    keys = [(target.where["device"], target.what) for target in TARGETS]
+    rows = [
+        [_place(target.where), target.what, verdict(found.get(key, unknown))]
+        for target, key in zip(TARGETS, keys, strict=True)
+    ]
+    return table(["where", "target", "measured"], rows, numbers_from=3)
+
+
+def step_block(lines: Sequence[Line], device: str) -> str:
+    own = step_lines(lines, device)
+    if not own:
+        return NOT_MEASURED
+    parts = [machines(own), step_table(own), f"![One step]({plot_path('step', device)})", _every_variant(own)]
+    return "\n\n".join(parts)
+
+
+def step_table(lines: Sequence[Line]) -> str:
+    head = ["shape", "B", "precision", "packed, s", *(f"× {letter}" for letter in LETTERS)]
+    return table([*head, "TFLOP/s", "of matmul peak"], map(_step_row, lines), numbers_from=3)
+
+
+def _step_row(line: Line) -> list[str]:
+    ratios = [_or_dash(line["ratio"].get(name), "{:.2f}") for name in COMPARED]
+    seconds = line["seconds"].get("packed")
+    rate = line["useful_flop"] / seconds / 1e12 if seconds else None
+    share = line["share_of_peak"].get("packed")
+    return [*_case(line), _or_dash(seconds, "{:.3g}"), *ratios, _or_dash(rate, "{:.3g}"), _or_dash(share, "{:.0%}")]
+
+
+def _every_variant(lines: Sequence[Line]) -> str:
+    head = ["shape", "B", "precision", "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
+    rows = ([*_case(line), name, *_variant(line, name)] for line in lines for name in NAMES if name in line["seconds"])
+    return table(head, rows, numbers_from=4)
+
+
+def _variant(line: Line, name: str) -> list[str]:
+    memory = line["peak_bytes"][name]
+    return [
+        f"{line['seconds'][name]:.3g}",
+        f"{line['cpu_seconds'][name]:.3g}",
+        str(line["rounds"][name]),
+        f"{line['relative_error'][name]:.1e}",
+        f"{line['cosine'][name]:.5f}",
+        _or_dash(memory and memory / 2**20, "{:.0f}"),
+    ]
+
+
+def scaling_block(lines: Sequence[Line], device: str) -> str:
+    own = scaling_lines(lines, device)
+    if not own:
+        return NOT_MEASURED
+    head = ["shape", "precision", "axis", "value", "s a step", "useful GFLOP/s", "MiB", "SVGD itself"]
+    body = table(head, map(_scaling_row, own), numbers_from=3)
+    return "\n\n".join([machines(own), f"![Scaling]({plot_path('scaling', device)})", body])
+
+
+def _scaling_row(line: Line) -> list[str]:
+    return [
+        line["size"],
+        line["precision"],
+        line["axis"],
+        str(line[line["axis"]]),
+        f"{line['seconds']:.3g}",
+        f"{line['useful_flop'] / line['seconds'] / 1e9:.0f}",
+        _or_dash(line["peak_bytes"] and line["peak_bytes"] / 2**20, "{:.0f}"),
+        f"{line['svgd_share']:.2%}",
+    ]
+
+
+def predict_block(lines: Sequence[Line]) -> str:
+    own = predict_lines(lines)
+    if not own:
+        return NOT_MEASURED
+    names = list(dict.fromkeys(name for line in own for name in line["rows_per_second"]))
+    head = ["case", "tasks", "rows", "precision", *(f"{name}, rows/s" for name in names)]
+    rows = (
+        [line["case"], str(line["tasks"]), str(line["batch_rows"]), line["precision"]]
+        + [_or_dash(line["rows_per_second"].get(name), "{:.3g}") for name in names]
+        + [", ".join(f"{name} {value:.3g}" for name, value in line["ratio"].items())]
+        for line in own
+    )
+    return "\n\n".join([table([*head, "ratio"], rows, numbers_from=4), f"![Prediction]({plot_path('predict')})"])
+
+
+def predict_lines(lines: Sequence[Line]) -> list[Line]:
+    """Return the last line of each case of prediction."""
+    own = [line for line in lines if line["benchmark"] == "predict"]
+    return list({(x["case"], x["tasks"], x["batch_rows"], x["precision"]): x for x in own}.values())
+
+
+def plot_path(kind: str, device: str | None = None) -> str:
+    """Return where a plot lies, seen from docs/."""
+    return f"plots/{kind}-{device}.svg" if device else f"plots/{kind}.svg"
+
+
+# Cells
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
+    """Return a markdown table; columns from `numbers_from` on are set flush right."""
+    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+
+
+def machines(lines: Sequence[Line]) -> str:
+    """Say on what, and with what, lines were measured."""
+    return "Measured on " + "; ".join(dict.fromkeys(map(_machine, lines))) + "."
+
+
+def _machine(line: Line) -> str:
+    facts = line["machine"]
+    cores = f"{facts['cores']} cores, {facts['threads']} threads" + (", AMX bf16" if facts["amx_bf16"] else "")
+    host = "" if facts["device"] == "cuda" else f" ({cores})"
+    return f"{machine(line)}{host}, torch {facts['torch']}, transformers {facts['transformers']}, {facts['date']}"
+
+
+def _kind(line: Line) -> str:
+    return str(line["machine"]["device"])
+
+
+def _case(line: Line) -> list[str]:
+    return [line["size"], str(line["B"]), line["precision"]]
+
+
+def _place(where: Mapping[str, Any]) -> str:
+    if where["benchmark"] == "scaling":
+        return f"{DEVICES[where['device']]}, scaling"
+    return f"{DEVICES[where['device']]}, {where['size']}, B = {where['B']}, {where['precision']}"
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
+
+
+def fill(document: str, made: Mapping[str, str]) -> str:
+    """Replace what stands between `<!-- name -->` and `<!-- end name -->` by the block of that name.
+
+    Raises:
+        ValueError: The document lacks a block.
+    """
+    for name, text in made.items():
+        document = _between(document, f"<!-- {name} -->\n", f"\n<!-- end {name} -->", text)
+    return document
+
+
+def _between(document: str, start: str, end: str, text: str) -> str:
+    before, found, rest = document.partition(start)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"the document has no block '{start.strip()}'")
+    return before + start + text + end + after

@@ -1,0 +1,197 @@
+"""Every script runs on tiny shapes; what it writes is checked, not how fast it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import baselines
+import gpu
+import plot
+import scaling
+import step
+from baselines import NAMES, by_length
+from cases import draw_lengths, make_case
+from result_tables import blocks, fill, read_lines
+from targets import TARGETS, judged
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ["--smoke", "--device", "cpu", "--rounds", "1"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_plans():
+    """Two cases are enough: one of each family and precision."""
+    few = [step.SMOKE[0], step.SMOKE[3]]
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (step, gpu):
+            patch.setattr(module, "SMOKE", few)
+        yield
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results folder that the smoke runs of step.py and scaling.py have written."""
+    folder = tmp_path_factory.mktemp("results")
+    assert step.main([*SMOKE, "--out", str(folder / "step-cpu.jsonl")]) == 0
+    assert scaling.main([*SMOKE, "--out", str(folder / "scaling-cpu.jsonl")]) == 0
+    return folder
+
+
+def test_every_variant_of_a_step_computes_the_references_gradient(results):
+    single, half = lines_of(results / "step-cpu.jsonl")
+    assert list(single["seconds"]) == list(half["seconds"]) == list(NAMES)
+    assert all(error < 1e-5 for error in single["relative_error"].values())
+    assert all(cosine > 0.99 for cosine in half["cosine"].values())
+    assert single["ratio"]["batched"] == pytest.approx(single["seconds"]["batched"] / single["seconds"]["packed"])
+
+
+def test_a_variant_that_computes_something_else_ends_the_run(monkeypatch):
+    wrong = lambda self, particles: (torch.zeros(2, 3), torch.ones_like(particles))  # noqa: E731
+    monkeypatch.setattr(baselines.OurEngine, "__call__", wrong)
+    with pytest.raises(SystemExit, match="ours, engine=packed does not compute the reference's quantity"):
+        step.main([*SMOKE, "--variants", "packed"])
+
+
+def test_every_axis_of_the_scaling_is_walked_with_the_others_held(results):
+    lines = lines_of(results / "scaling-cpu.jsonl")
+    assert [(line["axis"], line[line["axis"]]) for line in lines] == [
+        (axis, value) for axis, values in scaling.SMOKE_AXES.items() for value in values
+    ]
+    base = vars(scaling.SMOKE_BASE)
+    assert all(line[name] == base[name] for line in lines for name in base if name != line["axis"])
+    assert all(0 < line["svgd_share"] < 1 for line in lines)
+
+
+def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
+    out = tmp_path / "step-gpu.jsonl"
+    assert gpu.main([*SMOKE, "--out", str(out)]) == 0
+    assert [line["size"] for line in lines_of(out)] == ["tiny", "tiny-gated"]
+    table = capsys.readouterr().out
+    assert "tiny-gated, B = 2, bfloat16" in table
+    assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
+    assert "failed" not in table
+
+
+def test_without_a_gpu_the_gpu_script_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert gpu.main([]) == 2
+    assert "finds no CUDA device" in capsys.readouterr().out
+
+
+def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatch, capsys):
+    lines = {line["size"]: line for line in lines_of(results / "step-cpu.jsonl")}
+
+    def out_of_memory_for_the_loop(plan, *_):
+        if plan.size == "tiny" and "loop_frozen" in plan.variants:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        ratio = dict.fromkeys(plan.variants, 2.0)
+        return {**lines[plan.size], "ratio": ratio}
+
+    monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
+    assert gpu.main(SMOKE) == 1
+    table = capsys.readouterr().out
+    assert (
+        "failed: tiny, B = 2, float32, loop_frozen and batched and generic and packed: OutOfMemoryError: CUDA" in table
+    )
+    first, second = (row for row in table.splitlines() if row.startswith("tiny"))
+    assert first.count("nan") == 3  # measured again, without the baselines
+    assert second.count("2.00") == 3
+
+
+def test_after_the_deadline_no_case_begins_and_the_table_is_printed(capsys):
+    assert gpu.main([*SMOKE, "--limit", "-1", "--grace", "60"]) == 1
+    assert "failed: tiny, B = 2, float32: the time was up" in capsys.readouterr().out
+
+
+def test_a_case_that_does_not_return_cannot_keep_the_table_back(monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(gpu.os, "_exit", ended.append)
+    gpu.Session("a GPU", 0.0, None).give_up()
+    assert ended == [1]
+    assert "the time was up while a case was running" in capsys.readouterr().out
+
+
+def test_the_length_sorted_baseline_holds_every_row_once_and_keeps_its_budget():
+    case = make_case("tiny", 3, 4, draw_lengths(K=6, B=2), torch.randn(96, 32))
+    passes = by_length(case, budget=600)
+    lengths = [4 + len(ids) for ids in case.rows.inputs]
+    assert sorted(pair for pairs in passes for pair in pairs) == [(n, m) for n in range(12) for m in range(3)]
+    assert all(len(p) == 1 or len(p) * max(lengths[n] for n, _ in p) <= 600 for p in passes)
+
+
+# Targets, tables, plots
+
+
+def as_real(results: Path, folder: Path) -> Path:
+    """Copy result lines with a published shape's name, because smoke runs are shown nowhere."""
+    for path in results.glob("*.jsonl"):
+        text = path.read_text().replace('"tiny"', '"t5-small"').replace('"tiny-gated"', '"t5-base"')
+        (folder / path.name).write_text(text.replace('"B": 2', '"B": 1'))
+    line = {"case": "mixed", "tasks": 4, "batch_rows": 64, "precision": "float32", "ratio": {"peft": 5.0}}
+    line["rows_per_second"] = {"packed": 100.0, "peft": 20.0}
+    (folder / "predict-cpu.jsonl").write_text(json.dumps(line) + "\n")
+    return folder
+
+
+def test_a_target_is_met_missed_or_not_measured():
+    line = {"benchmark": "step", "size": "t5-small", "B": 1, "precision": "float32", "machine": {"device": "cpu"}}
+    line |= {"ratio": {"loop_frozen": 4.6, "batched": 1.9}, "share_of_peak": {}}
+    verdicts = {target["what"]: target["met"] for target in judged(line)}
+    assert verdicts["≥ 4.5 × (b), fp32"] is True
+    assert verdicts["≥ 2 × (d), fp32"] is False
+    assert verdicts["≥ 70 % of the matmul peak, fp32"] is None
+    fast = {"benchmark": "step", "size": "t5-base", "B": 4, "precision": "bfloat16", "machine": {"device": "cuda"}}
+    assert {t["what"]: t["met"] for t in judged({**fast, "seconds": {"packed": 0.02}})}["under 25 ms a step"]
+    assert judged({**line, "size": "tiny"}) == []
+
+
+def test_without_results_every_measured_block_says_not_measured(tmp_path):
+    made = blocks(read_lines(tmp_path))
+    measured = {name: text for name, text in made.items() if name not in ("floor", "targets")}
+    assert set(measured.values()) == {"Not measured."}
+    assert made["targets"].count("not measured") == len(TARGETS)
+
+
+def test_the_last_line_of_a_case_is_the_one_that_is_shown(results, tmp_path):
+    folder = as_real(results, tmp_path)
+    path = folder / "step-cpu.jsonl"
+    newer = {**lines_of(path)[0], "ratio": {"loop_frozen": 123.45}}
+    path.write_text(path.read_text() + json.dumps(newer) + "\n")
+    table = blocks(read_lines(folder))["step-cpu"].split("![")[0]
+    assert "123.45" in table
+    assert table.count("| t5-small |") == 1
+
+
+def test_the_same_lines_give_the_same_plots_and_the_page_links_to_them(results, tmp_path):
+    folder = as_real(results, tmp_path)
+    names = list(blocks([]))
+    page = "".join(f"<!-- {name} -->\nold\n<!-- end {name} -->\n" for name in names)
+    drawn = []
+    for docs in (tmp_path / "first", tmp_path / "second"):
+        docs.mkdir()
+        (docs / "performance.md").write_text(page)
+        assert plot.main(["--results", str(folder), "--docs", str(docs), "--fill"]) == 0
+        drawn.append({path.name: path.read_bytes() for path in (docs / "plots").iterdir()})
+    assert drawn[0] == drawn[1]
+    text = (docs / "performance.md").read_text()
+    assert "old" not in text
+    assert {f"{name}.svg" for name in ("step-cpu", "scaling-cpu", "predict")} == set(drawn[0])
+    assert all(f"(plots/{name})" in text for name in drawn[0])
+
+
+def test_the_performance_page_holds_the_tables_of_the_committed_results():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    assert fill(page, blocks(read_lines(ROOT / "benchmarks" / "results"))) == page
+
+
+def test_a_page_without_a_block_is_refused():
+    with pytest.raises(ValueError, match="no block '<!-- floor -->'"):
+        fill("nothing here", {"floor": "text"})
