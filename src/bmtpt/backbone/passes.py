@@ -119,7 +119,7 @@ class PassEngine(ABC):
         M, P, _ = prompts.shape
         ids = pad_sequence(list(inputs), batch_first=True, padding_value=0)  # [n, L]
         real = pad_sequence([torch.ones_like(row) for row in inputs], batch_first=True)  # [n, L]
-        text = F.embedding(ids, self.backbone.model.get_input_embeddings().weight)  # [n, L, D]
+        text = self.backbone.model.get_input_embeddings()(ids)  # [n, L, D]
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
         copies = prompts.repeat(len(inputs), 1, 1).to(self.backbone.dtype)  # [n·M, P, D]
         joined = torch.cat([copies, text.repeat_interleave(M, dim=0)], dim=1)  # [n·M, S, D]
