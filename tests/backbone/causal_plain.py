@@ -44,8 +44,9 @@ FULL_ATTENTION = [name for name in CONFIGS if name != "mistral with a window"]
 
 def tiny_causal(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Backbone:
     kind, sizes = CONFIGS[family]
-    tokens = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    config = kind(vocab_size=VOCABULARY, **{**sizes, **tokens, **changes})
+    # A tied head would mostly write the last token once more.
+    usual = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": False}
+    config = kind(vocab_size=VOCABULARY, **{**sizes, **usual, **changes})
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

@@ -23,6 +23,9 @@ from bmtpt.types import TokenBatch
 
 NEEDED = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask", "logits_to_keep")
 
+WINDOWS = ("sliding_window", "window_size", "attention_window", "attention_chunk_size")
+"""Where configurations note that a token sees the last ones only; a window counts padding as tokens."""
+
 AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3}
 """Largest relative difference of the trial's losses; other dtypes: 2e-2. A wrong position or mask gives more."""
 
@@ -38,6 +41,8 @@ def causal_supports(backbone: Backbone) -> str | None:
     accepted = inspect.signature(backbone.model.forward).parameters
     if missing := [name for name in NEEDED if name not in accepted]:
         return f"its forward takes no {missing[0]}"
+    if windows := [key for key in WINDOWS if getattr(backbone.model.config, key, None)]:
+        return f"its attention has a window ({windows[0]})"
     if odd := _odd_layers(backbone.model.config):
         return f"its cache has {', '.join(odd)}, not full attention alone"
     if not _agrees(backbone):
@@ -83,7 +88,7 @@ class CausalEngine(CausalPassEngine):
 
 
 @dataclass
-class CachedReading:
+class CachedReading(Reading):
     """Rows whose keys and values so far are kept.
 
     Attributes:

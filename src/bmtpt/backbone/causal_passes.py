@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -25,16 +25,16 @@ from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
 
-class Reading(Protocol):
+class Reading(ABC):
     """R rows that the model reads from left to right, each begun with its prompt."""
 
+    @abstractmethod
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
         """Read S more tokens (where ``real`` is 0 there is none) and return the logits behind the last T = keep."""
-        ...
 
+    @abstractmethod
     def repeat(self, copies: int) -> None:
         """Go on with ``copies`` of every row, next to each other."""
-        ...
 
 
 @dataclass(frozen=True)

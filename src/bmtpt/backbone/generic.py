@@ -76,7 +76,7 @@ class HuggingFaceCausalEngine(CausalPassEngine):
 
 
 @dataclass
-class PlainReading:
+class PlainReading(Reading):
     """Rows that are read anew from their start each time.
 
     Attributes:
