@@ -95,7 +95,9 @@ def test_a_loss_does_not_depend_on_the_companions_or_on_their_padding(
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
 @settings(deadline=None, max_examples=15)
 @given(data=st.data())
-def test_in_float64_both_engines_are_exact_for_any_lengths_and_numbers_of_prompts(family: str, data: st.DataObject) -> None:
+def test_in_float64_both_engines_are_exact_for_any_lengths_and_numbers_of_prompts(
+    family: str, data: st.DataObject
+) -> None:
     lengths = data.draw(st.lists(st.integers(1, 24), min_size=1, max_size=5))
     labels = data.draw(st.lists(st.integers(1, 5), min_size=len(lengths), max_size=len(lengths)))
     M, P = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 7))

@@ -83,10 +83,10 @@ class CausalPassEngine(ABC):
             result[:, rows] = loss.detach()
         if not len(batch):
             return result, torch.zeros_like(prompts)
-        reached = [(state, each.grad.to(state.dtype)) for state, each in zip(states, shared, strict=True)]
-        torch.autograd.backward(*zip(*reached, strict=True))  # type: ignore[arg-type]
-        assert leaf.grad is not None
-        return result, leaf.grad
+        torch.autograd.backward(
+            states, [_gradient(each).to(state.dtype) for state, each in zip(states, shared, strict=True)]
+        )
+        return result, _gradient(leaf)
 
     @torch.no_grad()
     def answer_log_likelihoods(
@@ -171,6 +171,11 @@ def summed_nll(logits: Float[Tensor, "R T V"], labels: Int[Tensor, "R T"]) -> Fl
     """Return each row's cross-entropy, summed over its labels; IGNORED labels count for nothing."""
     loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
     return loss.sum(dim=1)
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    assert leaf.grad is not None, "every pass reads all that is shared"
+    return leaf.grad
 
 
 def _feed_labels(reading: Reading, labels: Int[Tensor, "R T"]) -> Float[Tensor, "R t V"]:
