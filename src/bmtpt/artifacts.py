@@ -37,6 +37,7 @@ class BackboneCard(BaseModel):
         name: Hub id, folder, or "offline".
         fingerprint: SHA-256 in hexadecimal over architecture and fp32 weights.
         parameters: Distinct parameters (tied weights count once).
+        decoder_only: Whether the prompt stands in front of text and answer in one sequence.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,6 +47,7 @@ class BackboneCard(BaseModel):
     parameters: int
     d_model: int
     vocab_size: int
+    decoder_only: bool = False
 
 
 class _Card(BaseModel):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
+from bmtpt.backbone.framing import answer_ids
 from bmtpt.backbone.model import Backbone
 from bmtpt.tasks.text import truncate
 from bmtpt.types import Example, TokenBatch
@@ -39,7 +40,9 @@ class Tokenised:
 
 def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
     """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted."""
-    texts = [truncate(example, backbone.tokenizer, max_length) for example in examples]
+    framing = backbone.framing
+    sources = [_without_end_blank(example) for example in examples] if framing.joined else examples
+    texts = [truncate(source, backbone.tokenizer, max_length, framing.text) for source in sources]
     inputs = [torch.tensor(ids, device=backbone.device) for ids, _ in texts]
     targets = [tokenise_answer(backbone, example.target) for example in examples]
     return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts))
@@ -47,8 +50,17 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
 
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
-    ids = backbone.tokenizer.encode(answer, add_special_tokens=False)
-    return torch.tensor([*ids, backbone.tokenizer.eos_token_id], device=backbone.device)
+    return torch.tensor(answer_ids(backbone.tokenizer, backbone.framing, answer), device=backbone.device)
+
+
+def _without_end_blank(example: Example) -> Example:
+    """Strip the text's end: an answer that goes on from it brings its own blank."""
+    for part in ("after", "context", "before"):
+        kept = getattr(example, part).rstrip()
+        example = replace(example, **{part: kept})
+        if kept:
+            break
+    return example
 
 
 def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -> list[int]:

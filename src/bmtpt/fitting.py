@@ -106,6 +106,7 @@ def backbone_card(backbone: Backbone) -> BackboneCard:
         parameters=backbone.parameters,
         d_model=backbone.d_model,
         vocab_size=backbone.embeddings.shape[0],
+        decoder_only=backbone.decoder_only,
     )
 
 

@@ -1,8 +1,10 @@
 """Prompts to and from Hugging Face PEFT folders (`adapter_config.json` + `adapter_model.safetensors`).
 
-What decides the details (peft 0.21, peft_model.py, `PeftModelForSeq2SeqLM`): PROMPT_TUNING prepends its rows to the
-encoder's input embeddings only. Its `num_transformer_submodules` defaults to 2 for T5; the second P rows are then
-stored and never used. We write 1 and read either.
+What decides the details (peft 0.21, peft_model.py): for an encoder-decoder (`PeftModelForSeq2SeqLM`) PROMPT_TUNING
+prepends its rows to the encoder's input embeddings only. Its `num_transformer_submodules` defaults to 2 for T5; the
+second P rows are then stored and never used. We write 1 and read either. For a decoder-only model
+(`PeftModelForCausalLM`) the rows stand in front of the whole row, padding included: its logits are ours for a row
+that is alone or padded on the right, and other ones for a row padded on the left.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class _Config(BaseModel):
 
 
 def export_peft(prompt: Prompt, folder: Path, base_model: str) -> None:
-    """Write a folder that `peft.PeftModel.from_pretrained(t5, folder)` loads.
+    """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads.
 
     Args:
         prompt: A single prompt (M = 1).
@@ -58,7 +60,7 @@ def export_peft(prompt: Prompt, folder: Path, base_model: str) -> None:
     members, length, width = prompt.prompts.shape
     if members != 1:
         raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")
-    config = _peft_config(length, width, base_model)
+    config = _peft_config(length, width, base_model, _task_type(prompt.card.backbone))
     # The rows are cloned to fp32 storage of their own: safetensors refuses views.
     rows = prompt.prompts[0].detach().to("cpu", torch.float32).clone()
     metadata = {"format": "pt", _FINGERPRINT: prompt.card.backbone.fingerprint}
@@ -82,7 +84,7 @@ def import_peft(
         created: ISO 8601 time.
 
     Raises:
-        ArtifactError: The folder is no prompt-tuning adapter for an encoder-decoder model of this width.
+        ArtifactError: The folder is no prompt-tuning adapter for a model of this kind and width.
         BackboneError: The folder was exported for another backbone.
     """
     config = _read_config(folder / CONFIG)
@@ -92,18 +94,22 @@ def import_peft(
         exported_for = config.base_model_name_or_path or "unknown"
         noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
         require_backbone(noted, backbone.fingerprint, backbone.name)
-    _check_rows(folder / WEIGHTS, rows, config)
+    _check_rows(folder / WEIGHTS, rows, config, backbone)
     used = rows[: config.num_virtual_tokens]
     return Prompt(used.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))
 
 
-def _peft_config(length: int, width: int, base_model: str) -> dict[str, Any]:
+def _task_type(backbone: BackboneCard) -> str:
+    return "CAUSAL_LM" if backbone.decoder_only else "SEQ_2_SEQ_LM"
+
+
+def _peft_config(length: int, width: int, base_model: str, task_type: str) -> dict[str, Any]:
     try:
-        from peft import PromptTuningConfig, TaskType
+        from peft import PromptTuningConfig
     except ImportError as error:
         raise SettingsError("export to PEFT needs the peft package; run: pip install 'bmtpt[peft]'") from error
     config = PromptTuningConfig(
-        task_type=TaskType.SEQ_2_SEQ_LM,
+        task_type=task_type,
         num_virtual_tokens=length,
         token_dim=width,
         num_transformer_submodules=1,
@@ -127,9 +133,9 @@ def _read_config(path: Path) -> _Config:
 def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None:
     if config.peft_type != "PROMPT_TUNING":
         raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
-    if config.task_type != "SEQ_2_SEQ_LM":
+    if config.task_type != _task_type(backbone):
         raise ArtifactError(
-            f"{folder} is for task type {config.task_type}; this version works with SEQ_2_SEQ_LM (the T5 family) only"
+            f"{folder} is for task type {config.task_type} and backbone '{backbone.name}' needs {_task_type(backbone)}"
         )
     if config.token_dim != backbone.d_model:
         raise ArtifactError(
@@ -154,8 +160,8 @@ def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from error
 
 
-def _check_rows(path: Path, rows: Tensor, config: _Config) -> None:
-    submodules = config.num_transformer_submodules or 2  # PEFT's default for encoder-decoder models
+def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCard) -> None:
+    submodules = config.num_transformer_submodules or (1 if backbone.decoder_only else 2)  # PEFT's defaults
     expected = [config.num_virtual_tokens * submodules, config.token_dim]
     if list(rows.shape) != expected or 0 in expected:
         raise ArtifactError(f"{path} has shape {list(rows.shape)} where {CONFIG} says {expected}")

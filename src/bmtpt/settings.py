@@ -63,7 +63,8 @@ class LoopSettings(BaseModel):
         seed: Seed of initial prompts and of every draw of examples.
         evaluate_every: Steps between validations, which are also the checkpoints.
         precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
-        engine: `packed` (the fast T5), `generic` (Hugging Face's own forward), or `auto`: packed where it can.
+        engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
+            forward), or `auto`: packed where it can.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -6,11 +6,13 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from bmtpt.backbone.load import fingerprint_of, load_backbone
 from bmtpt.errors import BackboneError
@@ -117,6 +119,13 @@ def test_a_config_that_changes_the_function_changes_the_fingerprint(tiny_backbon
     assert other.fingerprint != tiny_backbone.fingerprint
 
 
+def test_a_t5s_part_of_the_fingerprint_is_what_artifacts_hold():
+    """Written down when the first posteriors were published: a change would orphan every artifact."""
+    config = AutoConfig.for_model("t5", d_model=24, feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+    model = SimpleNamespace(config=config, named_parameters=lambda: [("w", torch.arange(3.0))])
+    assert fingerprint_of(model) == "b59d4f04e4fe380a8d7c893d391a3c762dada1c35665b776f3bebaabc4923c2b"
+
+
 def test_a_fingerprint_is_64_hexadecimal_digits(tiny_backbone):
     assert len(tiny_backbone.fingerprint) == 64
     assert int(tiny_backbone.fingerprint, 16) > 0
@@ -154,8 +163,8 @@ def test_a_config_that_is_no_json_is_refused(copy):
     refusal(copy)
 
 
-@pytest.mark.parametrize("kind", ["bert", "gpt2", "no-such-kind"])
-def test_a_model_that_is_no_t5_is_refused(copy, kind):
+@pytest.mark.parametrize("kind", ["bert", "vit", "no-such-kind"])
+def test_a_model_that_writes_no_text_is_refused(copy, kind):
     change_config(copy, model_type=kind)
     assert kind in refusal(copy)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
+from bmtpt.backbone.causal import CausalEngine, causal_supports
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.generic import HuggingFaceCausalEngine, HuggingFaceEngine
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
 from bmtpt.errors import BackboneError, nearest
@@ -23,12 +24,15 @@ def choose_engine(backbone: Backbone, engine: EngineName = "auto") -> Engine:
     """
     if engine not in NAMES:
         raise BackboneError(f"unknown engine '{engine}'; {nearest(engine, NAMES)}")
-    reason = packed_supports(backbone)
+    reason = causal_supports(backbone) if backbone.decoder_only else packed_supports(backbone)
     if engine == "packed" and reason:
         raise BackboneError(f"engine=packed cannot run backbone '{backbone.name}': {reason}; use engine=auto")
     if engine == "generic" or reason:
         why = f"packed cannot run this backbone: {reason}" if reason else "asked for"
-        return _logged(HuggingFaceEngine(backbone), "generic", why)
+        plain = HuggingFaceCausalEngine if backbone.decoder_only else HuggingFaceEngine
+        return _logged(plain(backbone), "generic", why)
+    if backbone.decoder_only:
+        return _logged(CausalEngine(backbone), "packed", "each prompt's keys and values are shared by its examples")
     return _logged(PackedT5Engine(backbone), "packed", "asked for" if engine == "packed" else "the fastest for T5")
 
 

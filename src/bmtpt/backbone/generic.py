@@ -1,25 +1,32 @@
-"""The engine that runs Hugging Face's own T5 forward: the reference for every other one.
+"""The engines that run a Hugging Face model's own forward: the reference for every other one, and the fallback.
 
 Frozen weights are cast once, and examples are grouped across prompts (`packing.py`).
 """
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
+from bmtpt.backbone.packing import Pass, micro_batches
 from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
 
 
 @dataclass(frozen=True)
 class HuggingFaceEngine(PassEngine):
-    """`Engine` over the model's own forward pass."""
+    """`Engine` over an encoder-decoder's own forward pass."""
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
-        states: Tensor = self.backbone.model.encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
+        encoder = self.backbone.model.get_encoder()
+        states: Tensor = encoder(inputs_embeds=embeddings, attention_mask=mask).last_hidden_state
         return states
 
     def decode_losses(
@@ -35,3 +42,56 @@ class HuggingFaceEngine(PassEngine):
         ).logits  # [R·C, T, V]
         loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         return loss.sum(dim=1).view(R, C)
+
+    def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
+        self.backbone.require_positions(max(lengths, default=0))
+        return super().cut(lengths, prompts)
+
+
+@dataclass(frozen=True)
+class HuggingFaceCausalEngine(CausalPassEngine):
+    """`Engine` over a decoder-only model's own forward pass, without cache, mask or positions.
+
+    Only texts of one length share a pass: nothing is padded in front of a token that counts, so this is right for
+    every architecture that reads from left to right (sliding windows, state spaces, relative biases).
+    """
+
+    def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
+        """The prompts themselves: every row reads its prompt again."""
+        return (prompts,)
+
+    def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
+        (prompts,) = shared
+        # Cast after the repeat: the gradient over n examples is then summed in fp32.
+        return PlainReading(self.backbone.model, prompts.repeat(examples, 1, 1).to(self.backbone.dtype))
+
+    def grouped(
+        self, prompts: Float[Tensor, "M P D"], texts: Sequence[int], tokens: Sequence[int]
+    ) -> Iterator[list[int]]:
+        M, P, _ = prompts.shape
+        for length in sorted(set(texts)):
+            same = [i for i, text in enumerate(texts) if text == length]
+            groups = micro_batches([P + tokens[i] for i in same], copies=M, budget=self.token_budget)
+            yield from ([same[i] for i in group] for group in groups)
+
+
+@dataclass
+class PlainReading(Reading):
+    """Rows that are read anew from their start each time.
+
+    Attributes:
+        embeddings: All tokens so far, prompt included.
+    """
+
+    model: Any
+    embeddings: Float[Tensor, "R S D"]
+
+    def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
+        assert real.all(), "texts of one pass have one length"
+        self.embeddings = torch.cat([self.embeddings, self.model.get_input_embeddings()(ids)], dim=1)
+        fewer = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
+        logits: Tensor = self.model(inputs_embeds=self.embeddings, use_cache=False, **fewer).logits
+        return logits[:, -keep:]
+
+    def repeat(self, copies: int) -> None:
+        self.embeddings = self.embeddings.repeat_interleave(copies, dim=0)

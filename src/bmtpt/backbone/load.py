@@ -1,9 +1,7 @@
-"""Load a frozen T5 from a hub id, a local folder or the offline wheel; safetensors only, no remote code."""
+"""Load a frozen language model from a hub id, a local folder or the offline wheel; safetensors only, no remote code."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 
+from bmtpt.backbone.families import fingerprint_of, loader_of, require_usable, without_dropout
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.offline import PARAMETERS, offline_folder
 from bmtpt.errors import BackboneError
@@ -19,36 +18,17 @@ NO_LIMIT = 10**9
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
-# What decides the function a T5 computes. Everything else in config.json (versions, paths, dtype, dropout) may
-# differ between two copies of one model.
-_FINGERPRINTED = (
-    "model_type",
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_decoder_layers",
-    "num_heads",
-    "feed_forward_proj",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "layer_norm_epsilon",
-    "vocab_size",
-    "decoder_start_token_id",
-    "scale_decoder_outputs",
-)
-
 
 def load_backbone(name: str, *, precision: Precision = "auto", device: str = "auto") -> Backbone:
-    """Load a T5-family model, frozen, without dropout.
+    """Load a T5, another encoder-decoder or a decoder-only model, frozen, without dropout.
 
     Args:
-        name: A Hugging Face hub id (``google/t5-v1_1-base``), a local folder, or ``offline``.
+        name: A Hugging Face hub id (``google/t5-v1_1-base``, ``Qwen/Qwen2.5-0.5B``), a local folder, or ``offline``.
         precision: Compute dtype. ``auto`` is bfloat16 where the processor multiplies it natively, else float32.
         device: ``auto`` is ``cuda`` where there is one, else ``cpu``.
 
     Raises:
-        BackboneError: The model is not there, is not a T5, or holds no safetensors weights.
+        BackboneError: The model is not there, is of a kind that cannot be used, or holds no safetensors weights.
     """
     place = torch.device(_auto_device() if device == "auto" else device)
     source = str(offline_folder()) if name == "offline" else name
@@ -57,49 +37,40 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "au
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
     tokenizer = load_tokenizer(name)
     fingerprint = fingerprint_of(model)
-    embeddings = model.get_input_embeddings().weight.detach().clone().to(place)
+    table = model.get_input_embeddings()
+    # Through the module: some models scale what they look up, and a prompt's rows stand beside the scaled ones.
+    embeddings = table(torch.arange(len(table.weight))).detach().to(place)
     model = model.to(place, _dtype(precision, place))
     return Backbone(name, model, tokenizer, fingerprint, embeddings)
 
 
-def fingerprint_of(model: Any) -> str:
-    """Return the SHA-256 over the architecture and the fp32 weights, in hexadecimal."""
-    config = {key: getattr(model.config, key, None) for key in _FINGERPRINTED}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for key, weight in sorted(model.named_parameters()):
-        digest.update(f"{key}{tuple(weight.shape)}".encode())
-        digest.update(weight.detach().float().contiguous().numpy().data)
-    return digest.hexdigest()
-
-
 def _load_frozen(source: str, name: str) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoConfig, T5ForConditionalGeneration
+    from transformers import AutoConfig
 
     _check_folder(source, name)
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        if config.model_type != "t5":
-            raise BackboneError(
-                f"{name} is a {config.model_type} model; this version works with the T5 family (T5, T5 v1.1, FLAN-T5)"
-            )
-        # Dropout would make the log-density random; transformers' sdpa makes a float mask per layer.
+        kind = loader_of(config, name)
         with _quiet_transformers():
-            model, info = T5ForConditionalGeneration.from_pretrained(
-                source,
-                dtype=torch.float32,
-                use_safetensors=True,
-                dropout_rate=0.0,
-                attn_implementation="eager",
-                output_loading_info=True,
-            )
+            model, info = kind.from_pretrained(
+                source, config=without_dropout(config), dtype=torch.float32, use_safetensors=True,
+                trust_remote_code=False, output_loading_info=True, **_attention(config),
+            )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
     if info["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(info["missing_keys"])
         raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
     _fuse_activations(model)
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    require_usable(model, name)
+    return model
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """T5's sdpa makes a float mask per layer; for others transformers knows best."""
+    return {"attn_implementation": "eager"} if config.model_type == "t5" else {}
 
 
 @contextmanager
@@ -152,7 +123,11 @@ def load_tokenizer(name: str) -> Any:
         raise BackboneError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
     if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes an empty one up
         raise BackboneError(f"cannot load the tokenizer of '{name}': it has no vocabulary (tokenizer.json is missing)")
-    tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit, and T5 has relative positions
+    if tokenizer.eos_token_id is None:
+        raise BackboneError(
+            f"the tokenizer of '{name}' has no end-of-sequence token, and answers must end; set eos_token"
+        )
+    tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit; the engines count positions
     return tokenizer
 
 

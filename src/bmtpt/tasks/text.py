@@ -6,7 +6,7 @@ Only the context is ever cut; the question, the fields around it and the label s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bmtpt.errors import DataError
@@ -110,7 +110,9 @@ def _text(row: Row, column: str) -> str:
     return str(value(row, column)).strip()
 
 
-def truncate(example: Example, tokenizer: Any, max_length: int) -> tuple[list[int], bool]:
+def truncate(
+    example: Example, tokenizer: Any, max_length: int, framing: tuple[Sequence[int], Sequence[int]] | None = None
+) -> tuple[list[int], bool]:
     """Tokenise an example's source text, cutting the end of its context if it is too long.
 
     Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
@@ -119,19 +121,21 @@ def truncate(example: Example, tokenizer: Any, max_length: int) -> tuple[list[in
 
     Args:
         tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
-        max_length: Most tokens returned, end of sequence included.
+        max_length: Most tokens returned, framing included.
+        framing: Ids in front of the text and behind it; None puts the end of sequence behind it.
 
     Returns:
-        Token ids that end with the end of sequence, and whether anything was cut.
+        Token ids in their framing, and whether anything was cut.
     """
-    room = max_length - 1
+    head, tail = ((), (tokenizer.eos_token_id,)) if framing is None else framing
+    room = max_length - len(head) - len(tail)
     whole = _encode(tokenizer, example.text)
     if len(whole) <= room:
-        return [*whole, tokenizer.eos_token_id], False
+        return [*head, *whole, *tail], False
     front, middle, back = (_encode(tokenizer, part) for part in _with_leading_blanks(example))
     left = max(0, room - len(front) - len(back))
     kept = [*front, *middle[:left], *back][:room]
-    return [*kept, tokenizer.eos_token_id], True
+    return [*head, *kept, *tail], True
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

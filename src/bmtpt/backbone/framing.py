@@ -1,0 +1,65 @@
+"""What stands around texts and answers as token ids: a prompt works only with the framing it was trained with.
+
+Encoder-decoders: text and answer each carry what the tokenizer puts around one text (T5: ``</s>`` behind it; BART:
+``<s>`` and ``</s>``). Decoder-only: the text carries what the tokenizer puts in front of it (Llama: ``<s>``; GPT-2:
+nothing) and no end, because the answer goes on from it: behind a blank, closed by the end of sequence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+ANCHOR = ":"
+"""Text behind which an answer is tokenised to find its ids: some vocabularies mark the blank in front of a word,
+others the word's start, and only the join of two words shows which."""
+
+
+class Framing(NamedTuple):
+    """Token ids around a text and around an answer.
+
+    Attributes:
+        text: Ids in front of a text and behind it.
+        answer: Ids in front of an answer and behind it.
+        joined: Whether the answer follows on the text in one sequence.
+    """
+
+    text: tuple[tuple[int, ...], tuple[int, ...]]
+    answer: tuple[tuple[int, ...], tuple[int, ...]]
+    joined: bool
+
+
+def framing_of(tokenizer: Any, *, decoder_only: bool) -> Framing:
+    """Read the framing off a tokenizer that has an end of sequence."""
+    head, tail = _added(tokenizer)
+    end = (tokenizer.eos_token_id,)
+    if decoder_only:
+        return Framing((head, ()), ((), end), joined=True)
+    return Framing((head, tail or end), (head, tail or end), joined=False)
+
+
+def answer_ids(tokenizer: Any, framing: Framing, answer: str) -> list[int]:
+    """Return the ids of an answer, end of sequence included."""
+    head, tail = framing.answer
+    ids = _continuation(tokenizer, answer) if framing.joined else _plain(tokenizer, answer)
+    return [*head, *ids, *tail]
+
+
+def _added(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the special ids that the tokenizer puts in front of a text and behind it."""
+    plain, framed = _plain(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
+    start = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
+    if start is None:
+        return (), ()
+    return tuple(framed[:start]), tuple(framed[start + len(plain) :])
+
+
+def _continuation(tokenizer: Any, answer: str) -> list[int]:
+    """Return the ids that an answer adds behind a text and a blank."""
+    before, joined = _plain(tokenizer, ANCHOR), _plain(tokenizer, f"{ANCHOR} {answer}")
+    if joined[: len(before)] == before:
+        return joined[len(before) :]
+    return _plain(tokenizer, f" {answer}")
+
+
+def _plain(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
