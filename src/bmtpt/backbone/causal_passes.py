@@ -78,7 +78,9 @@ class CausalPassEngine(ABC):
         The passes accumulate the gradient in what the rows share; one backward pass takes it from there to θ.
         """
         if prompts.ndim == 4:
-            each = (self.gradients(own, one, weights[n : n + 1]) for n, (own, one) in enumerate(_one_by_one(prompts, batch)))
+            each = (
+                self.gradients(own, one, weights[n : n + 1]) for n, (own, one) in enumerate(_one_by_one(prompts, batch))
+            )
             losses, gradients = zip(*each, strict=True)
             return torch.cat(losses, dim=1), torch.stack(gradients, dim=1)
         leaf = prompts.detach().clone().requires_grad_(True)
