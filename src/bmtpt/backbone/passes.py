@@ -160,8 +160,11 @@ class PassEngine(ABC):
         return length
 
     def _run(self, prompts: Tensor, inputs: Sequence[Tensor], one_pass: Callable[[Pass], None]) -> None:
-        """Run every pass; one that memory is too small for is cut in two and tried again."""
-        waiting = self.cut([len(ids) + prompts.shape[-2] for ids in inputs], len(prompts))[::-1]
+        self.run([len(ids) + prompts.shape[-2] for ids in inputs], len(prompts), one_pass)
+
+    def run(self, lengths: Sequence[int], prompts: int, one_pass: Callable[[Pass], None]) -> None:
+        """Run every pass over rows of these lengths; one that memory is too small for is cut in two and tried again."""
+        waiting = self.cut(lengths, prompts)[::-1]
         with self.settings():
             while waiting:
                 part = waiting.pop()

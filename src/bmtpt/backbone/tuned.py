@@ -33,15 +33,29 @@ class TunedEngine(HuggingFaceEngine):
         """The prompt without rows, which asks for the model itself."""
         return self.backbone.embeddings.new_zeros(1, 0, self.backbone.d_model)
 
-    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"]) -> Float[Tensor, "R S D"]:
+    def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         with self._autocast():
             return super().encode(embeddings, mask)
 
     def decode_losses(
-        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"], targets: Int[Tensor, "R C T"]
+        self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
         with self._autocast():
             return super().decode_losses(states, mask, targets)
+
+    def pass_gradients(
+        self,
+        prompts: Float[Tensor, "m *n P D"],
+        ids: Int[Tensor, "n L"],
+        mask: Int[Tensor, "n S"] | None,
+        targets: Int[Tensor, "n 1 T"],
+        weights: Float[Tensor, " n"],
+    ) -> tuple[Float[Tensor, "m n"], Float[Tensor, "m *n P D"]]:
+        leaf = prompts.detach().requires_grad_(True)
+        losses = self._pass_losses(leaf, ids, mask, targets)
+        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return losses.detach(), leaf.grad
 
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
