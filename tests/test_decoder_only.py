@@ -127,6 +127,14 @@ def test_a_decoder_only_backbone_is_frozen_without_dropout_and_needs_no_padding_
     assert torch.equal(first, second)
 
 
+def test_the_head_gets_one_block_of_memory_where_only_the_last_logits_are_kept(tiny_gpt2: Backbone):
+    seen: list[bool] = []
+    handle = tiny_gpt2.model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
+    tiny_gpt2.model(torch.arange(12).view(3, 4), logits_to_keep=2)
+    handle.remove()
+    assert seen == [True]
+
+
 def test_one_models_copies_have_one_fingerprint(tiny_gpt2: Backbone, copy: Path):
     change_config(copy, attn_pdrop=0.3, transformers_version="0.0", use_cache=False, eos_token_id=3, summary_type="x")
     config = json.loads((copy / "config.json").read_text())

@@ -8,7 +8,8 @@ accumulate the gradient in the keys and values, and one backward pass over [M, P
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
 from bmtpt.backbone.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.model import Backbone
@@ -71,7 +73,13 @@ def _agrees(backbone: Backbone) -> bool:
 
 @dataclass(frozen=True)
 class CausalEngine(CausalPassEngine):
-    """`Engine` for decoder-only models with full attention; see `causal_supports`."""
+    """`Engine` for decoder-only models with full attention; see `causal_supports`.
+
+    Attributes:
+        keep_memory: Keep freed memory from pass to pass while a call runs (`allocator.py`).
+    """
+
+    keep_memory: bool = True
 
     def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
         """Return keys and values [M, heads, P, d] of every layer: k₁, v₁, k₂, v₂, …"""
@@ -85,6 +93,12 @@ class CausalEngine(CausalPassEngine):
         rows, P = states[0].shape[0], states[0].shape[2]
         mask = torch.ones(rows, P, dtype=torch.int64, device=states[0].device)
         return CachedReading(self.backbone.model, new_cache(self.backbone.model.config, states), mask)
+
+    def grouped(
+        self, prompts: Float[Tensor, "M P D"], texts: Sequence[int], tokens: Sequence[int]
+    ) -> Iterator[list[int]]:
+        with kept_memory() if self.keep_memory else nullcontext():
+            yield from super().grouped(prompts, texts, tokens)
 
 
 @dataclass

@@ -63,6 +63,7 @@ def _load_frozen(source: str, name: str) -> Any:
         missing = sorted(info["missing_keys"])
         raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
     _fuse_activations(model)
+    _flatten_head_input(model)
     model = model.eval().requires_grad_(False)
     require_usable(model, name)
     return model
@@ -106,6 +107,17 @@ def _fuse_activations(model: Any) -> None:
     for module in model.modules():
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = torch.nn.GELU(approximate="tanh")
+
+
+def _flatten_head_input(model: Any) -> None:
+    """Copy what the head gets where it is a slice: torch would read the whole vocabulary once for every row of it."""
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(each.contiguous() for each in inputs)
 
 
 def load_tokenizer(name: str) -> Any:
