@@ -17,11 +17,13 @@ from bmtpt.artifacts import Posterior, Prompt, PromptMixture
 from bmtpt.errors import SettingsError
 from bmtpt.results import Result, append_results, read_results
 from bmtpt.scoring import metric_names
+from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.run import RESULTS, cells, prompt_folder, study_hash
-from bmtpt.studies.spec import MethodName
+from bmtpt.studies.spec import PromptMethod
 
-METHODS = get_args(MethodName)
+TUNINGS = get_args(WeightMethod)
+METHODS = get_args(PromptMethod)
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
 
@@ -244,6 +246,7 @@ def test_task_files_are_looked_up_beside_the_study(tmp_path, tiny_t5_folder, tin
         ({"methods": ["pt", "bmtp"]}, ["'methods'", "did you mean 'bmtpt'"]),
         ({"learn": {"kernell": "rbf"}}, ["unknown option 'learn.kernell'", "'kernel'"]),
         ({"learn": {"bandwidth": "wide"}}, ["'learn.bandwidth'", "'median'"]),
+        ({"weights": {"lora": {"rnk": 4}}}, ["unknown option 'weights.lora.rnk'", "'rank'"]),
         ({"limits": {"train": 0}}, ["'limits.train'", "greater than 0"]),
         ({"limits": {"trian": 5}}, ["unknown option 'limits.trian'", "'train'"]),
         ({"seeds": []}, ["'seeds'", "at least 1"]),
@@ -286,6 +289,37 @@ def test_lines_of_another_study_in_the_same_file_are_left_alone(study, first, tm
     no_training(monkeypatch)
     assert run_study(study, copy) == results
     assert read_results(copy / RESULTS) == [*results, stranger]
+
+
+@pytest.fixture(scope="module")
+def tuning(tmp_path_factory, tiny_t5_folder, tiny_task_folder) -> StudySpec:
+    changes = {"methods": list(TUNINGS), "seeds": [3], "weights": {"lora": {"rank": 2}, "adapter": {"reduction": 8}}}
+    return load_study(written(tmp_path_factory.mktemp("tuning"), tiny_t5_folder, tiny_task_folder, **changes))
+
+
+def test_weight_tuning_runs_as_cells_with_lines_of_its_own_and_leaves_no_weights(tuning, tiny_tasks, tmp_path):
+    results = run_study(tuning, tmp_path)
+    metrics = metric_names(tiny_tasks["pairs"].task)
+    assert Counter((row.method, row.metric) for row in results) == {(t, m): 1 for t in TUNINGS for m in metrics}
+    trained = {row.method: row.trained_parameters for row in results}
+    assert trained["lora"] == 6 * 2 * 2 * (24 + 16)  # attentions × (q and v) × rank × (in + out)
+    assert trained["full"] == 28_832  # the whole tiny T5
+    assert all(row.sources == () and row.seconds > 0 and row.steps == 2 for row in results)
+    assert {path.name for path in tmp_path.iterdir()} == {RESULTS}
+
+
+def test_weight_tuning_gives_the_same_numbers_again_and_is_resumed_by_its_lines(tuning, tmp_path, monkeypatch):
+    first, second = run_study(tuning, tmp_path / "first"), run_study(tuning, tmp_path / "second")
+    assert values(first) == values(second)
+    no_training(monkeypatch)
+    assert run_study(tuning, tmp_path / "first") == first
+
+
+def test_settings_of_weight_tuning_count_for_the_hash_only_where_they_are_changed(study):
+    weights = study.weights.model_validate({"lora": {"rank": 9}})
+    assert study_hash(study.model_copy(update={"weights": weights}), 0) != study_hash(study, 0)
+    default = study.weights.model_validate({"lora": {"rank": 8}})
+    assert study_hash(study.model_copy(update={"weights": default}), 0) == study_hash(study, 0)
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ from bmtpt.train.events import Listener
 from bmtpt.train.loop import LoopState
 from bmtpt.train.run import Run, prepare_folder
 from bmtpt.types import Example
+from bmtpt.weight_tuning import TunedModel
 
 JUDGED_ROWS = 256
 """Training rows of a target on which the particles are compared before one of them is a start."""
@@ -227,14 +228,14 @@ def fit_targets(
 
 def evaluate(
     backbone: Backbone,
-    prompt: Prompt | PromptMixture,
+    prompt: Prompt | PromptMixture | TunedModel,
     examples: Sequence[Example],
     *,
     task: TaskSpec | None = None,
     scorer: ScorerKind | None = None,
     max_length: int | None = None,
 ) -> Evaluation:
-    """Score a prompt on rows, through the forward path it was trained with.
+    """Score a prompt or a tuned model on rows, through the forward path it was trained with.
 
     Args:
         examples: Usually `TaskData.test`.
@@ -252,20 +253,21 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
-    return evaluate_prompts(
-        choose_engine(backbone), _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer)
-    )
+    engine = prompt.engine if isinstance(prompt, TunedModel) else choose_engine(backbone)
+    return evaluate_prompts(engine, _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer))
 
 
-def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture) -> Prompts:
+def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Prompts:
     if isinstance(prompt, Prompt):
         return prompt.prompts.to(backbone.device)
+    if isinstance(prompt, TunedModel):
+        return prompt.engine.no_prompt
     return mixture_prompts(backbone.embeddings, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
 
 
 def result_rows(
     backbone: Backbone,
-    prompt: Prompt | PromptMixture,
+    prompt: Prompt | PromptMixture | TunedModel,
     target: TaskData,
     evaluation: Evaluation,
     *,

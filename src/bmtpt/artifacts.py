@@ -114,6 +114,12 @@ class MixtureCard(_TargetCard):
     kind: Literal["mixture"] = "mixture"
 
 
+class WeightsCard(_TargetCard):
+    """Where tuned weights come from (`weight_tuning.py`)."""
+
+    kind: Literal["weights"] = "weights"
+
+
 _AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard, MixtureCard)
 
 

@@ -26,6 +26,7 @@ Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
+WeightMethod = Literal["full", "bitfit", "lora", "adapter"]
 
 
 LATER = {"later": True}
@@ -207,6 +208,57 @@ class MptSettings(BaseModel):
 
     distillation_weight: float = Field(default=0.9, ge=0)
     temperature: PositiveFloat = 1.0
+
+
+class _TuningSettings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class FullSettings(_TuningSettings):
+    """Full fine-tuning: its learning rate [family: 3e-4]."""
+
+    learning_rate: PositiveFloat = 3e-4
+
+
+class BitFitSettings(_TuningSettings):
+    """BitFit: its learning rate."""
+
+    learning_rate: PositiveFloat = 3e-3
+
+
+class LoraSettings(_TuningSettings):
+    """LoRA.
+
+    Attributes:
+        rank: r.
+        alpha: α; what is added is scaled by α/r.
+        modules: Names of the linear maps that get it [LoRA paper: queries and values].
+    """
+
+    learning_rate: PositiveFloat = 1e-3
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16
+    modules: tuple[str, ...] = Field(default=("q", "v"), min_length=1)
+
+
+class AdapterSettings(_TuningSettings):
+    """Bottleneck adapters.
+
+    Attributes:
+        reduction: The bottleneck is D/reduction wide [family: 32].
+    """
+
+    learning_rate: PositiveFloat = 1e-3
+    reduction: PositiveInt = 32
+
+
+class WeightSettings(_TuningSettings):
+    """Settings of weight tuning beside those of every target stage (`methods/weights.py`)."""
+
+    full: FullSettings = FullSettings()
+    bitfit: BitFitSettings = BitFitSettings()
+    lora: LoraSettings = LoraSettings()
+    adapter: AdapterSettings = AdapterSettings()
 
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

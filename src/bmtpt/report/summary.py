@@ -28,6 +28,10 @@ DISPLAY_NAMES = {
     "multitask": "multi-task prompt (M = 1)",
     "bmtpt": "BMTPT",
     "bmtpt_no_prior": "BMTPT without the prior",
+    "full": "full fine-tuning",
+    "bitfit": "BitFit",
+    "lora": "LoRA",
+    "adapter": "bottleneck adapters",
 }
 """How methods are called in print, in the order of the columns; other names are shown as they are."""
 

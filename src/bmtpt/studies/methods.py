@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -27,10 +28,11 @@ from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.prompts import Decomposed
 from bmtpt.results import settings_hash
-from bmtpt.settings import AdaptSettings, LearnSettings, identity_of
+from bmtpt.settings import AdaptSettings, LearnSettings, WeightMethod, identity_of
 from bmtpt.studies.spec import MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
+from bmtpt.weight_tuning import TunedModel, fit_weights
 
 MPT = "mpt.safetensors"
 IDENTITY = "identity.txt"
@@ -126,7 +128,7 @@ class Cell:
     seed: int
 
 
-def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt | PromptMixture:
+def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt | PromptMixture | TunedModel:
     """Train one cell."""
     study, target = sources.study, cell.target.task.name
     ensemble = cell.method == "source_ensemble"
@@ -134,6 +136,9 @@ def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt 
     if cell.method in ("bmtpt_no_prior", "multitask"):
         settings = settings.model_copy(update={"prior": "none"})
     heard = _named(listener, f"{target} {cell.method} k={cell.shots} seed={cell.seed}")
+    if cell.method in get_args(WeightMethod):
+        method = cast(WeightMethod, cell.method)
+        return fit_weights(sources.backbone, cell.target, settings, study.weights, method=method, listener=heard)
     if cell.method == "attempt":
         return fit_attempt(
             sources.backbone,

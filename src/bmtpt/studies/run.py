@@ -17,6 +17,7 @@ from bmtpt.studies.methods import Cell, Sources, run_cell
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData, load_data, load_task
 from bmtpt.train.events import Listener
+from bmtpt.weight_tuning import TunedModel
 
 RESULTS = "results.jsonl"
 
@@ -46,7 +47,8 @@ def run_study(study: StudySpec, folder: Path, listener: Listener | None = None) 
         stage = Sources(study, backbone, sources, folder / "sources" / f"seed{seed}", seed, listener)
         prompt = run_cell(cell, stage, listener)
         place = prompt_folder(folder, cell.target.task.name, cell.method, cell.shots, cell.seed)
-        prompt = prompt.save(place, overwrite=place.is_dir())
+        if not isinstance(prompt, TunedModel):  # as large as the model, and the lines are what a study is for
+            prompt = prompt.save(place, overwrite=place.is_dir())
         evaluation = evaluate(
             backbone, prompt, cell.target.test, task=cell.target.task, max_length=study.adapt.max_length
         )

@@ -17,12 +17,23 @@ from pydantic import (
 )
 
 from bmtpt.errors import SettingsError
-from bmtpt.settings import AdaptSettings, AttemptSettings, LearnSettings, MptSettings, later, read_yaml, validated
+from bmtpt.settings import (
+    AdaptSettings,
+    AttemptSettings,
+    LearnSettings,
+    MptSettings,
+    WeightMethod,
+    WeightSettings,
+    later,
+    read_yaml,
+    validated,
+)
 from bmtpt.tasks import SplitLimits
 
-MethodName = Literal[
+PromptMethod = Literal[
     "pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt", "bmtpt_no_prior"
 ]
+MethodName = Literal[PromptMethod, WeightMethod]
 SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "mpt"}
 """Methods that need a prompt tuned on each source alone."""
 
@@ -46,6 +57,7 @@ class StudySpec(BaseModel):
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
         attempt, mpt: What only these methods have.
         noise_std: Standard deviation of the noise that `ptp` trains under, in embedding units.
+        weights: Learning rates and sizes of the methods that tune weights.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
     """
@@ -68,6 +80,7 @@ class StudySpec(BaseModel):
     attempt: AttemptSettings = later(AttemptSettings())
     mpt: MptSettings = later(MptSettings())
     noise_std: PositiveFloat = later(1.0)
+    weights: WeightSettings = later(WeightSettings())
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
 

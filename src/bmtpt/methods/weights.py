@@ -1,0 +1,195 @@
+"""Weight tuning, the baselines that change the model and have no prompt.
+
+    w* = argmin_w (1/N) Σ_n −log p_w(y_n | x_n)          the target loss of the prompt methods; dropout is off as there
+
+    full      w: every weight of the model
+    bitfit    w: biases (Ben Zaken et al. 2022)           stock T5 has none: like the literature (Karimi Mahabadi et al.
+              2021, github.com/rabeehk/compacter) we add one, from zero, to every linear map, the head too, and to every
+              norm: 282,496 on T5-base
+    lora      W + (α/r)·B A, w: A and B (Hu et al. 2022)  through peft; B from zero
+    adapter   y + U gelu(V y + b) + c behind the self-attention and the feed-forward of every block, w: V, U, b, c and
+              the gains of all norms (Houlsby et al. 2019; placed as in compacter: 1,855,104 on T5-base with a width of
+              D/32); U, b and c from zero
+
+At step 0 each equals the frozen model. The adapters are our own lines: `adapters` 1.3 needs transformers 4.57 and peft
+0.21 has no bottleneck adapter.
+
+Trained weights are fp32 from the frozen model's (rounded where that is bfloat16); weights that stay frozen keep its
+dtype, and bfloat16 matmuls run under autocast.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from bmtpt.backbone.tuned import TunedEngine
+from bmtpt.errors import SettingsError
+from bmtpt.methods.target import Candidate, TargetRows, TargetStage
+from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
+from bmtpt.train.optimisers import ParameterGroup
+from bmtpt.types import TokenBatch
+
+
+def trainable_copy(model: Any, method: WeightMethod, settings: WeightSettings, seed: int) -> Any:
+    """Return a copy of a frozen model in which only a method's weights require a gradient, all of them fp32.
+
+    Args:
+        model: Hugging Face's T5; it is left as it is.
+        method: Which weights.
+        settings: Sizes of what is added.
+        seed: Of what starts at random.
+
+    Raises:
+        SettingsError: LoRA is asked for without peft, or of modules that the model has not.
+    """
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    with _seeded(seed):
+        return _VARIANTS[method](frozen, settings).eval()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's own generator, for peft takes no other, and give it back as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def _all_weights(model: Any, settings: WeightSettings) -> Any:
+    return model.to(_wide(model.dtype)).requires_grad_(True)
+
+
+def _with_biases(model: Any, settings: WeightSettings) -> Any:
+    for module in list(model.modules()):
+        if isinstance(module, nn.Linear):
+            module.bias = _zeros(module.weight, module.out_features)
+    for norm in _norms(model):
+        norm.bias = _zeros(norm.weight, len(norm.weight))
+        norm.register_forward_hook(lambda norm, _, output: output + norm.bias)
+    return model
+
+
+def _with_lora(model: Any, settings: WeightSettings) -> Any:
+    try:
+        from peft import LoraConfig, TaskType, get_peft_model
+    except ImportError as error:
+        raise SettingsError("LoRA needs the peft package; run: pip install 'bmtpt[peft]'") from error
+    lora = settings.lora
+    config = LoraConfig(
+        task_type=TaskType.SEQ_2_SEQ_LM,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=list(lora.modules),
+        lora_dropout=0.0,
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise SettingsError(f"LoRA cannot be put on the modules {', '.join(lora.modules)}: {error}") from error
+
+
+def _with_adapters(model: Any, settings: WeightSettings) -> Any:
+    for norm in _norms(model):
+        norm.weight = nn.Parameter(norm.weight.to(_wide(norm.weight.dtype)))
+    for block in (*model.encoder.block, *model.decoder.block):
+        # The last linear map of a sublayer: what it returns is the sublayer's output, before the residual sum.
+        for last in (block.layer[0].SelfAttention.o, block.layer[-1].DenseReluDense.wo):
+            last.adapter = Adapter(last.out_features, settings.adapter.reduction).to(
+                last.weight.device, _wide(last.weight.dtype)
+            )
+            last.register_forward_hook(lambda last, _, output: last.adapter(output))
+    return model
+
+
+_VARIANTS: dict[WeightMethod, Callable[[Any, WeightSettings], Any]] = {
+    "full": _all_weights,
+    "bitfit": _with_biases,
+    "lora": _with_lora,
+    "adapter": _with_adapters,
+}
+
+
+class Adapter(nn.Module):
+    """A bottleneck of width D/reduction (at least 1) with a residual connection, the identity at its start."""
+
+    def __init__(self, width: int, reduction: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, max(1, width // reduction))
+        self.up = nn.Linear(self.down.out_features, width)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, y: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+        """Return y + U gelu(V y + b) + c."""
+        added: Tensor = self.up(nn.functional.gelu(self.down(y)))
+        return y + added
+
+
+def _norms(model: Any) -> list[Any]:
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    return [module for module in model.modules() if isinstance(module, T5LayerNorm)]
+
+
+def _zeros(weight: Tensor, length: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(length, device=weight.device, dtype=_wide(weight.dtype)))
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+class TargetWeights(TargetStage):
+    """Trains the weights of a `trainable_copy` that require a gradient: one candidate, which starts at the model.
+
+    Args:
+        engine: Over the copy.
+        targets, settings: As for `TargetStage`.
+    """
+
+    def __init__(self, engine: TunedEngine, targets: Mapping[str, TargetRows], settings: AdaptSettings) -> None:
+        self.no_prompt = engine.no_prompt
+        super().__init__(engine, targets, [Candidate(self.no_prompt[0], "the model")], settings)
+        self.weights = [weight for weight in engine.backbone.model.parameters() if weight.requires_grad]
+        # The same storage with a first axis of one candidate, which is what the loop selects by.
+        self.tensors = [weight.detach()[None].requires_grad_(True) for weight in self.weights]
+
+    def groups(self) -> list[ParameterGroup]:
+        """All trained weights at one learning rate."""
+        return [ParameterGroup("weights", self.tensors, self.settings.learning_rate)]
+
+    def prompts(self, target: int) -> Float[Tensor, "1 0 D"]:
+        """Return a prompt without rows."""
+        return self.no_prompt
+
+    def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
+        """Leave the gradient of the mean NLL in every trained weight; return the mean NLL by target."""
+        for weight, tensor in zip(self.weights, self.tensors, strict=True):
+            tensor.grad = torch.zeros_like(tensor)
+            weight.grad = tensor.grad[0]  # autograd adds to it in place
+        drawn = sum(len(batch) for batch in batches.values())
+        found = {}
+        for name, batch in batches.items():
+            share = self.no_prompt.new_full((len(batch),), 1 / drawn)
+            losses, _ = self.engine.gradients(self.no_prompt, batch, share)
+            found[name] = losses.mean(dim=1).tolist()
+        return found
+
+    def keep(self, best: Sequence[Tensor]) -> None:
+        """Put the selected tensors into the model, and free the gradients."""
+        with torch.no_grad():
+            for weight, tensor, chosen in zip(self.weights, self.tensors, best, strict=True):
+                tensor.copy_(chosen)
+                weight.grad = tensor.grad = None
+
+    def trained_parameters(self) -> int:
+        """Numbers trained; the targets share them all."""
+        total: int = sum(weight.numel() for weight in self.weights)
+        return -(-total // len(self.targets))
