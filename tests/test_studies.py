@@ -20,10 +20,10 @@ from bmtpt.scoring import metric_names
 from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.run import RESULTS, cells, prompt_folder, study_hash
-from bmtpt.studies.spec import MethodName
+from bmtpt.studies.spec import PromptMethod
 
 TUNINGS = get_args(WeightMethod)
-METHODS = tuple(method for method in get_args(MethodName) if method not in TUNINGS)
+METHODS = get_args(PromptMethod)
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
 

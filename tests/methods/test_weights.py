@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.passes import PassEngine
 from bmtpt.backbone.tuned import TunedEngine
 from bmtpt.data import tokenise
 from bmtpt.errors import SettingsError
@@ -144,7 +145,8 @@ def test_training_lowers_the_loss_and_moves_every_trained_tensor(backbone, rows,
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
-def test_steps_of_full_fine_tuning_are_plain_torch_steps(backbone, rows, tiny_hf, optimiser):
+def test_steps_of_full_fine_tuning_are_plain_torch_steps(backbone, rows, tiny_hf, optimiser, monkeypatch):
+    monkeypatch.setattr(PassEngine, "token_budget", 40)  # several passes a step
     wide = replace(backbone, model=copy.deepcopy(backbone.model).double(), embeddings=backbone.embeddings.double())
     settings = AdaptSettings(
         steps=3, batch_size=5, evaluate_every=3, learning_rate=1e-3, optimiser=optimiser, schedule="constant"

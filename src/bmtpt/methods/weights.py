@@ -171,15 +171,16 @@ class TargetWeights(TargetStage):
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave the gradient of the mean NLL in every trained weight; return the mean NLL by target."""
-        for weight, tensor in zip(self.weights, self.tensors, strict=True):
-            tensor.grad = torch.zeros_like(tensor)
-            weight.grad = tensor.grad[0]  # autograd adds to it in place
+        for weight in self.weights:
+            weight.grad = None
         drawn = sum(len(batch) for batch in batches.values())
         found = {}
         for name, batch in batches.items():
             share = self.no_prompt.new_full((len(batch),), 1 / drawn)
             losses, _ = self.engine.gradients(self.no_prompt, batch, share)
             found[name] = losses.mean(dim=1).tolist()
+        for weight, tensor in zip(self.weights, self.tensors, strict=True):
+            tensor.grad = weight.grad[None]
         return found
 
     def keep(self, best: Sequence[Tensor]) -> None:
