@@ -73,7 +73,10 @@ def test_every_axis_of_the_scaling_is_walked_with_the_others_held(results):
 def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
     out = tmp_path / "step-gpu.jsonl"
     assert gpu.main([*SMOKE, "--out", str(out)]) == 0
-    assert [line["size"] for line in lines_of(out)] == ["tiny", "tiny-gated"]
+    lines = lines_of(out)
+    assert [line["size"] for line in lines if line["benchmark"] == "step"] == ["tiny", "tiny-gated"]
+    plans = [line["seconds"].keys() - {"packed"} for line in lines if line["benchmark"] == "plans"]
+    assert plans == [{name} for name in baselines.offered_plans()]
     table = capsys.readouterr().out
     assert "tiny-gated, B = 2, bfloat16" in table
     assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
@@ -95,6 +98,7 @@ def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatc
         ratio = dict.fromkeys(setup.variants, 2.0)
         return {**lines[setup.size], "ratio": ratio}
 
+    monkeypatch.setattr(gpu, "offered_plans", tuple)
     monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
     assert gpu.main(SMOKE) == 1
     table = capsys.readouterr().out
