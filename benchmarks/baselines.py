@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model import Backbone
 from bmtpt.types import TokenBatch
 from cases import LONGEST, Case
 from shapes import as_backbone
@@ -32,6 +33,13 @@ NAMES = {
     "packed": "ours, engine=packed",
 }
 OURS = ("generic", "packed")
+ENGINE_PLANS: dict[str, dict[str, object]] = {
+    "packed_written": {"layers": "written"},
+    "packed_autograd": {"layers": "autograd"},
+    "packed_no_graphs": {"graphs": False},
+    "packed_recompute": {"memory": "recompute"},
+}
+"""The packed engine with one setting of its plan changed."""
 SLOW = ("loop_unfrozen", "loop_frozen", "peft")
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
 """Most padded tokens in one pass of the batched baseline."""
@@ -44,15 +52,26 @@ class Variant(Protocol):
 def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
     """Return a variant that runs a copy of an fp32 model in `dtype` where the case is."""
     own = copy.deepcopy(model).to(case.particles.device, dtype)
-    if name in OURS:
-        engine = choose_engine(as_backbone(own, case.size), "packed" if name == "packed" else "generic")
-        return OurEngine(_warmed(engine, case), case)
+    if name in (*OURS, *ENGINE_PLANS):
+        return OurEngine(_warmed(_engine(name, as_backbone(own, case.size)), case), case)
     if name == "peft":
         return PeftLoop(_with_sdpa(own), case)
     if name == "batched":
         return Batched(_with_sdpa(own), case, by_length(case, TOKEN_BUDGETS[case.particles.device.type]))
     tasks = [collated(task.inputs, task.targets, LONGEST) for task in case.tasks]
     return Loop(own.requires_grad_(name == "loop_unfrozen"), tasks)
+
+
+def _engine(name: str, backbone: Backbone) -> Engine:
+    engine: Any = choose_engine(backbone, "generic" if name == "generic" else "packed")
+    return replace(engine, chosen=replace(engine.plan, **ENGINE_PLANS[name])) if name in ENGINE_PLANS else engine
+
+
+def offered_plans() -> tuple[str, ...]:
+    """Return the names of the plans that this version's packed engine can be given."""
+    from bmtpt.backbone.t5 import PackedT5Engine
+
+    return tuple(ENGINE_PLANS) if hasattr(PackedT5Engine, "plan") else ()
 
 
 def reference(model: Any, case: Case) -> Variant:

@@ -17,30 +17,31 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from baselines import SLOW
+from baselines import SLOW, offered_plans
 from common import SMOKE_PRODUCTS, append_line, device_of, matmul_peak, parser
 from shapes import DTYPES
-from step import FAST, SMOKE, Plan, measured
+from step import FAST, SMOKE, Setup, measured
 from targets import TARGETS, verdict
 
 NO_DEVICE, INCOMPLETE = 2, 1
 VARIANTS = ("loop_frozen", *FAST)
-PLANS = (
-    Plan("t5-base", 4, "bfloat16", VARIANTS),
-    Plan("t5-base", 1, "float32", ("packed",)),
-    Plan("t5-base", 1, "bfloat16", VARIANTS),
-    Plan("t5-base", 32, "bfloat16", VARIANTS),
-    Plan("flan-t5-small", 1, "float32", ("packed",)),
-    Plan("flan-t5-small", 4, "bfloat16", VARIANTS),
-    Plan("t5-small", 1, "float32", VARIANTS),
-    Plan("t5-small", 1, "bfloat16", VARIANTS),
-    Plan("t5-small", 4, "bfloat16", VARIANTS),
-    Plan("t5-small", 32, "bfloat16", VARIANTS),
+SETUPS = (
+    Setup("t5-base", 4, "bfloat16", VARIANTS),
+    Setup("t5-base", 1, "float32", ("packed",)),
+    Setup("t5-base", 1, "bfloat16", VARIANTS),
+    Setup("t5-base", 32, "bfloat16", VARIANTS),
+    Setup("flan-t5-small", 1, "float32", ("packed",)),
+    Setup("flan-t5-small", 4, "bfloat16", VARIANTS),
+    Setup("t5-small", 1, "float32", VARIANTS),
+    Setup("t5-small", 1, "bfloat16", VARIANTS),
+    Setup("t5-small", 4, "bfloat16", VARIANTS),
+    Setup("t5-small", 32, "bfloat16", VARIANTS),
 )
 
 
@@ -49,45 +50,65 @@ class Session:
     """What has been measured until now, and how long there is left.
 
     Attributes:
+        rounds: Of our engine and of the batched baseline.
+        naive_rounds: Of the loop.
         deadline: In seconds of `time.monotonic`.
         lines: Result lines of the cases that went well.
         failures: Sentences about those that did not.
     """
 
-    name: str
+    device: torch.device
+    rounds: int
+    naive_rounds: int
     deadline: float
     out: Path | None
+    smoke: bool = False
     lines: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
-    def run(self, plans: Sequence[Plan], device: torch.device, rounds: Mapping[str, int], smoke: bool) -> None:
-        """Measure each plan; what the GPU cannot hold beside the baselines is measured without them."""
-        peaks = _peaks(device, smoke)
-        for plan in plans:
-            if time.monotonic() > self.deadline:
-                self.failures.append(f"{_title(vars(plan))}: the time was up")
-            elif not self._measure(plan, device, rounds, peaks) and plan.variants != ("packed",):
-                self._measure(replace(plan, variants=("packed",)), device, rounds, peaks)
+    def run(self, setups: Sequence[Setup]) -> None:
+        """Measure each case; what the GPU cannot hold beside the baselines is measured without them."""
+        for setup in setups:
+            if not self._measure(setup, "step") and setup.variants != ("packed",):
+                self._measure(replace(setup, variants=("packed",)), "step")
 
-    def _measure(self, plan: Plan, device: torch.device, rounds: Mapping[str, int], peaks: Mapping[str, float]) -> bool:
-        _free(device)  # of what a failed case left
+    def compare_plans(self, setup: Setup) -> None:
+        """Time the packed engine with one setting changed at a time; one that fails leaves the others."""
+        for name in offered_plans():
+            self._measure(replace(setup, variants=("packed", name)), "plans")
+
+    def _measure(self, setup: Setup, kind: str) -> bool:
+        """Add a result line and return True, or add a sentence that says why there is none."""
+        title = f"{_title(vars(setup))}, {' and '.join(setup.variants)}"
+        if time.monotonic() > self.deadline:
+            self.failures.append(f"{title}: the time was up")
+            return False
+        _free(self.device)  # of what a failed case left
+        rounds = {name: self.naive_rounds if name in SLOW else self.rounds for name in setup.variants}
         try:
-            line = measured(plan, device, rounds, peaks[plan.precision])
+            line = {**measured(setup, self.device, rounds, self._peaks[setup.precision]), "benchmark": kind}
         except (Exception, SystemExit) as error:  # the other cases still count
-            self.failures.append(f"{_title(vars(plan))}, {' and '.join(plan.variants)}: {_first_line(error)}")
+            self.failures.append(f"{title}: {_first_line(error)}")
             return False
         self.lines.append(line)
         append_line(self.out, line)
-        print(
-            f"{_title(line)}: done, {max(0, self.deadline - time.monotonic()):.0f} s left", file=sys.stderr, flush=True
-        )
+        left = max(0, self.deadline - time.monotonic())
+        print(f"{title}: done, {left:.0f} s left", file=sys.stderr, flush=True)
         return True
 
+    @cached_property
+    def _peaks(self) -> dict[str, float]:
+        products = SMOKE_PRODUCTS if self.smoke else None
+        return {name: matmul_peak(dtype, self.device, products) for name, dtype in DTYPES.items()}
+
     def table(self) -> str:
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         ratios = "".join(f"{name:>8}" for name in ("× (b)", "× (d)", "× gen."))
         head = f"{'':32}{'packed ms':>10}{ratios}{'of peak':>9}{'MiB':>8}{'error':>9}{'cosine':>9}"
-        rows = [_row(line) for line in self.lines]
-        return "\n".join([self.name, head, *rows, *self._verdicts(), *(f"failed: {text}" for text in self.failures)])
+        rows = [_row(line) for line in self.lines if line["benchmark"] == "step"]
+        plans = [_plan_row(line) for line in self.lines if line["benchmark"] == "plans"]
+        failed = [f"failed: {text}" for text in self.failures]
+        return "\n".join([name, head, *rows, *plans, *self._verdicts(), *failed])
 
     def _verdicts(self) -> list[str]:
         found = {target["what"]: target for line in self.lines for target in line["targets"]}
@@ -107,16 +128,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not torch.cuda.is_available() and not (options.smoke and options.device == "cpu"):
         print("torch finds no CUDA device here, so there is nothing to measure (--smoke --device cpu tries the code)")
         return NO_DEVICE
+    deadline = time.monotonic() + options.limit
     device = device_of(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    session = Session(name, time.monotonic() + options.limit, options.out)
-    # One more minute for the case that runs at the deadline; after that the table is printed without it.
+    session = Session(device, options.rounds, options.naive_rounds, deadline, options.out, options.smoke)
+    # The case that runs at the deadline has some time left; then the table is printed without it.
     watchdog = threading.Timer(options.limit + options.grace, session.give_up)
     watchdog.daemon = True
     watchdog.start()
-    rounds = {variant: options.naive_rounds if variant in SLOW else options.rounds for variant in VARIANTS}
-    smoke = [replace(plan, variants=VARIANTS) for plan in SMOKE]
-    session.run(smoke if options.smoke else PLANS, device, rounds, options.smoke)
+    setups = [replace(setup, variants=VARIANTS) for setup in SMOKE] if options.smoke else SETUPS
+    session.run(setups)
+    session.compare_plans(setups[0])
     watchdog.cancel()
     print(session.table())
     return INCOMPLETE if session.failures else 0
@@ -131,11 +152,6 @@ def _options(arguments: Sequence[str] | None) -> Namespace:
     return options.parse_args(arguments)
 
 
-def _peaks(device: torch.device, smoke: bool) -> dict[str, float]:
-    products = SMOKE_PRODUCTS if smoke else None
-    return {name: matmul_peak(dtype, device, products) for name, dtype in DTYPES.items()}
-
-
 def _title(facts: Mapping[str, Any]) -> str:
     return f"{facts['size']}, B = {facts['B']}, {facts['precision']}"
 
@@ -148,6 +164,12 @@ def _row(line: Mapping[str, Any]) -> str:
         + (f"{'n/a':>8}" if memory is None else f"{memory / 2**20:8.0f}")
         + f"{line['relative_error']['packed']:9.1e}{line['cosine']['packed']:9.5f}"
     )
+
+
+def _plan_row(line: Mapping[str, Any]) -> str:
+    (name,) = line["seconds"].keys() - {"packed"}
+    memory = (line["peak_bytes"][name] or 0) / (line["peak_bytes"]["packed"] or 1)
+    return f"{_title(line)}, {name}: {line['ratio'][name]:.2f} × the time of packed, {memory:.2f} × its memory"
 
 
 def _first_line(error: BaseException) -> str:

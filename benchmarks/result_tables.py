@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from baselines import NAMES
+from baselines import ENGINE_PLANS, NAMES
 from flops import step_flop
 from scaling import AXES
 from shapes import DTYPES, SHAPES, TINY
@@ -36,7 +36,7 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
     made = {"floor": floor_table(), "targets": targets_table(lines)}
     made |= {f"step-{device}": step_block(lines, device) for device in DEVICES}
     made |= {f"scaling-{device}": scaling_block(lines, device) for device in DEVICES}
-    return {**made, "predict": predict_block(lines)}
+    return {**made, "plans": plans_block(lines), "predict": predict_block(lines)}
 
 
 def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
@@ -61,7 +61,7 @@ def scaling_lines(lines: Sequence[Line], device: str) -> list[Line]:
 
 def machine(line: Line) -> str:
     """Return the name of what computed."""
-    return str(line["machine"].get("gpu") or line["machine"]["cpu"])
+    return str(_facts(line).get("gpu") or _facts(line)["cpu"])
 
 
 # Blocks
@@ -110,7 +110,8 @@ def _step_row(line: Line) -> list[str]:
 
 def _every_variant(lines: Sequence[Line]) -> str:
     head = ["shape", "B", "precision", "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
-    rows = ([*_case(line), name, *_variant(line, name)] for line in lines for name in NAMES if name in line["seconds"])
+    names = (*NAMES, *ENGINE_PLANS)
+    rows = ([*_case(line), name, *_variant(line, name)] for line in lines for name in names if name in line["seconds"])
     return table(head, rows, numbers_from=4)
 
 
@@ -124,6 +125,13 @@ def _variant(line: Line, name: str) -> list[str]:
         f"{line['cosine'][name]:.5f}",
         _or_dash(memory and memory / 2**20, "{:.0f}"),
     ]
+
+
+def plans_block(lines: Sequence[Line]) -> str:
+    """What each setting of the packed engine's plan is worth; every pair was timed in turn."""
+    own = [line for line in lines if line["benchmark"] == "plans" and line["size"] not in TINY]
+    last = {(machine(line), *_case(line), *line["seconds"]): line for line in own}.values()
+    return "\n\n".join([machines(list(last)), _every_variant(list(last))]) if last else NOT_MEASURED
 
 
 def scaling_block(lines: Sequence[Line], device: str) -> str:
@@ -153,20 +161,24 @@ def predict_block(lines: Sequence[Line]) -> str:
     if not own:
         return NOT_MEASURED
     names = list(dict.fromkeys(name for line in own for name in line["rows_per_second"]))
-    head = ["case", "tasks", "rows", "precision", *(f"{name}, rows/s" for name in names)]
+    head = ["case", "tasks", "rows at a time", "precision", *(f"{name}, rows/s" for name in names), "ratio"]
     rows = (
         [line["case"], str(line["tasks"]), str(line["batch_rows"]), line["precision"]]
         + [_or_dash(line["rows_per_second"].get(name), "{:.3g}") for name in names]
         + [", ".join(f"{name} {value:.3g}" for name, value in line["ratio"].items())]
         for line in own
     )
-    return "\n\n".join([table([*head, "ratio"], rows, numbers_from=4), f"![Prediction]({plot_path('predict')})"])
+    return "\n\n".join([machines(own), table(head, rows, numbers_from=4), f"![Prediction]({plot_path('predict')})"])
 
 
 def predict_lines(lines: Sequence[Line]) -> list[Line]:
-    """Return the last line of each case of prediction."""
-    own = [line for line in lines if line["benchmark"] == "predict"]
-    return list({(x["case"], x["tasks"], x["batch_rows"], x["precision"]): x for x in own}.values())
+    """Return the last line of each case; `predict.py` names case and batch_rows backbone and arrival."""
+    own = [
+        {"case": line.get("backbone"), "batch_rows": line.get("arrival"), **line}
+        for line in lines
+        if line["benchmark"] == "predict"
+    ]
+    return list({(machine(x), x["case"], x["tasks"], x["batch_rows"], x["precision"]): x for x in own}.values())
 
 
 def plot_path(kind: str, device: str | None = None) -> str:
@@ -189,14 +201,20 @@ def machines(lines: Sequence[Line]) -> str:
 
 
 def _machine(line: Line) -> str:
-    facts = line["machine"]
-    cores = f"{facts['cores']} cores, {facts['threads']} threads" + (", AMX bf16" if facts["amx_bf16"] else "")
+    facts = _facts(line)
+    cores = f"{facts['cores']} cores, {facts['threads']} threads" + (", AMX bf16" if facts.get("amx_bf16") else "")
     host = "" if facts["device"] == "cuda" else f" ({cores})"
     return f"{machine(line)}{host}, torch {facts['torch']}, transformers {facts['transformers']}, {facts['date']}"
 
 
+def _facts(line: Line) -> Line:
+    """What `machine_facts` found, which `predict.py` writes side by side with its figures."""
+    facts: Line = line.get("machine", line)
+    return facts
+
+
 def _kind(line: Line) -> str:
-    return str(line["machine"]["device"])
+    return str(_facts(line)["device"])
 
 
 def _case(line: Line) -> list[str]:

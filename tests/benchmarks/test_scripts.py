@@ -23,7 +23,7 @@ SMOKE = ["--smoke", "--device", "cpu", "--rounds", "1"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_plans():
+def few_setups():
     """Two cases are enough: one of each family and precision."""
     few = [step.SMOKE[0], step.SMOKE[3]]
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,10 @@ def test_every_axis_of_the_scaling_is_walked_with_the_others_held(results):
 def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
     out = tmp_path / "step-gpu.jsonl"
     assert gpu.main([*SMOKE, "--out", str(out)]) == 0
-    assert [line["size"] for line in lines_of(out)] == ["tiny", "tiny-gated"]
+    lines = lines_of(out)
+    assert [line["size"] for line in lines if line["benchmark"] == "step"] == ["tiny", "tiny-gated"]
+    plans = [line["seconds"].keys() - {"packed"} for line in lines if line["benchmark"] == "plans"]
+    assert plans == [{name} for name in baselines.offered_plans()]
     table = capsys.readouterr().out
     assert "tiny-gated, B = 2, bfloat16" in table
     assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
@@ -89,12 +92,13 @@ def test_without_a_gpu_the_gpu_script_says_so(monkeypatch, capsys):
 def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatch, capsys):
     lines = {line["size"]: line for line in lines_of(results / "step-cpu.jsonl")}
 
-    def out_of_memory_for_the_loop(plan, *_):
-        if plan.size == "tiny" and "loop_frozen" in plan.variants:
+    def out_of_memory_for_the_loop(setup, *_):
+        if setup.size == "tiny" and "loop_frozen" in setup.variants:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        ratio = dict.fromkeys(plan.variants, 2.0)
-        return {**lines[plan.size], "ratio": ratio}
+        ratio = dict.fromkeys(setup.variants, 2.0)
+        return {**lines[setup.size], "ratio": ratio}
 
+    monkeypatch.setattr(gpu, "offered_plans", tuple)
     monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
     assert gpu.main(SMOKE) == 1
     table = capsys.readouterr().out
@@ -108,13 +112,16 @@ def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatc
 
 def test_after_the_deadline_no_case_begins_and_the_table_is_printed(capsys):
     assert gpu.main([*SMOKE, "--limit", "-1", "--grace", "60"]) == 1
-    assert "failed: tiny, B = 2, float32: the time was up" in capsys.readouterr().out
+    assert (
+        "failed: tiny, B = 2, float32, loop_frozen and batched and generic and packed: the time was up"
+        in capsys.readouterr().out
+    )
 
 
 def test_a_case_that_does_not_return_cannot_keep_the_table_back(monkeypatch, capsys):
     ended = []
     monkeypatch.setattr(gpu.os, "_exit", ended.append)
-    gpu.Session("a GPU", 0.0, None).give_up()
+    gpu.Session(torch.device("cpu"), 1, 1, 0.0, None).give_up()
     assert ended == [1]
     assert "the time was up while a case was running" in capsys.readouterr().out
 
@@ -135,7 +142,8 @@ def as_real(results: Path, folder: Path) -> Path:
     for path in results.glob("*.jsonl"):
         text = path.read_text().replace('"tiny"', '"t5-small"').replace('"tiny-gated"', '"t5-base"')
         (folder / path.name).write_text(text.replace('"B": 2', '"B": 1'))
-    line = {"case": "mixed", "tasks": 4, "batch_rows": 64, "precision": "float32", "ratio": {"peft": 5.0}}
+    facts = lines_of(results / "step-cpu.jsonl")[0]["machine"]
+    line = {"case": "mixed", "tasks": 4, "batch_rows": 64, "precision": "float32", "ratio": {"peft": 5.0}, **facts}
     line["rows_per_second"] = {"packed": 100.0, "peft": 20.0}
     (folder / "predict-cpu.jsonl").write_text(json.dumps(line) + "\n")
     return folder
