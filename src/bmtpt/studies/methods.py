@@ -20,7 +20,7 @@ from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.spot import source_mean_candidate, spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.results import settings_hash
-from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.settings import AdaptSettings, LearnSettings, identity_of
 from bmtpt.studies.spec import MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
@@ -69,7 +69,7 @@ class Sources:
     def _identity(self, data: tuple[TaskData, ...], settings: LearnSettings) -> str:
         """Name everything that decides a source stage's result, but not the places of files: a study may be moved."""
         facts = {
-            "settings": settings.model_dump(mode="json"),
+            "settings": identity_of(settings),
             "backbone": self.backbone.fingerprint,
             "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
             "rows": [[len(source.train), len(source.select), source.status] for source in data],

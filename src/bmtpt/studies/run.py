@@ -12,6 +12,7 @@ from bmtpt.backbone.load import load_backbone
 from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, append_results, read_results, settings_hash
 from bmtpt.scoring import metric_names
+from bmtpt.settings import identity_of
 from bmtpt.studies.methods import Cell, Sources, run_cell
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData, load_data, load_task
@@ -77,7 +78,7 @@ def study_hash(study: StudySpec, seed: int) -> str:
     """
     lists = {"targets", "shots", "seeds", "source_seeds", "methods", "title", "data"}
     tasks = [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
-    facts = study.model_dump(mode="json", exclude=lists)
+    facts = {name: value for name, value in identity_of(study).items() if name not in lists}
     return settings_hash({**facts, "sources": tasks, "source_seed": study.source_seed(seed)})
 
 
