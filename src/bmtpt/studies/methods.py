@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,6 +29,23 @@ IDENTITY = "identity.txt"
 """File of a source stage's folder that says what decided its content."""
 
 
+Stage = tuple[str, int | str]
+"""A source stage: the function of `Sources` that learns it, and what that is given."""
+
+
+def stages(method: str, study: StudySpec, sources: Sequence[str]) -> list[Stage]:
+    """Return the source stages that a method needs; they are learned first, each by one process.
+
+    Args:
+        sources: Names of the source tasks.
+    """
+    if method in ("bmtpt", "bmtpt_no_prior"):
+        return [("posterior", study.learn.particles)]
+    if method == "multitask":
+        return [("posterior", 1)]
+    return [("prompt", name) for name in sources] if method in ("spot", "source_mean") else []
+
+
 @dataclass(frozen=True)
 class Sources:
     """The source stages of one seed, each learned when it is first asked for and kept on disk.
@@ -50,13 +67,15 @@ class Sources:
         settings = self.study.learn.model_copy(update={"particles": particles})
         return self._learned(f"m{particles}", self.data, settings)
 
+    def prompt(self, name: str) -> Posterior:
+        """Return the prompt tuned on one source alone, as the posterior of one particle that it is."""
+        (source,) = (source for source in self.data if source.task.name == name)
+        return self._learned(f"only-{name}", (source,), self.study.source_prompt)
+
     def prompts(self) -> dict[str, Float[Tensor, "P D"]]:
         """Return the prompt tuned on each source alone."""
-        found = {}
-        for source in self.data:
-            posterior = self._learned(f"only-{source.task.name}", (source,), self.study.source_prompt)
-            found[source.task.name] = posterior.mean.to(self.backbone.device)
-        return found
+        names = [source.task.name for source in self.data]
+        return {name: self.prompt(name).mean.to(self.backbone.device) for name in names}
 
     def _learned(self, name: str, data: tuple[TaskData, ...], settings: LearnSettings) -> Posterior:
         folder = self.folder / name
