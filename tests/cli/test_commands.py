@@ -283,7 +283,7 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     }
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study))
-    command = ["study", file, "--backbone", tiny_t5_folder, "--out", tmp_path / "out"]
+    command = ["study", file, "--backbone", tiny_t5_folder, "--out", tmp_path / "out", "--jobs", "1"]
     first = bmtpt(*command)
     assert first.code == 0, first.err
     assert "BMTPT is best on" in first.out
