@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import yaml
 
 from bmtpt.errors import SettingsError
 from bmtpt.report.published import read_published
-from bmtpt.settings import LearnSettings, validated
+from bmtpt.settings import validated
 from bmtpt.studies import load_study, named_studies
-from bmtpt.studies.load import LIBRARY, checked, find_study, study_values
-from bmtpt.studies.spec import KINDS, MethodName
+from bmtpt.studies.load import LIBRARY, checked, study_values
+from bmtpt.studies.spec import KINDS
 from bmtpt.studies.variants import expand
 from bmtpt.tasks import builtin_tasks
 
@@ -76,25 +75,13 @@ def test_a_wrong_name_or_scale_is_named_with_the_nearest_right_one(tmp_path, mon
 # The studies that come with bmtpt
 
 
-def known_part(name: str, scale: str) -> dict:
-    """Return a study's values without the methods and options that are not there (yet)."""
-    values = study_values(find_study(name), scale)
-    if "methods" in values:
-        values["methods"] = [method for method in values["methods"] if method in get_args(MethodName)]
-    for method, grids in list(values.get("variants", {}).items()):
-        options = [option.removeprefix("learn.") for grid in grids for option in grid if option.startswith("learn.")]
-        if not set(options) <= set(LearnSettings.model_fields) or method not in values.get("methods", [method]):
-            del values["variants"][method]
-    return values
-
-
 def test_every_study_of_the_issue_is_there():
     assert set(named_studies()) == ISSUE
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", sorted(ISSUE))
-def test_a_study_that_comes_with_bmtpt_is_valid_at_every_scale(name, scale):
+def test_a_study_that_comes_with_bmtpt_is_valid_at_every_scale(name, scale, known_part):
     values = known_part(name, scale)
     kind = KINDS[values.get("kind", "grid")]
     study = checked(validated(kind, values, name), name)

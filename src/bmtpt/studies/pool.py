@@ -67,10 +67,9 @@ def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int
         try:
             yield from _as_they_end(pool, jobs)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
-            raise
+            raise  # leaving the pool waits for them
 
 
 def _as_they_end(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[Done]:
