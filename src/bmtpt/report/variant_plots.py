@@ -68,10 +68,10 @@ def _draw(panel: Axes, curves: Mapping[str, Points], names: Sequence[str], axis:
     xs = sorted({x for points in curves.values() for x, _ in points if x == x})
     for index, name in enumerate(names):
         points = curves.get(name, [])
-        style = {"color": colour(index), "label": short(name, LONGEST_NAME)}
+        shade, label = colour(index), short(name, LONGEST_NAME)
         flat = [cell for x, cell in points if x != x]
         if flat:
-            panel.axhline(flat[0].mean, linestyle="--", linewidth=1.3, **style)
+            panel.axhline(flat[0].mean, linestyle="--", linewidth=1.3, color=shade, label=label)
             continue
         panel.errorbar(
             [x for x, _ in points],
@@ -81,7 +81,8 @@ def _draw(panel: Axes, curves: Mapping[str, Points], names: Sequence[str], axis:
             markersize=4,
             linewidth=1.3,
             capsize=2,
-            **style,
+            color=shade,
+            label=label,
         )
     panel.set_xlabel(axis)
     if xs and xs[0] > 0 and xs[-1] >= 10 * xs[0]:

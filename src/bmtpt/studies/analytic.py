@@ -41,7 +41,7 @@ class AnalyticBench(Generic[Spec]):
     """Methods without settings, which stand beside SVGD."""
 
     def __init__(self, study: Spec) -> None:
-        self.study = study
+        self.study: Spec = study
         self.contenders = {contender.key: contender for contender in study.contenders()}
 
     def settings(self) -> list[tuple[str, str, int]]:

@@ -35,10 +35,11 @@ def _directions(count: int, dimension: int, seed: int) -> Float[Tensor, "C n"]:
     if dimension >= count:
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(dimension, count, generator=generator, dtype=torch.float64)
-        return torch.linalg.qr(drawn)[0].T
+        orthonormal: Tensor = torch.linalg.qr(drawn)[0]
+        return orthonormal.T
     angles = 2 * torch.pi * torch.arange(count, dtype=torch.float64) / count
     circle = torch.stack([angles.cos(), angles.sin()], dim=1)
-    return torch.nn.functional.pad(circle, (0, dimension - 2))
+    return torch.cat([circle, circle.new_zeros(count, dimension - 2)], dim=1)
 
 
 def covered_modes(particles: Float[Tensor, "M n"], target: Mixture, within: float) -> int:

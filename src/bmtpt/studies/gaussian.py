@@ -94,7 +94,8 @@ class GaussianBench(AnalyticBench[GaussianSpec]):
         if method == "mean_of_means":
             return posteriors.means.mean(0)
         product = posteriors.product()
-        return min(posteriors.means, key=lambda mean: error(mean, product))
+        best: Tensor = min(posteriors.means, key=lambda mean: error(mean, product))
+        return best
 
     def finish(self, results: Sequence[Result], folder: Path) -> None:
         """Draw the plane, if it is among the dimensions."""

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -31,6 +31,7 @@ MEMORY_PER_PROCESS = 4 * 2**30
 """Bytes; a process with the offline backbone was seen to hold about as much."""
 
 Done = tuple[Job, list[Result]]
+Running = Generator[Done, None, None]
 
 
 def default_processes() -> int:
@@ -41,7 +42,7 @@ def default_processes() -> int:
     return max(1, min(cores, _memory() // MEMORY_PER_PROCESS))
 
 
-def run_here(bench: Bench, jobs: Sequence[Job], listener: Listener | None) -> Iterator[Done]:
+def run_here(bench: Bench, jobs: Sequence[Job], listener: Listener | None) -> Running:
     """Do the jobs one after the other."""
     for job in jobs:
         with _one_thread():
@@ -49,7 +50,7 @@ def run_here(bench: Bench, jobs: Sequence[Job], listener: Listener | None) -> It
         yield job, rows
 
 
-def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int) -> Iterator[Done]:
+def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int) -> Running:
     """Do the jobs in several processes, each as soon as what it needs is done; yield them as they end.
 
     If the caller stops, by Ctrl-C or by an error, the processes end at once.
