@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from bmtpt.errors import ArtifactError
 
@@ -30,6 +30,7 @@ class Result(BaseModel):
         steps: Optimiser steps of the target stage.
         seconds: Wall time of the target stage.
         data: How the rows relate to the published data set (see `bmtpt.types.DataStatus`).
+        variant: Which setting of a study's grid ("particles=7"); a line without it has no such field.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,15 @@ class Result(BaseModel):
     settings_hash: str
     data: Literal["official", "cut", "rebuilt", "partial"]
     versions: dict[str, str]
+    variant: str = ""
+
+    @model_serializer(mode="wrap")
+    def _without_empty_variant(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave lines of studies without variants as they were before there were any."""
+        values: dict[str, Any] = dump(self)
+        if not self.variant:
+            del values["variant"]
+        return values
 
 
 def settings_hash(settings: dict[str, Any]) -> str:

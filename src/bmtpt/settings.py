@@ -50,6 +50,27 @@ def identity_of(settings: BaseModel) -> dict[str, Any]:
     return values
 
 
+LATER = {"later": True}
+"""Marks a field that is younger than the first committed result lines."""
+
+
+def later(default: Any) -> Any:
+    """Declare a field that hashes leave out while it stands at its default, so that older hashes stay true."""
+    return Field(default=default, json_schema_extra=dict(LATER))
+
+
+def identity_of(settings: BaseModel) -> dict[str, Any]:
+    """Return what a hash is taken over: the JSON-able dump without the younger fields that are at their default."""
+    values = settings.model_dump(mode="json")
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if field.json_schema_extra == LATER and value == field.default:
+            del values[name]
+        elif isinstance(value, BaseModel):
+            values[name] = identity_of(value)
+    return values
+
+
 class LoopSettings(BaseModel):
     """What the one training loop needs, whichever method runs in it.
 
@@ -156,6 +177,7 @@ class AdaptSettings(LoopSettings):
         start: Where θ starts: the posterior's `mean` [paper], its `best` particle on the target's training rows, every
             one of the `particles` (the best on the validation part is kept), or `auto` (mean and best compete).
         decompose: Train θ = A ∘ (u vᵀ) [paper] instead of θ itself.
+        freeze_full: Train u and v only and leave A where it starts (an ablation: P + D numbers).
         factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.
         shots: Training examples in total (class-balanced), or None for all.
         selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`.
@@ -169,6 +191,7 @@ class AdaptSettings(LoopSettings):
     prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(3.0, 10.0, 30.0), min_length=1)
     start: Start = "auto"
     decompose: bool = True
+    freeze_full: bool = later(False)
     factor_learning_rate: PositiveFloat = 0.01
     shots: PositiveInt | None = None
     selection: Selection = "score"
@@ -180,6 +203,12 @@ class AdaptSettings(LoopSettings):
     steps: PositiveInt = 200
     batch_size: PositiveInt = 16
     evaluate_every: PositiveInt = 20
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> AdaptSettings:
+        if self.freeze_full and not self.decompose:
+            raise ValueError("freeze_full leaves nothing to train without decompose; give one of them")
+        return self
 
 
 class AttemptSettings(BaseModel):

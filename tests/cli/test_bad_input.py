@@ -139,6 +139,11 @@ BAD: list[tuple[str, list[str]]] = [
     # studies
     ("study nowhere.yaml --out new", ["cannot read nowhere.yaml"]),
     ("study study-typo.yaml --out new", ["study-typo.yaml", "'method'", "did you mean 'methods'"]),
+    ("study particels --out new", ["there is no study 'particels'", "did you mean 'particles'"]),
+    ("study particles --scale smal --out new", ["no scale 'smal'", "did you mean 'small'"]),
+    ("study study-both.yaml --scale smoke --out new", ["study-both.yaml has no scales"]),
+    ("study particles --tuning --shots many --out new", ["'shots' cannot be 'many'"]),
+    ("study collapse --tuning --out new", ["collapse names no targets for tuning"]),
     ("study study-both.yaml --out new", ["study-both.yaml", "cb is both a source and a target"]),
 ]
 

@@ -284,12 +284,12 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     }
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump(study))
-    command = ["study", file, "--backbone", tiny_t5_folder, "--out", tmp_path / "out"]
+    command = ["study", file, "--backbone", tiny_t5_folder, "--out", tmp_path / "out", "--jobs", "1"]
     first = bmtpt(*command)
     assert first.code == 0, first.err
     assert "BMTPT is best on" in first.out
     scores = (tmp_path / "out" / "results.jsonl").read_bytes()
-    assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt"}
+    assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt", "posterior"}
     assert (tmp_path / "out" / "report.html").is_file()
     assert bmtpt(*command).out == first.out
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores

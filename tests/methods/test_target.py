@@ -228,6 +228,22 @@ def test_capped_targets_weigh_their_penalty_by_the_capped_rows():
     assert torch.allclose(method.full.grad, torch.full((1, P, D), 2 / 0.5**2 / (4 + 2), dtype=torch.float64))
 
 
+def test_with_a_frozen_only_the_factors_move_and_are_counted():
+    start = normal(P, D)
+    method = trainer([Candidate(start, "start")], decompose=True, freeze_full=True, batch_size=4, learning_rate=0.1)
+    outcome = Loop(method, method.settings).run()
+    full, row, col = outcome.tensors
+    assert torch.equal(full[0], start)
+    assert not torch.equal(row, torch.ones_like(row))
+    assert not torch.equal(col, torch.ones_like(col))
+    assert method.trained_parameters() == P + D
+
+
+def test_freezing_all_that_is_trained_is_refused():
+    with pytest.raises(ValueError, match="leaves nothing to train"):
+        settings(decompose=False, freeze_full=True)
+
+
 @pytest.mark.parametrize(
     ("targets", "decompose", "numbers"),
     [(1, True, 77_668), (1, False, 76_800), (3, True, 25_600 + 868), (3, False, 25_600), (7, True, 10_972 + 868)],

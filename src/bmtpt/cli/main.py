@@ -53,7 +53,7 @@ def main() -> None:
         app(args=arguments)
     except SystemExit as stop:  # typer's own end, which is how a Ctrl-C comes out of it
         if stop.code == INTERRUPTED:
-            print("interrupted; a training run goes on when its command is given again with --resume", file=sys.stderr)
+            print(f"interrupted; {_how_to_go_on(arguments)}", file=sys.stderr)
         raise
     except Exception as error:
         sentence = _sentence(error)
@@ -63,6 +63,12 @@ def main() -> None:
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def _how_to_go_on(arguments: list[str]) -> str:
+    if arguments[:1] in (["study"], ["quickstart"]):
+        return "what is done is kept: give the same command again to go on"
+    return "a training run goes on when its command is given again with --resume"
 
 
 def _sentence(error: Exception) -> str | None:

@@ -56,6 +56,8 @@ class TrainingProgress:
             self.progress.update(bar, facts=_facts(event["diagnostics"]))
         elif event["event"] == "end":
             self.progress.update(bar, total=event["step"], completed=event["step"])
+        elif event["event"] == "jobs":
+            self.progress.update(bar, completed=event["step"], losses=event["name"])
 
     def _bar(self, event: dict[str, Any]) -> TaskID:
         """Return the bar of the event's stage; a new stage gets a new bar, and of old ones only the last stays."""

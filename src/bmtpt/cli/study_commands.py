@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,64 +11,121 @@ from bmtpt.cli.common import ERR, OUT, Defaults, saving_settings, say
 from bmtpt.cli.main import app
 
 if TYPE_CHECKING:
-    from bmtpt.studies import StudySpec
+    from bmtpt.studies.spec import AnyStudy
 
 QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
 
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs", min=1, help="Processes side by side; the scores do not depend on it. (default: one per core)"
+    ),
+]
+Names = list[str] | None
+Out = typer.Option("--out", help="Folder; the same command goes on where it was stopped.")
 
-@app.command(epilog="Example: bmtpt study studies/fewshot.yaml --data ../shared/data --out runs/fewshot")
+
+@app.command(epilog="Example: bmtpt study particles --scale small --data ../shared/data --out runs/particles")
 def study(
-    file: Annotated[Path, typer.Argument(help="A study's YAML file.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder; the same command goes on where it was stopped.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A study of bmtpt, or a study's YAML file.")],
+    out: Annotated[Path, Out],
+    scale: Annotated[
+        str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")
     ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")] = None,
+    sources: Annotated[Names, typer.Option("--source", help="Source task, in place of the file's.")] = None,
+    targets: Annotated[Names, typer.Option("--target", help="Target task, in place of the file's.")] = None,
+    shots: Annotated[Names, typer.Option("--shots", help="Training examples, in place of the file's.")] = None,
+    seeds: Annotated[Names, typer.Option("--seed", help="In place of the file's.")] = None,
+    methods: Annotated[Names, typer.Option("--method", help="In place of the file's.")] = None,
+    tuning: Annotated[
+        bool, typer.Option("--tuning", help="Run on the targets that are for tuning settings and are not reported.")
+    ] = False,
+    jobs: Jobs = None,
     config: Defaults = None,
 ) -> None:
     """Run a study: methods × targets × shots × seeds, into result lines, a table and a report."""
     from bmtpt.studies import load_study
 
-    spec = load_study(file)
-    changes = {key: value for key, value in {"data": data, "backbone": backbone}.items() if value}
-    _run(spec.model_copy(update=changes), out)
+    given = {"data": data, "backbone": backbone, "sources": sources, "targets": targets, "methods": methods}
+    numbers = {"shots": shots, "seeds": seeds}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value}
+    changes |= {key: [_number(value) for value in values] for key, values in numbers.items() if values}
+    spec = load_study(name, scale, changes)
+    _run(_for_tuning(spec) if tuning else spec, out, jobs)
 
 
 @app.command(epilog="Example: bmtpt quickstart --out bmtpt-quickstart")
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", help="Folder; the same command goes on where it was stopped.")] = Path(
-        "bmtpt-quickstart"
-    ),
+    out: Annotated[Path, Out] = Path("bmtpt-quickstart"),
+    jobs: Jobs = None,
 ) -> None:
     """Run the whole method on a real T5 and real data, without any hub (under 10 minutes on 2 cores)."""
     from bmtpt.studies import load_study
 
-    spec = load_study(QUICKSTART)
-    prompt = _run(spec, out)
+    prompt = _run(load_study(QUICKSTART), out, jobs)
     say("\nNext, try your own text or your own CSV:")
     text = '{"premise": "It is raining.", "hypothesis": "The street is wet."}'
     say(f"  echo '{text}' | bmtpt predict --prompt {prompt}")
     say("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
 
 
-def _run(spec: StudySpec, out: Path) -> Path:
+def _number(text: str) -> int | str | None:
+    """Shots may be `all`; what is no number is left to the study's own check."""
+    if text in ("all", "none"):
+        return None
+    return int(text) if text.isdigit() else text
+
+
+def _for_tuning(spec: AnyStudy) -> AnyStudy:
+    """Return a study on its tuning targets, under a name of its own, so that its lines are never taken for results."""
+    from bmtpt.errors import SettingsError
+
+    targets = getattr(spec, "tuning", ())
+    if not targets:
+        raise SettingsError(f"study {spec.name} names no targets for tuning; add 'tuning' to its file")
+    return spec.model_copy(update={"targets": targets, "tuning": (), "name": f"{spec.name}-tuning"})
+
+
+def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
     """Run a study, print its table and what was written; return the folder of one BMTPT prompt."""
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.report.html import write_report
+    from bmtpt.report.summary import by_measure
     from bmtpt.report.tables import score_table, to_rich, verdict
     from bmtpt.studies import run_study
-    from bmtpt.studies.run import RESULTS, prompt_folder
+    from bmtpt.studies.run import RESULTS, default_processes
 
     with TrainingProgress(ERR) as progress:
-        results = run_study(spec, out, saving_settings(out, spec, progress))
-    seed = spec.seeds[0]
-    posterior = out / "sources" / f"seed{spec.source_seed(seed)}" / f"m{spec.learn.particles}"
-    prompt = prompt_folder(out, results[-1].target, "bmtpt", spec.shots[0], seed)
+        listener = saving_settings(out, spec, progress)
+        results = run_study(spec, out, listener, processes=jobs or default_processes())
+    posterior, prompt = _artifacts(spec, out)
+    there = {"posterior": posterior, "prompts": prompt.parent}
     with ERR.status("drawing the report"):
-        report = write_report(
-            [out, *(folder for folder in (posterior, prompt) if folder.is_dir())], out / "report.html"
-        )
-    OUT.print(to_rich(score_table(results)))
-    say(verdict(results))
-    say(f"\nresults    {out / RESULTS}\nposterior  {posterior}\nprompts    {out / 'prompts'}\nreport     {report}")
+        report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
+    for group in by_measure(results):
+        OUT.print(to_rich(score_table(group)))
+        say(verdict(group))
+    say(f"\n{'results':<11}{out / RESULTS}")
+    for name, place in there.items():
+        if place.is_dir():
+            say(f"{name:<11}{place}")
+    say(f"{'report':<11}{report}")
     return prompt
+
+
+def _artifacts(spec: AnyStudy, out: Path) -> tuple[Path, Path]:
+    """Return where the first seed's posterior and BMTPT prompt are, if the study has such."""
+    from bmtpt.studies.run import prompt_folder
+    from bmtpt.studies.spec import StudySpec
+    from bmtpt.tasks import load_task
+
+    if not isinstance(spec, StudySpec):
+        return out / "sources", out / "prompts" / "none"
+    seed = spec.seeds[0]
+    target = load_task(spec.targets[-1]).name
+    posterior = out / "sources" / f"seed{spec.source_seed(seed)}" / f"m{spec.learn.particles}"
+    return posterior, prompt_folder(out, target, "bmtpt", spec.shots[0], seed)

@@ -9,19 +9,39 @@ import typer
 
 from bmtpt.cli.main import app
 
+JUDGED = "bmtpt"
+"""The method that is compared with every other one, unless another is named."""
+
 
 @app.command(epilog="Example: bmtpt table studies/results/fewshot.jsonl --method bmtpt")
 def table(
     files: Annotated[list[Path], typer.Argument(help="Results files (.jsonl).")],
     method: Annotated[
-        str, typer.Option("--method", help="The method that is compared with every other one.")
-    ] = "bmtpt",
+        str | None,
+        typer.Option(
+            "--method",
+            help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. \\[default: bmtpt]",
+        ),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="A metric in place of the headline ones (nll, ece, spread, …).")
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Show the published scores beside these, with their cautions.")
+    ] = False,
 ) -> None:
-    """Print result lines as a Markdown table, with paired differences and a verdict."""
+    """Print result lines as Markdown tables, with paired differences and a verdict."""
+    from bmtpt.report.published import published_table
+    from bmtpt.report.summary import by_measure, methods_of, of_metric, pairs_to_compare, summarise
     from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
     from bmtpt.results import read_results
 
     results = read_results(files)
-    print(to_markdown(score_table(results)))
-    print("\n" + verdict(results, method) + "\n")
-    print(to_markdown(difference_table(results, method)))
+    if published:
+        print(to_markdown(published_table(results)))
+        return
+    for group in [of_metric(results, metric)] if metric else by_measure(results):
+        print(to_markdown(score_table(group)))
+        print("\n" + verdict(group, method or JUDGED) + "\n")
+        if method or pairs_to_compare(methods_of(summarise(group)), JUDGED):
+            print(to_markdown(difference_table(group, method or JUDGED)))

@@ -186,8 +186,8 @@ class TargetPrompts(TargetStage):
         return torch.tensor(values, dtype=self.full.dtype, device=self.full.device)
 
     def groups(self) -> list[ParameterGroup]:
-        """A at one learning rate, u and v at another; without decomposition θ alone."""
-        full = ParameterGroup("A", [self.full], self.settings.learning_rate)
+        """A at one learning rate (0: frozen), u and v at another; without decomposition θ alone."""
+        full = ParameterGroup("A", [self.full], 0.0 if self.settings.freeze_full else self.settings.learning_rate)
         if not self.settings.decompose:
             return [full]
         return [full, ParameterGroup("u and v", [self.row, self.col], self.settings.factor_learning_rate)]
@@ -239,7 +239,7 @@ class TargetPrompts(TargetStage):
         return torch.where(self.is_mixture, mixture_penalty(prompts, self.particles, self.std), gaussian)
 
     def trained_parameters(self) -> int:
-        """Numbers trained per target: (l·d)/N + l + d with the decomposition, l·d without."""
+        """Numbers trained per target: (l·d)/N + l + d with the decomposition (l + d with A frozen), l·d without."""
         _, P, D = self.full.shape
-        share = -(-P * D // len(self.targets))
+        share = 0 if self.settings.freeze_full else -(-P * D // len(self.targets))
         return share + P + D if self.settings.decompose else share

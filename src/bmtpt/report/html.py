@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any
 from bmtpt.errors import ArtifactError
 from bmtpt.files import write_text_atomically
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
-from bmtpt.report.summary import Cell, display_name, methods_of, paired_difference, summarise
+from bmtpt.report.summary import (
+    MEASURES,
+    Cell,
+    by_measure,
+    display_name,
+    methods_of,
+    paired_difference,
+    pairs_to_compare,
+    summarise,
+)
 from bmtpt.report.tables import WORD_COLUMNS, score_table, verdict
+from bmtpt.report.variant_tables import is_tall
 from bmtpt.results import Result
 
 if TYPE_CHECKING:
@@ -66,26 +76,26 @@ def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
 def _by_study(results: Iterable[Result]) -> list[list[Result]]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
-        if result.primary:
-            groups.setdefault((result.study, result.backbone), []).append(result)
-    return list(groups.values())
+        groups.setdefault((result.study, result.backbone), []).append(result)
+    return [table for group in groups.values() for table in by_measure(group)]
 
 
 def _study(results: Sequence[Result]) -> dict[str, Any]:
     from bmtpt.report.score_plots import difference_plot, score_plot
+    from bmtpt.report.variant_plots import variant_plot
 
     cells = summarise(results)
     found = methods_of(cells)
-    rivals = [name for name in found if name != JUDGED] if JUDGED in found else []
-    differences = [paired_difference(results, JUDGED, name) for name in rivals]
+    pairs = [] if cells[0].metric in MEASURES else pairs_to_compare(found, JUDGED)
+    differences = [paired_difference(results, *pair) for pair in pairs]
     return {
-        "name": results[0].study,
+        "name": results[0].study + (f": {cells[0].metric}" if cells[0].metric in MEASURES else ""),
         "backbone": results[0].backbone,
         "sources": ", ".join(dict.fromkeys(name for result in results for name in result.sources)),
         "verdict": verdict(results, JUDGED),
         "table": score_table(results),
         "costs": [_cost(cells, name) for name in found],
-        "scores": _safe(score_plot(cells)),
+        "scores": _safe(variant_plot(cells) if is_tall(cells) else score_plot(cells)),
         "differences": _safe(difference_plot(differences)),
         "versions": dict(sorted({pair for result in results for pair in result.versions.items()})),
     }

@@ -35,6 +35,25 @@ DISPLAY_NAMES = {
 }
 """How methods are called in print, in the order of the columns; other names are shown as they are."""
 
+MEASURES = {
+    "attenuation": "share of the amplitude that is left",
+    "covered_modes": "modes that some particle is at",
+    "ece": "expected calibration error, 0 to 100",
+    "loss": "nats per example",
+    "loss_rise": "nats per example above the prompt itself",
+    "mean_error": "distance from the true mean in standard deviations",
+    "mean_gap": "held-back loss of the mean above that of the particles, nats per label token",
+    "mean_nll": "held-back loss of the mean, nats per label token",
+    "nll": "nats per example",
+    "particle_nll": "held-back loss of the particles, nats per label token",
+    "spread": "root mean square distance from the mean, embedding units",
+    "variance_ratio": "variance of the particles over the true one",
+}
+"""Figures that are no scores from 0 to 100 and of which more is not better: no table marks a best one."""
+
+SECOND_TABLES = frozenset({"covered_modes", "mean_error", "mean_gap", "particle_nll", "spread"})
+"""Measures that get a table of their own beside the headline's, where a study varies what they depend on."""
+
 # From the published rows to the least like them: a cell that mixes several states shows the last.
 DATA_ORDER: tuple[DataStatus, ...] = ("official", "cut", "rebuilt", "partial")
 
@@ -47,6 +66,7 @@ class Cell:
     """The primary metric of one method on one target, over seeds.
 
     Attributes:
+        method: With its variant, if it has one: "bmtpt[particles=7]".
         seeds: The n seeds, ascending.
         values: Their scores, 0 to 100, in the same order.
         constant_answer: Score of the best constant answer (mean over seeds), or None if undefined.
@@ -86,7 +106,7 @@ class Cell:
 
 
 def summarise(results: Sequence[Result]) -> list[Cell]:
-    """Group the primary-metric rows by target, shots and method, in the order in which they appear.
+    """Group the primary-metric rows by target, shots, method and variant, in the order in which they appear.
 
     A row repeated with the same settings and seed (a resumed run) counts once: the last one.
 
@@ -95,13 +115,13 @@ def summarise(results: Sequence[Result]) -> list[Cell]:
     """
     groups: dict[tuple[str, int | None, str], list[Result]] = {}
     for result in _without_repeats(results):
-        groups.setdefault((result.target, result.shots, result.method), []).append(result)
+        groups.setdefault((result.target, result.shots, contender(result)), []).append(result)
     return [_cell(sorted(rows, key=lambda row: row.seed)) for rows in groups.values()]
 
 
 def _without_repeats(results: Iterable[Result]) -> Iterable[Result]:
     last = {
-        (r.study, r.backbone, r.target, r.shots, r.method, r.metric, r.seed, r.settings_hash): r
+        (r.study, r.backbone, r.target, r.shots, contender(r), r.metric, r.seed, r.settings_hash): r
         for r in results
         if r.primary
     }
@@ -114,7 +134,7 @@ def _cell(rows: Sequence[Result]) -> Cell:
     return Cell(
         target=rows[0].target,
         shots=rows[0].shots,
-        method=rows[0].method,
+        method=contender(rows[0]),
         backbone=rows[0].backbone,
         metric=rows[0].metric,
         seeds=tuple(row.seed for row in rows),
@@ -128,7 +148,7 @@ def _cell(rows: Sequence[Result]) -> Cell:
 
 
 def _check_comparable(rows: Sequence[Result]) -> None:
-    where = f"the results of '{rows[0].method}' on '{rows[0].target}'"
+    where = f"the results of '{contender(rows[0])}' on '{rows[0].target}'"
     for name in ("backbone", "metric"):
         found = sorted({str(getattr(row, name)) for row in rows})
         if len(found) > 1:
@@ -146,15 +166,76 @@ def standard_error_of(values: Sequence[float]) -> float | None:
     return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
 
 
-def display_name(method: str) -> str:
-    """Return the printed name of a method."""
-    return DISPLAY_NAMES.get(method, method)
+def contender(result: Result) -> str:
+    """Return a method's name with its variant: what is one column of a table.
+
+    Names of this form are what `paired_difference` and the tables take.
+    """
+    return f"{result.method}[{result.variant}]" if result.variant else result.method
+
+
+def method_and_variant(name: str) -> tuple[str, str]:
+    """Undo `contender`.
+
+    >>> method_and_variant("bmtpt[particles=7]"), method_and_variant("pt")
+    (('bmtpt', 'particles=7'), ('pt', ''))
+    """
+    method, _, variant = name.partition("[")
+    return method, variant.removesuffix("]")
+
+
+def display_name(name: str) -> str:
+    """Return the printed name of a method, and of its variant.
+
+    >>> display_name("bmtpt[particles=7]")
+    'BMTPT (particles=7)'
+    """
+    method, variant = method_and_variant(name)
+    shown = DISPLAY_NAMES.get(method, method)
+    return f"{shown} ({variant})" if variant else shown
 
 
 def methods_of(cells: Iterable[Cell]) -> list[str]:
-    """Return the methods in column order: as in `DISPLAY_NAMES`, then unknown ones as they appear."""
+    """Return the methods in column order: as in `DISPLAY_NAMES`, then unknown ones; variants as they appear."""
     found = dict.fromkeys(cell.method for cell in cells)
-    return [name for name in DISPLAY_NAMES if name in found] + [name for name in found if name not in DISPLAY_NAMES]
+    order = {name: number for number, name in enumerate(DISPLAY_NAMES)}
+    return sorted(found, key=lambda name: order.get(method_and_variant(name)[0], len(order)))
+
+
+def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]:
+    """Return which contenders are compared with which: a method, or else each of its variants, with every other method.
+
+    Variants that stand alone are compared with the first of them.
+    """
+    judged = [name for name in names if name == method] or [n for n in names if method_and_variant(n)[0] == method]
+    rivals = [name for name in names if name not in judged] or judged[:1]
+    return [(left, right) for left in judged for right in rivals if left != right]
+
+
+def by_measure(results: Iterable[Result]) -> list[list[Result]]:
+    """Split results into what can stand in one table: all scores, and each measure (`MEASURES`) alone.
+
+    Measures that are not a target's headline come along where they are in `SECOND_TABLES` and have variants.
+    """
+    groups: dict[str, list[Result]] = {}
+    for row in results:
+        if row.primary or (row.variant and row.metric in SECOND_TABLES):
+            kind = row.metric if row.metric in MEASURES else ""
+            groups.setdefault(kind, []).append(row.model_copy(update={"primary": True}))
+    return list(groups.values())
+
+
+def of_metric(results: Iterable[Result], metric: str) -> list[Result]:
+    """Return the lines of one metric as if it were the headline.
+
+    Raises:
+        ArtifactError: No line has it.
+    """
+    rows = list(results)
+    found = [row.model_copy(update={"primary": True}) for row in rows if row.metric == metric]
+    if not found:
+        raise ArtifactError(f"no results of the metric '{metric}'; {nearest(metric, {row.metric for row in rows})}")
+    return found
 
 
 # Paired differences

@@ -1,6 +1,7 @@
-"""Experiments as YAML: methods × targets × shots × seeds, run cell by cell into result lines."""
+"""Experiments as YAML: methods × targets × shots × seeds, run job by job into result lines."""
 
+from bmtpt.studies.load import load_study, named_studies
 from bmtpt.studies.run import run_study
-from bmtpt.studies.spec import StudySpec, load_study
+from bmtpt.studies.spec import StudySpec
 
-__all__ = ["StudySpec", "load_study", "run_study"]
+__all__ = ["StudySpec", "load_study", "named_studies", "run_study"]

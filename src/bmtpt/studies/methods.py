@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast, get_args
@@ -29,14 +29,37 @@ from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.prompts import Decomposed
 from bmtpt.results import settings_hash
 from bmtpt.settings import AdaptSettings, LearnSettings, WeightMethod, identity_of
-from bmtpt.studies.spec import MethodName, StudySpec
+from bmtpt.studies.spec import SOURCE_PROMPT_METHODS, MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.weight_tuning import TunedModel, fit_weights
 
 MPT = "mpt.safetensors"
+MPT_STAGE = ("mpt",)
+"""The one source stage that rests on others: its teachers are the prompts of the single sources."""
+
 IDENTITY = "identity.txt"
 """File of a source stage's folder that says what decided its content."""
+
+
+Stage = tuple[int | str, ...]
+"""A source stage: the function of `Sources` that learns it, and what that is given."""
+
+
+def stages(method: str, study: StudySpec, sources: Sequence[str]) -> list[Stage]:
+    """Return the source stages that a method needs, in an order in which each comes behind what it rests on.
+
+    They are learned first, each by one process.
+
+    Args:
+        sources: Names of the source tasks.
+    """
+    if method in ("bmtpt", "bmtpt_no_prior"):
+        return [("posterior", study.learn.particles)]
+    if method == "multitask":
+        return [("posterior", 1)]
+    alone: list[Stage] = [("prompt", name) for name in sources] if method in SOURCE_PROMPT_METHODS else []
+    return [*alone, MPT_STAGE] if method == "mpt" else alone
 
 
 @dataclass(frozen=True)
@@ -60,13 +83,15 @@ class Sources:
         settings = self.study.learn.model_copy(update={"particles": particles})
         return self._learned(f"m{particles}", self.data, settings)
 
+    def prompt(self, name: str) -> Posterior:
+        """Return the prompt tuned on one source alone, as the posterior of one particle that it is."""
+        (source,) = (source for source in self.data if source.task.name == name)
+        return self._learned(f"only-{name}", (source,), self.study.source_prompt)
+
     def prompts(self) -> dict[str, Float[Tensor, "P D"]]:
         """Return the prompt tuned on each source alone."""
-        found = {}
-        for source in self.data:
-            posterior = self._learned(f"only-{source.task.name}", (source,), self.study.source_prompt)
-            found[source.task.name] = posterior.mean.to(self.backbone.device)
-        return found
+        names = [source.task.name for source in self.data]
+        return {name: self.prompt(name).mean.to(self.backbone.device) for name in names}
 
     def mpt(self) -> Decomposed:
         """Return MPT's shared prompt and mean factors over all sources."""

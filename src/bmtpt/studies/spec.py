@@ -1,9 +1,8 @@
-"""A study as data: methods × targets × shots × seeds, and the settings of every stage."""
+"""A study as data: what is compared, on what, how often, and the settings of every stage."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -16,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from bmtpt.errors import SettingsError
 from bmtpt.settings import (
     AdaptSettings,
     AttemptSettings,
@@ -25,9 +23,9 @@ from bmtpt.settings import (
     WeightMethod,
     WeightSettings,
     later,
-    read_yaml,
     validated,
 )
+from bmtpt.studies.variants import Variant, expand, joined
 from bmtpt.tasks import SplitLimits
 
 PromptMethod = Literal[
@@ -37,16 +35,98 @@ MethodName = Literal[PromptMethod, WeightMethod]
 SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "mpt"}
 """Methods that need a prompt tuned on each source alone."""
 
+Distribution = Literal["gaussian", "gaussian_mixture", "student_mixture"]
 
-class StudySpec(BaseModel):
-    """What a study compares.
+EVERY_METHOD = "all"
+"""In `variants`, the grids of every method."""
+
+
+class Contender(NamedTuple):
+    """A method with one variant of the study's settings: a column of its table.
+
+    Attributes:
+        study: The study with the variant's settings and without variants.
+    """
+
+    method: str
+    variant: Variant
+    study: Any
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What result lines say of it."""
+        return self.method, self.variant.name
+
+
+class BaseStudy(BaseModel):
+    """What studies of all kinds have.
 
     Attributes:
         name: Goes into every result line.
+        title: The question, for people.
+        seeds: Each seed is one repetition; error bars are over seeds.
+        learn: SVGD, that is, the source stage of the posterior.
+        variants: By method (or `all`): a list of grids, each a mapping of dotted options to a value or a list of
+            values, such as `learn.particles: [1, 5]`. `{}` is the study's own settings. A method without an entry has
+            these only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    _methods: ClassVar[tuple[str, ...]] = ("svgd",)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    title: str = ""
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
+    learn: LearnSettings = LearnSettings()
+    variants: dict[str, tuple[dict[str, Any], ...]] = later({})
+
+    def compared(self) -> tuple[str, ...]:
+        """Return the methods."""
+        return self._methods
+
+    def contenders(self) -> list[Contender]:
+        """Return every method with every one of its variants.
+
+        Raises:
+            SettingsError: A variant sets an option that does not exist, or to a value that it cannot have.
+        """
+        common = expand(self.variants.get(EVERY_METHOD, ({},)))
+        return [
+            Contender(method, variant, self._with(variant))
+            for method in self.compared()
+            for left in common
+            for right in expand(self.variants.get(method, ({},)))
+            for variant in [joined(left, right)]
+        ]
+
+    def _with(self, variant: Variant) -> Self:
+        plain = self.model_copy(update={"variants": {}})
+        if not variant.overrides:
+            return plain
+        return validated(type(self), variant.applied(plain.model_dump(mode="json")))
+
+    @model_validator(mode="after")
+    def _variants_can_be_told_apart(self) -> Self:
+        for method, grids in self.variants.items():
+            known = (*self.compared(), EVERY_METHOD)
+            if method not in known:
+                raise ValueError(f"variants are given for '{method}', which is not compared; choose from {known}")
+            names = [variant.name for variant in expand(grids)]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"variant '{twice[0]}' of {method} stands in it twice")
+        return self
+
+
+class StudySpec(BaseStudy):
+    """Methods × targets × shots × seeds.
+
+    Attributes:
+        kind: Always `grid` (see the other classes of this module).
         backbone: Hub id, folder or "offline".
         data: "hub", "offline" or a data folder.
         sources: Source tasks, by name or by path of a YAML file (relative to the study's own file).
         targets: Target tasks, likewise; none may be a source.
+        tuning: Targets on which settings may be tuned; they are not reported, so none may be a target.
         shots: Training examples per target; null for all.
         seeds: Each seed draws its own shots and starts.
         source_seeds: Seed s goes with source-stage seed number s, cycled (one source stage can serve several seeds).
@@ -62,19 +142,15 @@ class StudySpec(BaseModel):
         limits: Most rows of the training, validation and test parts.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
-    title: str = ""
+    kind: Literal["grid"] = later("grid")
     backbone: str = "offline"
     data: str = "hub"
     sources: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
+    tuning: tuple[str, ...] = later(())
     shots: tuple[PositiveInt | None, ...] = Field(default=(None,), min_length=1)
-    seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     source_seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
     methods: tuple[MethodName, ...] = Field(default=("pt", "spot", "bmtpt"), min_length=1)
-    learn: LearnSettings = LearnSettings()
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
     attempt: AttemptSettings = later(AttemptSettings())
@@ -84,7 +160,7 @@ class StudySpec(BaseModel):
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
 
-    @field_validator("sources", "targets", "shots", "seeds", "methods")
+    @field_validator("sources", "targets", "tuning", "shots", "seeds", "methods")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         twice = [value for value in values if values.count(value) > 1]
@@ -102,28 +178,80 @@ class StudySpec(BaseModel):
             )
         return self
 
+    def compared(self) -> tuple[str, ...]:
+        """Return the methods."""
+        return self.methods
+
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""
         return self.source_seeds[seed % len(self.source_seeds)]
 
 
-def load_study(path: Path) -> StudySpec:
-    """Read a study; task files are looked up beside it.
+class SmoothingSpec(StudySpec):
+    """Cells as in a grid, then the loss around the prompts they end with, and what a Gaussian blur takes away.
 
-    Raises:
-        SettingsError: The file is wrong, or a target is also a source.
+    Attributes:
+        radii: Distances from the prompt, as root mean square per number, in embedding units.
+        directions: Random directions per radius.
+        rows: Test rows on which the loss is measured.
+        frequencies: Of the cosines that are blurred, in radians per unit.
+        blur_stds: σ of the Gaussians that they are blurred with.
     """
-    values = read_yaml(path)
-    for key in ("sources", "targets"):
-        names = values.get(key)
-        if isinstance(names, list):
-            values[key] = [_task_path(str(name), path) for name in names]
-    study = validated(StudySpec, values, str(path))
-    both = set(study.sources) & set(study.targets)
-    if both:
-        raise SettingsError(f"{path}: {sorted(both)[0]} is both a source and a target; name it once")
-    return study
+
+    kind: Literal["smoothing"] = "smoothing"  # type: ignore[assignment]
+    radii: tuple[PositiveFloat, ...] = (0.1, 0.3, 1.0, 3.0)
+    directions: PositiveInt = 8
+    rows: PositiveInt = 64
+    frequencies: tuple[PositiveFloat, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    blur_stds: tuple[PositiveFloat, ...] = (0.5, 1.0)
 
 
-def _task_path(name: str, study: Path) -> str:
-    return str(study.parent / name) if name.endswith((".yaml", ".yml")) else name
+class GaussianSpec(BaseStudy):
+    """Gaussian task posteriors, whose product SVGD must find and no average of theirs does.
+
+    Attributes:
+        dimensions: Of the space.
+        tasks: K, the number of posteriors.
+        anisotropy: Ratio of the largest to the smallest standard deviation of a posterior.
+    """
+
+    kind: Literal["gaussian"] = "gaussian"
+    dimensions: tuple[PositiveInt, ...] = (2,)
+    tasks: PositiveInt = 3
+    anisotropy: PositiveFloat = 5.0
+
+
+class CollapseSpec(BaseStudy):
+    """Distributions with a known truth, against dimension: which modes are covered, and how much variance is kept.
+
+    Attributes:
+        distributions: `gaussian`, `gaussian_mixture`, or `student_mixture` (3 degrees of freedom: heavy tails).
+        dimensions: Of the space, at least 2; multiples of `row_width`.
+        row_width: D; a point of n numbers is seen as n/D rows, which is what the kernel scope `row` looks at.
+        modes: Of a mixture, all of one weight.
+        separation: Distance of the modes from the centre, in standard deviations of a mode.
+        start_std: Of the Gaussian around the centre from which the particles are drawn.
+    """
+
+    kind: Literal["collapse"] = "collapse"
+    distributions: tuple[Distribution, ...] = ("gaussian_mixture", "student_mixture")
+    dimensions: tuple[PositiveInt, ...] = (2, 10, 50)
+    row_width: int = Field(default=2, ge=2)
+    modes: PositiveInt = 4
+    separation: PositiveFloat = 6.0
+    start_std: PositiveFloat = 3.0
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> CollapseSpec:
+        if odd := [n for n in self.dimensions if n % self.row_width]:
+            raise ValueError(f"dimension {odd[0]} is no multiple of row_width {self.row_width}")
+        return self
+
+
+AnyStudy = StudySpec | SmoothingSpec | GaussianSpec | CollapseSpec
+KINDS: dict[str, type[BaseStudy]] = {
+    "grid": StudySpec,
+    "smoothing": SmoothingSpec,
+    "gaussian": GaussianSpec,
+    "collapse": CollapseSpec,
+}

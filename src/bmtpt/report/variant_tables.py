@@ -1,0 +1,87 @@
+"""Tables of studies that vary settings: one row per method and variant, one column per target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_name, score_entries
+from bmtpt.report.layout import Entry, ScoreTable, number
+from bmtpt.report.summary import (
+    Cell,
+    PairedDifference,
+    Row,
+    display_name,
+    method_and_variant,
+    methods_of,
+    paired_difference,
+    pairs_to_compare,
+)
+from bmtpt.results import Result
+
+ALL = "all together"
+CHANCE = "{0} differences are shown at once: of these about one in 20 would have an interval without 0 by chance alone."
+
+
+def is_tall(cells: Sequence[Cell]) -> bool:
+    """Tell whether any cell is of a variant."""
+    return any(method_and_variant(cell.method)[1] for cell in cells)
+
+
+def tall_score_table(cells: Sequence[Cell], names: Sequence[str]) -> ScoreTable:
+    """Lay the scores out as method and variant by target and shots; the best of each column is marked.
+
+    The last column is the mean over targets; it stands there only if there are several and all have all of them.
+    """
+    rows: dict[Row, dict[str, Cell]] = {}
+    for cell in cells:
+        rows.setdefault(cell.row, {})[cell.method] = cell
+    columns = [_column(names, by_method) for by_method in rows.values()]
+    header = [row_name(row) for row in rows]
+    if len(rows) > 1 and all(len(by_method) == len(names) for by_method in rows.values()):
+        means = [mean_over_targets([by_method[name] for by_method in rows.values()]) for name in names]
+        columns.append([*score_entries(means, cells[0].metric), _constant(list(rows.values()))])
+        header.append("mean over targets")
+    words = [_words(name, cells) for name in names] + [(Entry("constant answer"), Entry(""), Entry(""))]
+    body = [(*three, *entries) for three, *entries in zip(words, *columns, strict=True)]
+    shown = body if any(entry.text != "–" for entry in body[-1][3:]) else body[:-1]
+    return ScoreTable(("method", "variant", "data", *header), tuple(shown), tuple(notes(rows)))
+
+
+def _column(names: Sequence[str], by_method: dict[str, Cell]) -> list[Entry]:
+    scores = [(by_method[name].mean, by_method[name].standard_error) if name in by_method else None for name in names]
+    metric = next(iter(by_method.values())).metric
+    return [*score_entries(scores, metric), _constant([by_method])]
+
+
+def _constant(rows: Sequence[dict[str, Cell]]) -> Entry:
+    found = [next(iter(by_method.values())).constant_answer for by_method in rows]
+    known = [value for value in found if value is not None]
+    return Entry(number(fmean(known) if len(known) == len(found) else None))
+
+
+def _words(name: str, cells: Sequence[Cell]) -> tuple[Entry, Entry, Entry]:
+    method, variant = method_and_variant(name)
+    states = dict.fromkeys(cell.data for cell in cells if cell.method == name)
+    return Entry(display_name(method)), Entry(variant), Entry(", ".join(states))
+
+
+def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], method: str) -> ScoreTable:
+    """Lay out the pairs that are compared, by target; the last column is all targets together.
+
+    Raises:
+        ArtifactError: As `summarise`.
+    """
+    pairs = pairs_to_compare(methods_of(cells), method)
+    found = [paired_difference(results, left, right) for left, right in pairs]
+    rows = list(dict.fromkeys(row for each in found for row in each.rows))
+    body = [_difference_row(each, rows, cells[0].metric) for each in found]
+    header = ("method", "minus", "unit", *map(row_name, rows), ALL)
+    count = len(found) * len(rows)
+    return ScoreTable(header, tuple(body), (CHANCE.format(count),) if count > 1 else ())
+
+
+def _difference_row(difference: PairedDifference, rows: Sequence[Row], metric: str) -> tuple[Entry, ...]:
+    words = Entry(display_name(difference.method)), Entry(display_name(difference.baseline)), Entry("points")
+    intervals = [*(difference.rows.get(row) for row in rows), difference.overall]
+    return (*words, *(Entry(interval_text(each, metric)) for each in intervals))

@@ -1,0 +1,244 @@
+"""Studies of prompts: methods × variants × targets × shots × seeds, and the source stages that they share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bmtpt.api import evaluate, result_rows
+from bmtpt.artifacts import Posterior, PromptMixture, Prompt, versions
+from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model import Backbone
+from bmtpt.results import Result, settings_hash
+from bmtpt.scoring import metric_names
+from bmtpt.settings import identity_of
+from bmtpt.studies.jobs import Job, Place
+from bmtpt.studies.methods import MPT_STAGE, Cell, Sources, Stage, run_cell, stages
+from bmtpt.studies.spec import Contender, StudySpec
+from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
+from bmtpt.train.events import Listener
+from bmtpt.weight_tuning import TunedModel
+
+Trained = Prompt | PromptMixture | TunedModel
+
+SOURCES = "sources"
+"""What stands for the target in the lines of a source stage."""
+
+SOURCE_METRICS = frozenset({"spread", "mean_nll", "particle_nll", "mean_gap"})
+LISTS = {"targets", "tuning", "shots", "seeds", "source_seeds", "methods", "title", "data"}
+
+
+def study_hash(study: StudySpec, seed: int) -> str:
+    """Return the hash of everything that decides the values of a seed's cells.
+
+    The lists of cells are left out, so that a study can grow. Source tasks go in by what they say, and the place of the
+    data not at all, so that a study may be moved: every line says how its rows relate to the published ones.
+    """
+    decisive = set(StudySpec.model_fields) - LISTS
+    facts = {name: value for name, value in identity_of(study).items() if name in decisive}
+    return settings_hash({**facts, "sources": _source_tasks(study), "source_seed": study.source_seed(seed)})
+
+
+def prompt_folder(folder: Path, target: str, method: str, shots: int | None, seed: int, variant: str = "") -> Path:
+    """Return where a cell's prompt is kept."""
+    point = re.sub(r"[^\w=.,-]", "_", f"-{variant}") if variant else ""
+    return folder / "prompts" / f"{target}-{method}{point}-k{shots or 'all'}-seed{seed}"
+
+
+class GridBench:
+    """Plans and runs a study of prompts.
+
+    Attributes:
+        study: With its variants.
+        folder: Holds the source stages and the prompts.
+    """
+
+    def __init__(self, study: StudySpec, folder: Path) -> None:
+        self.study = study
+        self.folder = folder
+        self.contenders = {contender.key: contender for contender in study.contenders()}
+        self._stages: dict[str, Job] = {}
+        self._hashes: dict[tuple[tuple[str, str], int], str] = {}
+        self._loaded: dict[str, TaskData] = {}
+        self._backbone: tuple[tuple[str, str], Backbone] | None = None
+
+    # The plan
+
+    def jobs(self) -> list[Job]:
+        """Return source stages and cells, seeds outermost: a study that is cut short has few seeds of everything."""
+        found: dict[Job, None] = {}
+        for seed in self.study.seeds:
+            for shots in self.study.shots:
+                for target in self.study.targets:
+                    for contender in self._able(target):
+                        found |= dict.fromkeys(self._cell_jobs(contender, target, shots, seed))
+        return list(found)
+
+    def _able(self, target: str) -> list[Contender]:
+        """Return who can run on a target: free answers have no average, so there is no ensemble of them."""
+        averages = bool(self.tasks[target].fixed_words)
+        return [each for each in self.contenders.values() if averages or each.method != "source_ensemble"]
+
+    def _cell_jobs(self, contender: Contender, target: str, shots: int | None, seed: int) -> Iterator[Job]:
+        """Yield a cell behind what it needs."""
+        names = [self.tasks[name].name for name in self.study.sources]
+        needs: list[Job] = []
+        for stage in stages(contender.method, contender.study, names):
+            rests_on = tuple(needs) if stage == MPT_STAGE else ()
+            needs.append(self._stage_job(contender, stage, self.study.source_seed(seed), rests_on))
+        yield from needs
+        task = self.tasks[target]
+        place = Place(self.study.name, *contender.key, task.name, shots, seed)
+        key = self._hash(contender, seed)
+        yield Job(place, key, frozenset(metric_names(task)), ("cell", contender.key, target), tuple(needs))
+
+    def _stage_job(self, contender: Contender, stage: Stage, seed: int, rests_on: tuple[Job, ...]) -> Job:
+        """Return the job of a source stage; contenders with the same source settings share it."""
+        study = contender.study
+        own = {"sources": _source_tasks(study), "stage": stage, "seed": seed}
+        facts = {**_source_facts(study), **_stage_facts(study, stage), **own}
+        key = settings_hash(facts)
+        if key not in self._stages:
+            has_lines = stage == ("posterior", study.learn.particles)
+            name = "posterior" if has_lines else " ".join(map(str, stage))
+            place = Place(self.study.name, name, contender.variant.source_name, SOURCES, None, seed)
+            metrics = SOURCE_METRICS if has_lines else frozenset()
+            work = ("stage", contender.key, stage)
+            self._stages[key] = Job(place, key, metrics, work, rests_on, on_demand=True)
+        return self._stages[key]
+
+    @cached_property
+    def tasks(self) -> dict[str, TaskSpec]:
+        """Tasks by their names in the study."""
+        return {name: load_task(name) for name in (*self.study.sources, *self.study.targets)}
+
+    def _hash(self, contender: Contender, seed: int) -> str:
+        key = contender.key, self.study.source_seed(seed)
+        if key not in self._hashes:
+            self._hashes[key] = study_hash(contender.study, seed)
+        return self._hashes[key]
+
+    # The work
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Load all rows, so that what is missing is named before anything is trained."""
+        if jobs:
+            for name in self.tasks:
+                self.data(name)
+
+    def run(self, job: Job, listener: Listener | None) -> list[Result]:
+        """Learn a source stage, or train and score a cell."""
+        what, key, argument = job.work
+        contender = self.contenders[key]
+        if what == "stage":
+            return self._run_stage(job, contender, argument, listener)
+        return self._run_cell(job, contender, argument, listener)
+
+    def _run_stage(self, job: Job, contender: Contender, stage: Stage, listener: Listener | None) -> list[Result]:
+        kind, *arguments = stage
+        sources = self.sources(contender, job.place.seed, listener)
+        posterior = getattr(sources, str(kind))(*arguments)
+        return _source_lines(job, posterior, sources) if job.metrics else []
+
+    def _run_cell(self, job: Job, contender: Contender, target: str, listener: Listener | None) -> list[Result]:
+        place, data = job.place, self.data(target)
+        sources = self.sources(contender, contender.study.source_seed(place.seed), listener)
+        cell = Cell(contender.method, data, place.shots, place.seed)  # type: ignore[arg-type]
+        prompt = self._kept(run_cell(cell, sources, listener), job)
+        length = contender.study.adapt.max_length
+        evaluation = evaluate(sources.backbone, prompt, data.test, task=data.task, max_length=length)
+        rows = result_rows(
+            sources.backbone, prompt, data, evaluation, study=place.study, settings_hash=job.settings_hash
+        )
+        return [row.model_copy(update={"variant": place.variant}) for row in rows]
+
+    def _kept(self, trained: Trained, job: Job) -> Trained:
+        if isinstance(trained, TunedModel):  # as large as the model, and the lines are what a study is for
+            return trained
+        place = self.place_of_prompt(job)
+        return trained.save(place, overwrite=place.is_dir())
+
+    def place_of_prompt(self, job: Job) -> Path:
+        """Return where a cell's prompt is kept."""
+        place = job.place
+        return prompt_folder(self.folder, place.target, place.method, place.shots, place.seed, place.variant)
+
+    def sources(self, contender: Contender, seed: int, listener: Listener | None = None) -> Sources:
+        """Return the source stages of a contender and a source seed."""
+        data = tuple(self.data(name) for name in self.study.sources)
+        folder = self.folder / "sources" / self._source_folder(contender.study, seed)
+        return Sources(contender.study, self.backbone(contender.study), data, folder, seed, listener)
+
+    def _source_folder(self, study: StudySpec, seed: int) -> str:
+        """Variants that change a source stage have folders of their own."""
+        facts = _source_facts(study)
+        same = facts == _source_facts(self.study)
+        return f"seed{seed}" if same else f"seed{seed}-{settings_hash(facts)[:8]}"
+
+    def backbone(self, study: StudySpec) -> Backbone:
+        """Return a study's backbone; one at a time is kept."""
+        key = study.backbone, study.adapt.precision
+        if self._backbone is None or self._backbone[0] != key:
+            self._backbone = key, load_backbone(study.backbone, precision=study.adapt.precision)
+        return self._backbone[1]
+
+    def data(self, name: str) -> TaskData:
+        """Return a task's rows, loaded once."""
+        if name not in self._loaded:
+            self._loaded[name] = load_data(self.tasks[name], self.study.data, limits=self.study.limits)
+        return self._loaded[name]
+
+    def finish(self, results: Sequence[Result], folder: Path) -> None:
+        """A report is made of the lines; there is no picture beside it."""
+
+
+def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
+    """Return what the source tasks say, without the places of their files: a study may be moved."""
+    return [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
+
+
+def _source_facts(study: StudySpec) -> dict[str, Any]:
+    identity = identity_of(study)
+    return {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
+
+
+def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:
+    return {"mpt": identity_of(study.mpt)} if stage == MPT_STAGE else {}
+
+
+def _source_lines(job: Job, posterior: Posterior, sources: Sources) -> list[Result]:
+    """Return what is known of a posterior itself, with its cost: `spread` is rms per number, the others are nats."""
+    card, particles = posterior.card, posterior.particles
+    facts = card.diagnostics
+    own = [value for values in facts["particle_nll"].values() for value in values]
+    means = list(facts["mean_nll"].values())
+    measured = {
+        "spread": float((particles - posterior.mean).square().mean().sqrt()),
+        "mean_nll": sum(means) / len(means),
+        "particle_nll": sum(own) / len(own),
+        "mean_gap": facts["mean_gap"],
+    }
+    place = job.place
+    return [
+        Result(
+            **place._asdict(),
+            backbone=sources.backbone.name,
+            sources=card.sources,
+            metric=metric,
+            value=value,
+            primary=False,
+            constant_answer=None,
+            invalid_share=0.0,
+            trained_parameters=particles.numel(),
+            trained_share=particles.numel() / sources.backbone.parameters,
+            steps=card.steps,
+            seconds=card.seconds,
+            settings_hash=job.settings_hash,
+            data=max((data.status for data in sources.data), key=["official", "cut", "rebuilt", "partial"].index),
+            versions=versions(),
+        )
+        for metric, value in measured.items()
+    ]

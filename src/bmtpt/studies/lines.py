@@ -1,0 +1,48 @@
+"""A study's results file: which jobs have their lines, and what a kill left of the others."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from bmtpt.files import write_text_atomically
+from bmtpt.results import Result, read_results
+from bmtpt.studies.jobs import Job, Place, place_of
+
+Key = tuple[str, Place]
+
+
+def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
+    """Return the lines that the jobs have so far; what a kill left of half a line or half a job is dropped.
+
+    Lines of other studies and of other settings stay in the file.
+    """
+    if not path.is_file():
+        return []
+    _drop_torn_line(path)
+    rows = read_results(path)
+    wanted = {(job.settings_hash, job.place): job.metrics for job in jobs}
+    found: dict[Key, set[str]] = defaultdict(set)
+    for row in rows:
+        found[_key(row)].add(row.metric)
+    kept = [row for row in rows if found[_key(row)] >= wanted.get(_key(row), frozenset())]
+    if len(kept) < len(rows):
+        write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in kept))
+    return [row for row in kept if _key(row) in wanted]
+
+
+def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
+    """Return the jobs whose lines are among whole lines."""
+    there = {_key(row) for row in rows}
+    return [job for job in jobs if (job.settings_hash, job.place) in there]
+
+
+def _key(row: Result) -> Key:
+    return row.settings_hash, place_of(row)
+
+
+def _drop_torn_line(path: Path) -> None:
+    whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+    if torn:
+        write_text_atomically(path, whole + "\n" if whole else "")

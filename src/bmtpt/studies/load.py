@@ -1,0 +1,111 @@
+"""Find a study by its name or file, put its parts together, and check it.
+
+A file may say `extends: FILE` (without .yaml, beside it): its own values are laid over that file's. Under `scales` it
+may hold smaller or larger versions of itself, as values that are laid over the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bmtpt.errors import SettingsError, nearest
+from bmtpt.settings import read_yaml, validated
+from bmtpt.studies.spec import KINDS, AnyStudy, BaseStudy, StudySpec
+from bmtpt.studies.variants import merged
+
+LIBRARY = Path(__file__).parent / "library"
+DEFAULT_SCALE = "small"
+TASK_LISTS = ("sources", "targets", "tuning")
+
+
+def named_studies() -> list[str]:
+    """Return the names of the studies that come with bmtpt."""
+    return sorted(path.stem for path in LIBRARY.glob("[!_]*.yaml"))
+
+
+def load_study(name_or_path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None) -> Any:
+    """Read a study by name or file; task files are looked up beside it.
+
+    Args:
+        scale: Which of the file's `scales`; None takes `small` if the file has scales.
+        changes: Values in place of the file's, such as another backbone.
+
+    Raises:
+        SettingsError: There is no such study or scale, the file is wrong, or a target is also a source.
+    """
+    path = find_study(name_or_path)
+    values = merged(study_values(path, scale), changes or {})
+    kind = str(values.get("kind", "grid"))
+    if kind not in KINDS:
+        raise SettingsError(f"{path}: option 'kind' cannot be {kind!r}; {nearest(kind, KINDS)}")
+    return checked(validated(KINDS[kind], values, str(path)), str(path))
+
+
+def find_study(name_or_path: str | Path) -> Path:
+    """Return the file of a study.
+
+    Raises:
+        SettingsError: There is no study of that name.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
+        return Path(text)
+    if text not in named_studies():
+        hint = nearest(text, named_studies())
+        raise SettingsError(f"there is no study '{text}'; {hint} (or give the path of a .yaml file)")
+    return LIBRARY / f"{text}.yaml"
+
+
+def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
+    """Return a file's values at one scale, before they are checked.
+
+    Raises:
+        SettingsError: A file cannot be read, or there is no such scale.
+    """
+    values = _whole(path)
+    scales = values.pop("scales", None)
+    if not scales:
+        if scale:
+            raise SettingsError(f"{path} has no scales; leave --scale out")
+        return values
+    if (scale or DEFAULT_SCALE) not in scales:
+        raise SettingsError(f"{path} has no scale '{scale or DEFAULT_SCALE}'; {nearest(str(scale), scales)}")
+    return merged(values, scales[scale or DEFAULT_SCALE] or {})
+
+
+def checked(study: BaseStudy, where: str) -> AnyStudy:
+    """Refuse a study whose targets are among its sources, or one of whose variants cannot be.
+
+    Raises:
+        SettingsError: As said; the sentence begins with ``where``.
+    """
+    if isinstance(study, StudySpec):
+        for what, names in (("a source", study.sources), ("for tuning", study.tuning)):
+            if both := sorted(set(names) & set(study.targets)):
+                raise SettingsError(f"{where}: {both[0]} is both {what} and a target; name it once")
+    try:
+        study.contenders()
+    except SettingsError as error:
+        raise SettingsError(f"{where}: variants: {error}") from error
+    return study  # type: ignore[return-value]
+
+
+def _whole(path: Path) -> dict[str, Any]:
+    """Read a file and what it extends; task files are named from where they stand."""
+    values = read_yaml(path)
+    own = _with_task_paths(values, path)
+    if scales := own.get("scales"):
+        own["scales"] = {name: _with_task_paths(each or {}, path) for name, each in scales.items()}
+    base = own.pop("extends", None)
+    return merged(_whole(path.parent / f"{base}.yaml"), own) if base else own
+
+
+def _with_task_paths(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    lists = {key: values[key] for key in TASK_LISTS if isinstance(values.get(key), list)}
+    return {**values, **{key: [_task_path(str(name), path) for name in names] for key, names in lists.items()}}
+
+
+def _task_path(name: str, study: Path) -> str:
+    return str(study.parent / name) if name.endswith((".yaml", ".yml")) else name

@@ -1,0 +1,101 @@
+"""Settings that a study varies: grids of overrides such as `learn.particles: [1, 3, 5]`, and the names of their points.
+
+A grid maps dotted options to a value or to a list of values and stands for every combination; `{}` is the study as it
+is. A point is named after the last parts of its options: "kernel=imq,scope=row".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+SOURCE_STAGE = ("learn", "source_prompt", "backbone")
+"""Options that decide a source stage."""
+
+Grid = Mapping[str, Any]
+
+
+class Variant(NamedTuple):
+    """One point of a grid.
+
+    Attributes:
+        name: "" for the study as it is.
+        overrides: Dotted options and their values.
+    """
+
+    name: str = ""
+    overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def source_name(self) -> str:
+        """The part of the name that concerns the source stage."""
+        return _name([pair for pair in self.overrides if pair[0].partition(".")[0] in SOURCE_STAGE])
+
+    def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings with this point's values in them."""
+        for option, value in self.overrides:
+            values = merged(values, _nested(option.split("."), value))
+        return dict(values)
+
+
+def expand(grids: Iterable[Grid]) -> list[Variant]:
+    """Return the points of several grids, in their order.
+
+    >>> [variant.name for variant in expand([{}, {"learn.kernel": ["rbf", "imq"], "learn.scope": "row"}])]
+    ['', 'kernel=rbf,scope=row', 'kernel=imq,scope=row']
+    """
+    return [_point(options, values) for grid in grids for options, values in _combinations(grid)]
+
+
+def joined(left: Variant, right: Variant) -> Variant:
+    """Return the variant with the overrides of both."""
+    overrides = left.overrides + right.overrides
+    return Variant(_name(overrides), overrides)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with another one's values in place of its own; mappings inside are merged likewise.
+
+    >>> merged({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 5}, "b": None})
+    {'a': {'x': 5, 'y': 2}, 'b': None}
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def settings_of(name: str) -> dict[str, str]:
+    """Read a variant's name back.
+
+    >>> settings_of("kernel=imq,scope=row")
+    {'kernel': 'imq', 'scope': 'row'}
+    """
+    return dict(part.split("=", 1) for part in name.split(",") if "=" in part)
+
+
+def _combinations(grid: Grid) -> Iterable[tuple[tuple[str, ...], tuple[Any, ...]]]:
+    lists = [value if isinstance(value, (list, tuple)) else [value] for value in grid.values()]
+    return ((tuple(grid), values) for values in product(*lists))
+
+
+def _point(options: tuple[str, ...], values: tuple[Any, ...]) -> Variant:
+    overrides = tuple(zip(options, values, strict=True))
+    return Variant(_name(overrides), overrides)
+
+
+def _name(overrides: Iterable[tuple[str, Any]]) -> str:
+    return ",".join(f"{option.rpartition('.')[2]}={_shown(value)}" for option, value in overrides)
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _nested(parts: list[str], value: Any) -> dict[str, Any]:
+    first, *rest = parts
+    return {first: _nested(rest, value) if rest else value}

@@ -1,0 +1,171 @@
+"""Results of studies that vary settings: tables, differences and figures by variant."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bmtpt.errors import ArtifactError
+from bmtpt.report.published import published_table
+from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summarise
+from bmtpt.report.svg import style
+from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
+from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
+from bmtpt.results import Result, append_results, read_results
+
+
+@pytest.fixture
+def varied(result) -> list[Result]:
+    """`pt`, and `bmtpt` with M = 1, 5, 15, on two targets and four seeds."""
+    rng = np.random.default_rng(0)
+    rows = [result("pt", target, seed, 60 + rng.normal()) for target in ("cb", "rte") for seed in range(4)]
+    for M in (1, 5, 15):
+        for target in ("cb", "rte"):
+            rows += [
+                result("bmtpt", target, seed, 60 + M + rng.normal(), variant=f"particles={M}") for seed in range(4)
+            ]
+    return rows
+
+
+def scores(rows, variant, target):
+    return [row.value for row in rows if (row.variant, row.target) == (variant, target)]
+
+
+def test_a_line_without_variant_is_written_as_before_there_were_any(result, tmp_path):
+    plain, varied = result("pt", "cb", 0, 1.0), result("pt", "cb", 0, 1.0, variant="particles=7")
+    assert "variant" not in json.loads(plain.model_dump_json())
+    append_results(tmp_path / "r.jsonl", [plain, varied])
+    assert read_results(tmp_path / "r.jsonl") == [plain, varied]
+
+
+def test_variants_are_rows_with_their_own_means_and_the_best_of_a_column_is_bold(varied):
+    table = score_table(varied)
+    assert table.header == ("method", "variant", "data", "cb (32 shots)", "rte (32 shots)", "mean over targets")
+    names = [(row[0].text, row[1].text) for row in table.rows]
+    bmtpt = [("BMTPT", f"particles={M}") for M in (1, 5, 15)]
+    assert names == [("plain prompt tuning", ""), *bmtpt, ("constant answer", "")]
+    expected = np.array(scores(varied, "particles=15", "cb"))
+    assert table.rows[3][3].text == f"{expected.mean():.1f} ± {expected.std(ddof=1) / 2:.1f}"
+    assert [entry.best for row in table.rows for entry in row[3:]] == [False] * 9 + [True] * 3 + [False] * 3
+    assert table.rows[-1][3].text == "50.0"
+
+
+def test_paired_differences_of_variants_are_those_of_scipy(varied):
+    difference = paired_difference(varied, "bmtpt[particles=5]", "pt").rows["cb", 32]
+    reference = stats.ttest_rel(scores(varied, "particles=5", "cb"), scores(varied, "", "cb"))
+    assert (difference.low, difference.high) == pytest.approx(tuple(reference.confidence_interval(0.95)))
+    table = difference_table(varied)
+    assert [(row[0].text, row[1].text) for row in table.rows] == [
+        (f"BMTPT (particles={M})", "plain prompt tuning") for M in (1, 5, 15)
+    ]
+    assert f"{difference.mean:.1f} [" in table.rows[1][3].text
+    assert "6 differences are shown at once" in table.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "pairs"),
+    [
+        (["pt", "bmtpt"], [("bmtpt", "pt")]),
+        (["pt", "bmtpt", "bmtpt[a=1]"], [("bmtpt", "pt"), ("bmtpt", "bmtpt[a=1]")]),
+        (["pt", "bmtpt[a=1]", "bmtpt[a=2]"], [("bmtpt[a=1]", "pt"), ("bmtpt[a=2]", "pt")]),
+        (["bmtpt[a=1]", "bmtpt[a=2]", "bmtpt[a=3]"], [("bmtpt[a=2]", "bmtpt[a=1]"), ("bmtpt[a=3]", "bmtpt[a=1]")]),
+        (["svgd[a=1]", "pt"], []),
+    ],
+)
+def test_variants_are_compared_with_the_other_methods_or_else_with_the_first_of_them(names, pairs):
+    assert pairs_to_compare(names, "bmtpt") == pairs
+
+
+def test_no_winner_is_declared_among_variants(varied):
+    assert "no winner is declared" in verdict(varied)
+    assert "3 variants" in verdict(varied)
+
+
+def test_one_seed_of_one_variant_under_two_settings_is_refused_and_of_two_variants_is_not(result):
+    rows = [result("bmtpt", "cb", 0, 1.0, variant=f"a={a}", settings_hash=f"{a}") for a in (1, 2)]
+    assert [cell.method for cell in summarise(rows)] == ["bmtpt[a=1]", "bmtpt[a=2]"]
+    with pytest.raises(ArtifactError, match=r"'bmtpt\[a=1\]' on 'cb' hold seed 0 under several"):
+        summarise([rows[0], rows[0].model_copy(update={"settings_hash": "other"})])
+
+
+# Measures
+
+
+def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
+    shape = {"metric": "variance_ratio", "constant_answer": None, "shots": None}
+    rows = [result("svgd", "mix", s, 0.1 * a, variant=f"dimension={a}", **shape) for a in (2, 10) for s in (0, 1)]
+    second = [row.model_copy(update={"metric": "mean_error", "primary": False}) for row in rows]
+    other = [row.model_copy(update={"metric": "loss", "primary": False}) for row in rows]
+    tables = by_measure([*rows, *second, *other, result("pt", "cb", 0, 50.0)])
+    assert [group[0].metric for group in tables] == ["variance_ratio", "mean_error", "accuracy"]
+    assert all(row.primary for group in tables for row in group)
+    text = to_markdown(score_table(tables[0]))
+    assert "**" not in text
+    assert "0.2 ± 0" in text
+    assert "variance of the particles over the true one" in text
+    assert "nobody wins" in verdict(tables[0])
+
+
+def test_another_metric_than_the_headline_can_be_asked_for(result):
+    rows = [result("pt", "cb", 0, 50.0), result("pt", "cb", 0, 0.7, metric="nll", primary=False)]
+    assert [row.value for row in of_metric(rows, "nll")] == [0.7]
+    with pytest.raises(ArtifactError, match="no results of the metric 'nl'; did you mean 'nll'"):
+        of_metric(rows, "nl")
+
+
+# Figures
+
+
+def test_scores_are_drawn_over_the_number_that_varies(varied, result):
+    cells = summarise(varied)
+    assert varied_number(cells) == "particles"
+    curves = curves_over([cell for cell in cells if cell.target == "cb"], "particles")
+    assert [x for x, _ in curves["BMTPT"]] == [1, 5, 15]
+    assert [cell.mean for _, cell in curves["BMTPT"]] == [
+        pytest.approx(np.mean(scores(varied, f"particles={M}", "cb"))) for M in (1, 5, 15)
+    ]
+    with style():
+        assert "particles" in variant_plot(cells)
+
+
+def test_what_varies_beside_the_number_makes_curves_of_its_own(result):
+    rows = [
+        result("bmtpt", "cb", 0, 1.0, variant=f"prior={prior},prior_std={std:g}")
+        for prior in ("mean", "mixture")
+        for std in (0.5, 10.0)
+    ]
+    cells = summarise(rows)
+    assert varied_number(cells) == "prior_std"
+    assert set(curves_over(cells, "prior_std")) == {"BMTPT (prior=mean)", "BMTPT (prior=mixture)"}
+
+
+def test_variants_without_a_number_are_bars(result):
+    rows = [result("bmtpt", "cb", 0, 1.0, variant=f"kernel={kernel}") for kernel in ("rbf", "imq")]
+    cells = summarise([*rows, result("pt", "cb", 0, 2.0)])
+    assert varied_number(cells) is None
+    with style():
+        assert "kernel=imq" in variant_plot(cells)
+
+
+# Published scores
+
+
+def test_published_scores_stand_beside_ours_with_the_cautions(result):
+    rows = [result("bmtpt", "cola", seed, 40.0 + seed, data="cut", shots=16) for seed in range(3)]
+    table = published_table([*rows, result("bmtpt", "mine", 0, 1.0, shots=16)])
+    found = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
+    assert table.header[4:] == ("cola",)
+    assert found["BMTPT"] == ["16", "tiny-t5, ours", "1,234", "41.0 ± 0.6"]
+    assert found["MPT"] == ["all", "T5-base, published (a, b)", "77.6K", "62.4"]
+    assert not any(entry.best for row in table.rows for entry in row)
+    notes = " ".join(table.notes)
+    assert "cola (cut)" in notes
+    assert "reads like accuracy" in notes
+
+
+def test_targets_without_published_scores_are_refused(result):
+    with pytest.raises(ArtifactError, match="nothing is published for mine"):
+        published_table([result("bmtpt", "mine", 0, 1.0)])

@@ -1,0 +1,184 @@
+"""Jobs of a study: side by side, one after the other, and after a kill, the lines are the same."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from bmtpt.artifacts import Posterior
+from bmtpt.errors import TrainingError
+from bmtpt.results import append_results, read_results
+from bmtpt.settings import LearnSettings
+from bmtpt.studies import methods, run_study
+from bmtpt.studies.collapse import CollapseBench
+from bmtpt.studies.grid import GridBench
+from bmtpt.studies.jobs import in_order, to_do
+from bmtpt.studies.lines import done_jobs, whole_lines
+from bmtpt.studies.methods import Sources, stages
+from bmtpt.studies.run import RESULTS, prompt_folder
+from bmtpt.studies.spec import CollapseSpec, MethodName
+
+
+def without_seconds(rows):
+    return [row.model_copy(update={"seconds": 0.0}) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, run_study(tiny_study(), folder)
+
+
+# The plan
+
+
+def test_a_variant_of_the_source_stage_has_stages_and_lines_of_its_own(alone, tiny_study):
+    folder, results = alone
+    assert len(list((folder / "sources").iterdir())) == 2
+    assert (folder / "sources" / "seed0" / "m2").is_dir()
+    spread = {(row.method, row.variant, row.target): row for row in results if row.metric == "spread"}
+    assert set(spread) == {("posterior", f"particles={M}", "sources") for M in (1, 2)}
+    assert spread["posterior", "particles=1", "sources"].value == 0
+    particles = Posterior.load(folder / "sources" / "seed0" / "m2").particles
+    rms = (particles - particles.mean(0)).square().mean().sqrt()
+    assert spread["posterior", "particles=2", "sources"].value == pytest.approx(float(rms))
+    assert not any(row.primary for row in spread.values())
+
+
+def test_lines_name_their_variant_and_its_prompt_is_kept_apart(alone):
+    folder, results = alone
+    cells = {(row.method, row.variant): row.settings_hash for row in results if row.target == "pairs"}
+    assert set(cells) == {("pt", ""), ("bmtpt", "particles=1"), ("bmtpt", "particles=2")}
+    for method, variant in cells:
+        assert (prompt_folder(folder, "pairs", method, 8, 0, variant) / "card.json").is_file()
+    assert cells["bmtpt", "particles=2"] == cells["pt", ""] != cells["bmtpt", "particles=1"]
+
+
+def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_path):
+    study = tiny_study(variants={"bmtpt": [{"adapt.prior_std": [1.0, 2.0]}]})
+    jobs = GridBench(study, tmp_path).jobs()
+    assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
+
+
+@pytest.mark.parametrize("method", get_args(MethodName))
+def test_a_method_declares_every_source_stage_that_it_learns(method, tiny_study, tmp_path, monkeypatch):
+    learned = []
+    kept = Sources._learned
+
+    def noted(sources, name, *rest):
+        learned.append(name)
+        return kept(sources, name, *rest)
+
+    monkeypatch.setattr(Sources, "_learned", noted)
+    study = tiny_study(methods=[method], variants={})
+    run_study(study, tmp_path)
+    folders = {("posterior", M): f"m{M}" for M in (1, 2)}
+    folders |= {("prompt", name): f"only-{name}" for name in ("sentiment", "answers")}
+    declared = [
+        folders.get(stage, "-".join(map(str, stage))) for stage in stages(method, study, ["sentiment", "answers"])
+    ]
+    # The stages come first, each once; the cell then finds what it asks for.
+    assert learned[: len(declared)] == declared
+    assert set(learned) == set(declared)
+
+
+def test_a_stage_is_done_only_when_a_job_that_is_left_needs_it(tiny_study, tmp_path):
+    jobs = GridBench(tiny_study(), tmp_path).jobs()
+    stage_of_1, cell_of_1 = (job for job in jobs if "particles=1" in job.place.variant)
+    assert to_do(jobs, []) == jobs
+    assert to_do(jobs, set(jobs) - {cell_of_1}) == [stage_of_1, cell_of_1]
+    assert to_do(jobs, [job for job in jobs if job.work[0] == "cell"]) == []
+
+
+def test_results_are_put_in_the_order_of_the_jobs(alone, tiny_study):
+    folder, results = alone
+    assert in_order(results[::-1], GridBench(tiny_study(), folder).jobs())[0].method == results[0].method
+
+
+# Several processes
+
+
+def test_two_processes_find_the_lines_of_one(alone, tiny_study, tmp_path):
+    _, results = alone
+    heard = []
+    before = set(multiprocessing.active_children())
+    found = run_study(tiny_study(), tmp_path, heard.append, processes=2)
+    assert without_seconds(found) == without_seconds(results)
+    assert sorted(map(str, read_results(tmp_path / RESULTS))) == sorted(map(str, found))
+    assert [event["step"] for event in heard] == [1, 2, 3, 4, 5]
+    assert set(multiprocessing.active_children()) == before
+
+
+def slow_study(**changes: Any) -> CollapseSpec:
+    """Jobs of a moment without a language model."""
+    learn = LearnSettings(steps=100, learning_rate=0.1, evaluate_every=100)
+    return CollapseSpec(name="slow", dimensions=(2,), learn=learn, **changes)
+
+
+def test_an_error_in_a_process_is_the_studys_own_and_ends_the_others(tmp_path):
+    before = set(multiprocessing.active_children())
+    diverging = {"svgd": ({"learn.learning_rate": [1e308, 0.1]},)}
+    with pytest.raises(TrainingError, match="a trained number is not a finite number"):
+        run_study(slow_study(variants=diverging, seeds=range(50)), tmp_path, processes=2)
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(tmp_path):
+    """As from a terminal: the signal goes to the whole process group."""
+    file = tmp_path / "slow.yaml"
+    file.write_text(yaml.safe_dump(slow_study(seeds=range(500)).model_dump(mode="json")))
+    command = [sys.executable, "-m", "bmtpt", "study", str(file), "--out", str(tmp_path / "run"), "--jobs", "2"]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
+    results = tmp_path / "run" / RESULTS
+    wait_until(lambda: results.is_file() or running.poll() is not None)
+    os.killpg(running.pid, signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "give the same command again to go on" in said
+    assert "Traceback" not in said
+    wait_until(lambda: not is_there(running.pid))
+    assert results.read_text().endswith("\n")
+    jobs = CollapseBench(slow_study(seeds=range(500))).jobs()
+    rows = read_results(results)
+    assert whole_lines(results, jobs) == rows
+    assert 0 < len(done_jobs(jobs, rows)) < len(jobs)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "it took two minutes"
+        time.sleep(0.05)
+
+
+def is_there(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_after_a_kill_only_the_missing_jobs_are_done(alone, tiny_study, tmp_path, monkeypatch):
+    folder, results = alone
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    lost = [row for row in results if row.variant != "particles=1"]
+    (copy / RESULTS).unlink()
+    append_results(copy / RESULTS, lost)
+    cells = []
+    monkeypatch.setattr("bmtpt.studies.grid.run_cell", lambda *args: cells.append(args[0]) or methods.run_cell(*args))
+    found = run_study(tiny_study(), copy)
+    assert [(cell.method, cell.seed) for cell in cells] == [("bmtpt", 0)]
+    assert without_seconds(found) == without_seconds(results)

@@ -1,0 +1,121 @@
+"""Studies by name and by file: scales, what they extend, and the sentences for what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bmtpt.errors import SettingsError
+from bmtpt.report.published import read_published
+from bmtpt.settings import validated
+from bmtpt.studies import load_study, named_studies
+from bmtpt.studies.load import LIBRARY, checked, study_values
+from bmtpt.studies.spec import KINDS
+from bmtpt.studies.variants import expand
+from bmtpt.tasks import builtin_tasks
+
+ISSUE = {
+    *("paper-full", "paper-fewshot", "paper-scale", "prior", "particles", "kernels", "collapse", "collapse-prompts"),
+    *("task-information", "dissimilar", "decomposition", "ensemble", "smoothing", "gaussian"),
+}
+SCALES = ("smoke", "small", "paper")
+
+
+def written(folder: Path, name: str, values: dict) -> Path:
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(values))
+    return folder / f"{name}.yaml"
+
+
+BASE = {"name": "base", "sources": ["sst2", "here.yaml"], "targets": ["cb"], "learn": {"steps": 5, "particles": 3}}
+
+
+def test_a_study_lays_its_values_over_what_it_extends_and_a_scale_over_both(tmp_path):
+    scales = {"small": {"learn": {"steps": 7}}, "paper": {"targets": ["rte"]}}
+    written(tmp_path, "base", {**BASE, "scales": scales})
+    own = {"extends": "base", "name": "own", "learn": {"particles": 4}, "scales": {"small": {"seeds": [1, 2]}}}
+    path = written(tmp_path, "own", own)
+    small, paper = load_study(path, "small"), load_study(path, "paper")
+    assert (small.name, small.learn.steps, small.learn.particles, small.seeds) == ("own", 7, 4, (1, 2))
+    assert (paper.learn.steps, paper.learn.particles, paper.targets, paper.seeds) == (5, 4, ("rte",), (0,))
+    assert small.sources == ("sst2", str(tmp_path / "here.yaml"))
+    assert load_study(path) == small
+
+
+def test_what_the_caller_gives_goes_over_the_scale(tmp_path):
+    path = written(tmp_path, "base", {**BASE, "scales": {"small": {"backbone": "b"}}})
+    found = load_study(path, "small", {"backbone": "c", "targets": ["rte", "mine.yaml"]})
+    assert (found.backbone, found.targets) == ("c", ("rte", "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "parts"),
+    [
+        ("particels", None, ["there is no study 'particels'", "did you mean 'particles'", ".yaml"]),
+        ("particles", "smal", ["has no scale 'smal'", "did you mean 'small'"]),
+        ("flat.yaml", "small", ["flat.yaml has no scales", "leave --scale out"]),
+        ("kind.yaml", None, ["'kind' cannot be 'gird'", "did you mean 'grid'"]),
+        ("tuned.yaml", None, ["cb is both for tuning and a target"]),
+        ("orphan.yaml", None, ["cannot read", "nothing.yaml"]),
+    ],
+)
+def test_a_wrong_name_or_scale_is_named_with_the_nearest_right_one(tmp_path, monkeypatch, name, scale, parts):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, "flat", BASE)
+    written(tmp_path, "kind", {**BASE, "kind": "gird"})
+    written(tmp_path, "tuned", {**BASE, "tuning": ["cb"]})
+    written(tmp_path, "orphan", {**BASE, "extends": "nothing"})
+    with pytest.raises(SettingsError) as error:
+        load_study(name, scale)
+    assert all(part in str(error.value) for part in parts), error.value
+    assert "\n" not in str(error.value)
+
+
+# The studies that come with bmtpt
+
+
+def test_every_study_of_the_issue_is_there():
+    assert set(named_studies()) == ISSUE
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", sorted(ISSUE))
+def test_a_study_that_comes_with_bmtpt_is_valid_at_every_scale(name, scale, known_part):
+    values = known_part(name, scale)
+    kind = KINDS[values.get("kind", "grid")]
+    study = checked(validated(kind, values, name), name)
+    assert study.name == name
+    assert study.title
+    assert scale != "small" or len(study.seeds) >= 5
+    for task in (task for key in ("sources", "targets", "tuning") for task in values.get(key, [])):
+        assert task in builtin_tasks() or Path(task).is_file()
+
+
+def test_the_grids_of_the_issue_are_those_of_the_studies():
+    def points(name: str) -> list[str]:
+        return [point.name for point in expand(study_values(LIBRARY / f"{name}.yaml")["variants"]["bmtpt"])]
+
+    assert points("particles") == [f"particles={M}" for M in (1, 3, 5, 7, 10, 15)]
+    assert len(points("kernels")) == 10
+    assert {"decompose=true", "decompose=false"} < set(points("decomposition"))
+
+
+# Published scores
+
+
+def test_published_scores_are_of_tasks_that_exist_and_have_a_source():
+    published = read_published()
+    for method in published["methods"]:
+        assert set(method["sources"]) <= set(published["sources"])
+        assert set(method["scores"]) <= set(builtin_tasks())
+        assert all(40 < score < 100 for score in method["scores"].values())
+
+
+def test_published_scores_average_to_the_published_averages():
+    """The GLUE averages of the same source, which stand in no file of ours, would show a slip of the pen."""
+    glue = ("mnli", "qqp", "qnli", "sst2", "stsb", "mrpc", "rte", "cola")
+    stated = {"full fine-tuning": 84.9, "LoRA": 85.3, "SPoT": 82.3, "ATTEMPT": 83.4, "MPT": 85.6, "DePT": 85.9}
+    found = {method["name"]: method["scores"] for method in read_published()["methods"]}
+    for name, average in stated.items():
+        assert sum(found[name][task] for task in glue) / len(glue) == pytest.approx(average, abs=0.11)
