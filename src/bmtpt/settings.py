@@ -50,27 +50,6 @@ def identity_of(settings: BaseModel) -> dict[str, Any]:
     return values
 
 
-LATER = {"later": True}
-"""Marks a field that is younger than the first committed result lines."""
-
-
-def later(default: Any) -> Any:
-    """Declare a field that hashes leave out while it stands at its default, so that older hashes stay true."""
-    return Field(default=default, json_schema_extra=dict(LATER))
-
-
-def identity_of(settings: BaseModel) -> dict[str, Any]:
-    """Return what a hash is taken over: the JSON-able dump without the younger fields that are at their default."""
-    values = settings.model_dump(mode="json")
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if field.json_schema_extra == LATER and value == field.default:
-            del values[name]
-        elif isinstance(value, BaseModel):
-            values[name] = identity_of(value)
-    return values
-
-
 class LoopSettings(BaseModel):
     """What the one training loop needs, whichever method runs in it.
 

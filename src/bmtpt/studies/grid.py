@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.api import evaluate, result_rows
-from bmtpt.artifacts import Posterior, PromptMixture, Prompt, versions
+from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.results import Result, settings_hash
