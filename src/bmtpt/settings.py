@@ -230,7 +230,7 @@ class FullSettings(_TuningSettings):
 
 
 class BitFitSettings(_TuningSettings):
-    """BitFit: its learning rate."""
+    """BitFit: its learning rate (the family's 3e-4 is for thousands of steps)."""
 
     learning_rate: PositiveFloat = 3e-3
 
@@ -239,12 +239,13 @@ class LoraSettings(_TuningSettings):
     """LoRA.
 
     Attributes:
+        learning_rate: The family's 3e-4 is for thousands of steps.
         rank: r.
         alpha: α; what is added is scaled by α/r.
         modules: Names of the linear maps that get it [LoRA paper: queries and values].
     """
 
-    learning_rate: PositiveFloat = 1e-3
+    learning_rate: PositiveFloat = 3e-3
     rank: PositiveInt = 8
     alpha: PositiveFloat = 16
     modules: tuple[str, ...] = Field(default=("q", "v"), min_length=1)
@@ -254,6 +255,7 @@ class AdapterSettings(_TuningSettings):
     """Bottleneck adapters.
 
     Attributes:
+        learning_rate: The family's 3e-4 is for thousands of steps.
         reduction: The bottleneck is D/reduction wide [family: 32].
     """
 

@@ -4,8 +4,8 @@
 
     full      w: every weight of the model
     bitfit    w: biases (Ben Zaken et al. 2022)           stock T5 has none: like the literature (Karimi Mahabadi et al.
-              2021, github.com/rabeehk/compacter) we add one, from zero, to every linear map, the head too, and to every
-              norm: 282,496 on T5-base
+              2021, github.com/rabeehk/compacter) we add one, from zero, to every linear map and norm: 282,496 on
+              T5-base, the head's too, which compacter's own setting freezes; the published 280K fit only with it
     lora      W + (α/r)·B A, w: A and B (Hu et al. 2022)  through peft; B from zero
     adapter   y + U gelu(V y + b) + c behind the self-attention and the feed-forward of every block, w: V, U, b, c and
               the gains of all norms (Houlsby et al. 2019; placed as in compacter: 1,855,104 on T5-base with a width of
