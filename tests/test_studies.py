@@ -19,7 +19,8 @@ from bmtpt.results import Result, append_results, read_results
 from bmtpt.scoring import metric_names
 from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
-from bmtpt.studies.run import RESULTS, cells, prompt_folder, study_hash
+from bmtpt.studies.grid import GridBench
+from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
 from bmtpt.studies.spec import PromptMethod
 
 TUNINGS = get_args(WeightMethod)
@@ -213,9 +214,10 @@ def test_what_a_study_sets_for_one_method_is_in_its_hash(study, change, tmp_path
     assert study_hash(other, 0) != study_hash(study, 0)
 
 
-def test_an_ensemble_of_free_answers_is_left_out(study, tiny_tasks):
-    targets = (tiny_tasks["answers"], tiny_tasks["pairs"])
-    found = {(cell.target.task.name, cell.method) for cell in cells(study, targets)}
+def test_an_ensemble_of_free_answers_is_left_out(study, tiny_task_folder, tmp_path):
+    both = tuple(str(tiny_task_folder / f"{name}.yaml") for name in ("answers", "pairs"))
+    jobs = GridBench(study.model_copy(update={"targets": both}), tmp_path).jobs()
+    found = {(job.place.target, job.place.method) for job in jobs if not job.on_demand}
     assert found == {(name, method) for name in ("answers", "pairs") for method in METHODS} - {
         ("answers", "source_ensemble")
     }
