@@ -39,6 +39,10 @@ _IRRELEVANT = {
 }  # fmt: skip
 
 
+# What such a model computes for one row depends on the rows beside it.
+_EXPERTS_WITH_CAPACITY = ("switch_transformers", "nllb-moe")
+
+
 def loader_of(config: Any, name: str) -> Any:
     """Return the transformers class that loads a configuration's model.
 
@@ -49,6 +53,10 @@ def loader_of(config: Any, name: str) -> Any:
     from transformers.models.auto import modeling_auto as auto
 
     kind = config.model_type
+    if kind in _EXPERTS_WITH_CAPACITY:
+        raise BackboneError(
+            f"{name} is a {kind} model, whose experts drop tokens when a batch is full; give another one"
+        )
     if kind == "t5":
         return T5ForConditionalGeneration
     if config.is_encoder_decoder and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
