@@ -162,7 +162,7 @@ def test_a_model_whose_tokens_see_what_follows_is_refused(tiny_gpt2_folder: Path
 
     config = XLNetConfig(vocab_size=60, d_model=24, n_layer=1, n_head=2, d_inner=30)
     write_model(tmp_path, config, "AutoModelForCausalLM")
-    with pytest.raises(BackboneError, match="is a xlnet model that does not predict the next token"):
+    with pytest.raises(BackboneError, match=r"is a xlnet model that, .* does not predict the next token"):
         load(tmp_path)
 
 

@@ -163,8 +163,8 @@ def test_a_config_that_is_no_json_is_refused(copy):
     refusal(copy)
 
 
-@pytest.mark.parametrize("kind", ["bert", "vit", "no-such-kind"])
-def test_a_model_that_writes_no_text_is_refused(copy, kind):
+@pytest.mark.parametrize("kind", ["bert", "vit", "switch_transformers", "no-such-kind"])
+def test_a_model_of_another_kind_is_refused(copy, kind):
     change_config(copy, model_type=kind)
     assert kind in refusal(copy)
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from plain import VOCABULARY, plain_gradients, plain_losses, random_batch, random_prompts, relative
-from transformers import AutoModelForSeq2SeqLM, BartConfig, LongT5Config, MT5Config, UMT5Config
+from transformers import AutoModelForSeq2SeqLM, BartConfig, LongT5Config, MT5Config
 
 from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.families import require_usable
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.model import Backbone
 from bmtpt.errors import BackboneError
@@ -22,8 +23,9 @@ CONFIGS: dict[str, Any] = {
                           "decoder_attention_heads": 3, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40,
                           "max_position_embeddings": 64, "scale_embedding": True}),
     "mt5": (MT5Config, _T5),
-    "umt5": (UMT5Config, _T5),
     "longt5": (LongT5Config, {**_T5, "local_radius": 4}),
+    "longt5 with global tokens": (LongT5Config, {**_T5, "local_radius": 4, "global_block_size": 4,
+                                                 "encoder_attention_type": "transient-global"}),
 }  # fmt: skip
 
 
@@ -51,6 +53,18 @@ def test_losses_and_gradients_are_those_of_single_unpadded_examples(kind: str) -
     ranked = engine.answer_log_likelihoods(prompts, batch.inputs, batch.targets)
     each = [plain_losses(backbone, prompts, TokenBatch(batch.inputs, [answer] * 3)) for answer in batch.targets]
     assert relative(ranked, -torch.stack(each, dim=2)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["bart", "mt5"])
+def test_a_decoder_that_sees_what_follows_is_refused(kind: str) -> None:
+    """As UMT5's does in transformers 5.17: its losses would tell nothing of what it writes."""
+    backbone = tiny(kind)
+    require_usable(backbone.model, kind)
+    for module in backbone.model.modules():
+        if hasattr(module, "config"):
+            module.config.is_causal = False
+    with pytest.raises(BackboneError, match=f"{kind} is a {kind} model that, in this version of transformers, does no"):
+        require_usable(backbone.model, kind)
 
 
 def test_more_tokens_than_positions_are_refused_with_what_to_set() -> None:

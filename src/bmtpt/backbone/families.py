@@ -39,6 +39,10 @@ _IRRELEVANT = {
 }  # fmt: skip
 
 
+# What such a model computes for one row depends on the rows beside it.
+_EXPERTS_WITH_CAPACITY = ("switch_transformers", "nllb-moe")
+
+
 def loader_of(config: Any, name: str) -> Any:
     """Return the transformers class that loads a configuration's model.
 
@@ -49,6 +53,10 @@ def loader_of(config: Any, name: str) -> Any:
     from transformers.models.auto import modeling_auto as auto
 
     kind = config.model_type
+    if kind in _EXPERTS_WITH_CAPACITY:
+        raise BackboneError(
+            f"{name} is a {kind} model, whose experts drop tokens when a batch is full; give another one"
+        )
     if kind == "t5":
         return T5ForConditionalGeneration
     if config.is_encoder_decoder and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
@@ -71,31 +79,38 @@ def without_dropout(config: Any) -> Any:
 
 
 def require_usable(model: Any, name: str) -> None:
-    """Check by a forward pass that a decoder-only model reads embeddings from left to right.
+    """Check by a forward pass that a model reads embeddings, and predicts each token from those before it alone.
 
     Raises:
         BackboneError: It does not, or an encoder-decoder has no start token.
     """
     config = model.config
-    if config.is_encoder_decoder:
-        if getattr(config, "decoder_start_token_id", None) is None:
-            raise BackboneError(f"the configuration of {name} lacks decoder_start_token_id; add it to config.json")
-        if config.model_type != "t5":
-            _plain_greedy(model)
-    elif not _reads_forward(model):
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        raise BackboneError(f"the configuration of {name} lacks decoder_start_token_id; add it to config.json")
+    if config.model_type == "t5":
+        return
+    if not _reads_forward(model):
         raise BackboneError(
-            f"{name} is a {config.model_type} model that does not predict the next token from the embeddings before "
-            "it alone; give a decoder-only language model such as GPT-2, Llama or Qwen"
+            f"{name} is a {config.model_type} model that, in this version of transformers, does not predict the next "
+            "token from the embeddings before it alone; give a model such as T5, BART, GPT-2, Llama or Qwen"
         )
+    if config.is_encoder_decoder:
+        _plain_greedy(model)
 
 
 @torch.no_grad()
 def _reads_forward(model: Any) -> bool:
-    """Compare the logits of three tokens with those of their embeddings after the last one was exchanged."""
+    """Compare logits of three tokens with those of their embeddings after the last token was exchanged."""
     ids = torch.tensor([[5, 6, 7]]) % model.config.get_text_config().vocab_size
+    other = ids[:, [0, 1, 0]]
+    embed = model.get_input_embeddings()
     try:
-        truth = model(input_ids=ids, use_cache=False).logits
-        changed = model(inputs_embeds=model.get_input_embeddings()(ids[:, [0, 1, 0]]), use_cache=False).logits
+        if model.config.is_encoder_decoder:
+            truth = model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+            changed = model(inputs_embeds=embed(ids), decoder_input_ids=other, use_cache=False).logits
+        else:
+            truth = model(input_ids=ids, use_cache=False).logits
+            changed = model(inputs_embeds=embed(other), use_cache=False).logits
     except (TypeError, ValueError, AttributeError, AssertionError):
         return False
     return torch.allclose(truth[:, :2], changed[:, :2], rtol=1e-4, atol=1e-4)

@@ -32,10 +32,12 @@ class HuggingFaceEngine(PassEngine):
     def decode_losses(
         self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
+        from transformers.modeling_outputs import BaseModelOutput
+
         R, C = len(states), targets.shape[1]
         labels = targets.repeat_interleave(R // len(targets), dim=0).flatten(0, 1)  # [R·C, T]
         logits = self.backbone.model(
-            encoder_outputs=(states.repeat_interleave(C, dim=0),),
+            encoder_outputs=BaseModelOutput(last_hidden_state=states.repeat_interleave(C, dim=0)),
             attention_mask=None if mask is None else mask.repeat_interleave(C, dim=0),
             decoder_input_ids=decoder_inputs(labels, self.backbone.model.config.decoder_start_token_id),
             use_cache=False,
