@@ -86,7 +86,7 @@ def learn(
     names = _distinct([source.task.name for source in sources], "source")
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
-    engine = choose_engine(backbone, settings.engine)
+    engine = choose_engine(backbone, settings.engine, settings.memory)
     run = Run(backbone.fingerprint, folder, resume, listener)
     particles, first = _initial_particles(backbone, engine, train, held_back, settings, run)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
@@ -222,7 +222,7 @@ def fit_targets(
     names = _distinct([target.task.name for target in targets], "target")
     rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
-    engine = choose_engine(backbone, settings.engine)
+    engine = choose_engine(backbone, settings.engine, settings.memory)
     trainer = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
     identity = {

@@ -37,9 +37,12 @@ class Tokenised:
 
 
 def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
-    """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted."""
+    """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted.
+
+    Ids stay on the CPU whatever the device: a million small tensors have no place there, and a pass is sent as one.
+    """
     texts = [truncate(example, backbone.tokenizer, max_length) for example in examples]
-    inputs = [torch.tensor(ids, device=backbone.device) for ids, _ in texts]
+    inputs = [torch.tensor(ids) for ids, _ in texts]
     targets = [tokenise_answer(backbone, example.target) for example in examples]
     return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts))
 
@@ -47,7 +50,7 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
     ids = backbone.tokenizer.encode(answer, add_special_tokens=False)
-    return torch.tensor([*ids, backbone.tokenizer.eos_token_id], device=backbone.device)
+    return torch.tensor([*ids, backbone.tokenizer.eos_token_id])
 
 
 def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -> list[int]:

@@ -26,6 +26,7 @@ Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
+Memory = Literal["keep", "recompute"]
 
 
 LATER = {"later": True}
@@ -63,6 +64,8 @@ class LoopSettings(BaseModel):
         evaluate_every: Steps between validations, which are also the checkpoints.
         precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
         engine: `packed` (the fast T5), `generic` (Hugging Face's own forward), or `auto`: packed where it can.
+        memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
+            the same gradient; packed engine only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -78,6 +81,7 @@ class LoopSettings(BaseModel):
     evaluate_every: PositiveInt = 50
     precision: Precision = "auto"
     engine: EngineName = "auto"
+    memory: Memory = later("keep")
 
     @model_validator(mode="before")
     @classmethod

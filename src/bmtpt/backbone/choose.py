@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.plan import Memory, plan_for
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
 from bmtpt.errors import BackboneError, nearest
 
@@ -15,8 +17,11 @@ EngineName = Literal["auto", "packed", "generic"]
 NAMES: tuple[EngineName, ...] = ("auto", "packed", "generic")
 
 
-def choose_engine(backbone: Backbone, engine: EngineName = "auto") -> Engine:
+def choose_engine(backbone: Backbone, engine: EngineName = "auto", memory: Memory = "keep") -> Engine:
     """Return the engine; ``auto`` is packed where it supports the backbone, else generic.
+
+    Args:
+        memory: ``recompute`` trades time for memory (see `bmtpt.backbone.plan.Plan`); the packed engine only.
 
     Raises:
         BackboneError: The name is unknown, or ``packed`` was asked for and does not support the backbone.
@@ -28,8 +33,12 @@ def choose_engine(backbone: Backbone, engine: EngineName = "auto") -> Engine:
         raise BackboneError(f"engine=packed cannot run backbone '{backbone.name}': {reason}; use engine=auto")
     if engine == "generic" or reason:
         why = f"packed cannot run this backbone: {reason}" if reason else "asked for"
+        if memory == "recompute":
+            raise BackboneError(f"memory=recompute needs the packed engine, and generic runs ({why}); use memory=keep")
         return _logged(HuggingFaceEngine(backbone), "generic", why)
-    return _logged(PackedT5Engine(backbone), "packed", "asked for" if engine == "packed" else "the fastest for T5")
+    plan = replace(plan_for(backbone.device), memory=memory)
+    why = "asked for" if engine == "packed" else "the fastest for T5"
+    return _logged(PackedT5Engine(backbone, plan), "packed", f"{why}; memory={memory}, {plan.layers} layers")
 
 
 def _logged(engine: Engine, name: str, why: str) -> Engine:
