@@ -78,7 +78,7 @@ def learn(
     names = distinct([source.task.name for source in sources], "source")
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
-    engine = choose_engine(backbone, settings.engine)
+    engine = choose_engine(backbone, settings.engine, settings.memory)
     run = Run(backbone.fingerprint, folder, resume, listener)
     particles, first = initial_particles(backbone, engine, train, held_back, settings, run)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
@@ -213,7 +213,7 @@ def fit_targets(
     """
     rows = all_target_rows(backbone, targets, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
-    engine = choose_engine(backbone, settings.engine)
+    engine = choose_engine(backbone, settings.engine, settings.memory)
     stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
     trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)

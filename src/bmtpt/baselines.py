@@ -52,7 +52,7 @@ def learn_mpt(
     settings = settings.model_copy(update={"particles": 1})
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=True, overwrite=False)
-    engine = choose_engine(backbone, settings.engine)
+    engine = choose_engine(backbone, settings.engine, settings.memory)
     if not isinstance(engine, PassEngine):
         raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{backbone.name}' is none")
     run = Run(backbone.fingerprint, folder, True, listener)
@@ -88,7 +88,7 @@ def fit_attempt(
     rows = all_target_rows(backbone, targets, settings)
     sources = torch.stack(list(source_prompts.values()))
     stage = Attempt(
-        choose_engine(backbone, settings.engine),
+        choose_engine(backbone, settings.engine, settings.memory),
         rows,
         plain_candidates(backbone, sources.shape[1], settings.seed, candidates),
         settings,

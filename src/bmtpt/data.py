@@ -39,18 +39,21 @@ class Tokenised:
 
 
 def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
-    """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted."""
+    """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted.
+
+    Ids stay on the CPU whatever the device: a million small tensors have no place there, and a pass is sent as one.
+    """
     framing = backbone.framing
     sources = [_without_end_blank(example) for example in examples] if framing.joined else examples
     texts = [truncate(source, backbone.tokenizer, max_length, framing.text) for source in sources]
-    inputs = [torch.tensor(ids, device=backbone.device) for ids, _ in texts]
+    inputs = [torch.tensor(ids) for ids, _ in texts]
     targets = [tokenise_answer(backbone, example.target) for example in examples]
     return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts))
 
 
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
-    return torch.tensor(answer_ids(backbone.tokenizer, backbone.framing, answer), device=backbone.device)
+    return torch.tensor(answer_ids(backbone.tokenizer, backbone.framing, answer))
 
 
 def _without_end_blank(example: Example) -> Example:

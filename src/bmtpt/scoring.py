@@ -99,7 +99,7 @@ def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Sco
     """Score each of R prompts on its own, as validation does."""
     if scorer.kind == "rank":
         likelihoods = _answer_log_likelihoods(engine, prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
-        labels = _labels(rows)
+        labels = _labels(rows).to(likelihoods.device)
         nll = -likelihoods.gather(2, labels.expand(len(likelihoods), -1)[..., None]).mean(dim=(1, 2))
         answers = [_words(scorer.task, each) for each in likelihoods]
     else:
@@ -184,7 +184,7 @@ def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
 
 
 def _labels(rows: Tokenised) -> Tensor:
-    return torch.tensor([example.label for example in rows.examples], device=rows.batch.inputs[0].device)
+    return torch.tensor([example.label for example in rows.examples])
 
 
 def _room(rows: Tokenised) -> int:

@@ -27,6 +27,7 @@ Selection = Literal["score", "loss"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
 WeightMethod = Literal["full", "bitfit", "lora", "adapter"]
+Memory = Literal["keep", "recompute"]
 
 
 LATER = {"later": True}
@@ -65,6 +66,8 @@ class LoopSettings(BaseModel):
         precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
         engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
             forward), or `auto`: packed where it can.
+        memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
+            the same gradient; T5's packed engine only.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -80,6 +83,7 @@ class LoopSettings(BaseModel):
     evaluate_every: PositiveInt = 50
     precision: Precision = "auto"
     engine: EngineName = "auto"
+    memory: Memory = later("keep")
 
     @model_validator(mode="before")
     @classmethod

@@ -90,7 +90,7 @@ class CausalPassEngine(ABC):
         result = prompts.new_empty(len(prompts), len(batch))
         for rows in self._passes(prompts, batch.inputs, batch.target_tokens()):
             loss = self._pass_losses(shared, batch, rows)  # [M, n]
-            (loss * weights[rows]).sum().backward()  # type: ignore[no-untyped-call]
+            (loss * weights[rows].to(loss.device)).sum().backward()  # type: ignore[no-untyped-call]
             result[:, rows] = loss.detach()
         if not len(batch):
             return result, torch.zeros_like(prompts)
@@ -109,7 +109,7 @@ class CausalPassEngine(ABC):
             return torch.cat([self.answer_log_likelihoods(own, [text], answers) for own, text in pairs], dim=1)
         C, M = len(answers), len(prompts)
         result = prompts.new_empty(M, len(inputs), C)
-        targets = pad_sequence(list(answers), batch_first=True, padding_value=IGNORED)  # [C, T]
+        (targets,) = self._sent(pad_sequence(list(answers), batch_first=True, padding_value=IGNORED))  # [C, T]
         shared = self.prefix(prompts)
         for rows in self._passes(prompts, inputs, [targets.shape[1]] * len(inputs), copies=C):
             reading, first = self._read_texts(shared, [inputs[i] for i in rows])  # [n·M, 1, V]
@@ -161,18 +161,23 @@ class CausalPassEngine(ABC):
         yield from micro_batches(tokens, copies=len(prompts), budget=self.token_budget)
 
     def _pass_losses(self, shared: tuple[Tensor, ...], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
-        targets = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)  # [n, T]
-        ids, real = _left_padded([batch.inputs[i] for i in rows])
+        padded = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)
+        (targets,) = self._sent(padded)  # [n, T]
+        ids, real = self._sent(*_left_padded([batch.inputs[i] for i in rows]))
         T, M = targets.shape[1], len(shared[0])
         ids = torch.cat([ids, targets[:, :-1].clamp(min=0)], dim=1)  # [n, L + T − 1]
         real = F.pad(real, (0, T - 1), value=1)  # what stands behind a label's end is seen by no label position
         logits = self.read(shared, len(rows)).feed(_each(ids, M), _each(real, M), keep=T)  # [n·M, T, V]
         return summed_nll(logits, _each(targets, M)).view(len(rows), M).T
 
+    def _sent(self, *ids: Tensor) -> tuple[Tensor, ...]:
+        """Token ids may be on the CPU, where they are padded, and are sent together."""
+        return tuple(each.to(self.backbone.device) for each in ids)
+
     def _read_texts(
         self, shared: tuple[Tensor, ...], inputs: Sequence[Tensor]
     ) -> tuple[Reading, Float[Tensor, "R 1 V"]]:
-        ids, real = _left_padded(inputs)
+        ids, real = self._sent(*_left_padded(inputs))
         reading, M = self.read(shared, len(inputs)), len(shared[0])
         return reading, reading.feed(_each(ids, M), _each(real, M), keep=1)
 

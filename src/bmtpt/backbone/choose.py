@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Literal
 
 from bmtpt.backbone.causal import CausalEngine, causal_supports
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.generic import HuggingFaceCausalEngine, HuggingFaceEngine
 from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.plan import Memory, plan_for
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
 from bmtpt.errors import BackboneError, nearest
 
@@ -16,8 +18,11 @@ EngineName = Literal["auto", "packed", "generic"]
 NAMES: tuple[EngineName, ...] = ("auto", "packed", "generic")
 
 
-def choose_engine(backbone: Backbone, engine: EngineName = "auto") -> Engine:
+def choose_engine(backbone: Backbone, engine: EngineName = "auto", memory: Memory = "keep") -> Engine:
     """Return the engine; ``auto`` is packed where it supports the backbone, else generic.
+
+    Args:
+        memory: ``recompute`` trades time for memory (see `bmtpt.backbone.plan.Plan`); the packed engine only.
 
     Raises:
         BackboneError: The name is unknown, or ``packed`` was asked for and does not support the backbone.
@@ -29,11 +34,17 @@ def choose_engine(backbone: Backbone, engine: EngineName = "auto") -> Engine:
         raise BackboneError(f"engine=packed cannot run backbone '{backbone.name}': {reason}; use engine=auto")
     if engine == "generic" or reason:
         why = f"packed cannot run this backbone: {reason}" if reason else "asked for"
+        if memory == "recompute":
+            raise BackboneError(f"memory=recompute needs the packed engine, and generic runs ({why}); use memory=keep")
         plain = HuggingFaceCausalEngine if backbone.decoder_only else HuggingFaceEngine
         return _logged(plain(backbone), "generic", why)
     if backbone.decoder_only:
+        if memory == "recompute":
+            raise BackboneError("memory=recompute is for T5, and this model is decoder-only; use memory=keep")
         return _logged(CausalEngine(backbone), "packed", "each prompt's keys and values are shared by its examples")
-    return _logged(PackedT5Engine(backbone), "packed", "asked for" if engine == "packed" else "the fastest for T5")
+    plan = replace(plan_for(backbone.device), memory=memory)
+    why = "asked for" if engine == "packed" else "the fastest for T5"
+    return _logged(PackedT5Engine(backbone, plan), "packed", f"{why}; memory={memory}, {plan.layers} layers")
 
 
 def _logged(engine: Engine, name: str, why: str) -> Engine:

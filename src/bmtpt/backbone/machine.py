@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +16,6 @@ from bmtpt.backbone.plan import Plan
 
 EXACT = 1e-6
 """Relative error of a product of 512 terms that true fp32 stays below (measured 3e-7; rounded to bfloat16: 2e-3)."""
-
-QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _LOG = logging.getLogger("bmtpt")
 
@@ -32,8 +28,6 @@ def tuned(plan: Plan, dtype: torch.dtype) -> Iterator[None]:
             stack.enter_context(kept_memory())
         if dtype == torch.float32 and _wants_onednn(plan.matmul):
             stack.enter_context(onednn_products())
-        if plan.fit_threads and fewer_threads():
-            stack.enter_context(threads(fewer_threads()))
         yield
 
 
@@ -49,17 +43,6 @@ def onednn_products() -> Iterator[None]:
         setting.fp32_precision = before
 
 
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Use ``count`` threads inside an operation."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @cache
 def onednn_error() -> float:
     """Return the largest relative error of small fp32 products under `onednn_products`, measured against float64."""
@@ -70,28 +53,6 @@ def onednn_error() -> float:
     with onednn_products():
         products = [(torch.bmm(a, b), torch.bmm(a.double(), b.double())), (a[0] @ b[0], a[0].double() @ b[0].double())]
     return max(float((found - truth).norm() / truth.norm()) for found, truth in products)
-
-
-@cache
-def fewer_threads() -> int:
-    """Return the container's CPU quota if torch has more threads than that, else 0 (also if the user chose a number).
-
-    Threads beyond the quota are stopped by the kernel in the middle of an operation while the others wait for them.
-    """
-    quota = _quota()
-    if quota is None or "OMP_NUM_THREADS" in os.environ or torch.get_num_threads() <= quota:
-        return 0
-    _LOG.info("threads=%d instead of %d: the CPU quota of this container", quota, torch.get_num_threads())
-    return quota
-
-
-def _quota() -> int | None:
-    """Return the whole CPUs that the control group grants, at least 1."""
-    try:
-        granted, period = QUOTA.read_text().split()
-        return None if granted == "max" else max(1, int(granted) // int(period))
-    except (OSError, ValueError):
-        return None
 
 
 @cache

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import PASS_COST, TOKEN_BUDGET
+
+Memory = Literal["keep", "recompute"]
 
 FREE_SHARE = 0.4
 """Share of the free device memory that a pass's saved activations may take; the rest is for what lives shortly."""
@@ -33,11 +35,10 @@ class Plan:
         keep_freed: Keep freed memory from pass to pass while a call runs (`allocator.py`); CPU only.
         matmul: fp32 products on a CPU: ``auto`` takes oneDNN where it multiplies in true fp32, ``rounded`` also where
             it rounds to bfloat16 (errors near 2e-3), ``plain`` leaves torch's setting as it is.
-        fit_threads: Use no more threads than the container's CPU quota while a call runs.
     """
 
     layers: Literal["written", "autograd"] = "written"
-    memory: Literal["keep", "recompute"] = "keep"
+    memory: Memory = "keep"
     length_multiple: int = 1
     label_multiple: int = 1
     token_budget: int | None = None
@@ -45,16 +46,15 @@ class Plan:
     graphs: bool = False
     keep_freed: bool = True
     matmul: Literal["auto", "rounded", "plain"] = "auto"
-    fit_threads: bool = True
 
 
 # The pass cost is reckoned, not measured: some 2,500 kernel launches of T5-base at 4 µs, while a token takes 0.8 µs.
-ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000, graphs=True)
+ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000)
 
 
 def plan_for(device: torch.device) -> Plan:
     """Return the default plan for a device."""
-    return Plan() if device.type == "cpu" else ACCELERATOR
+    return Plan() if device.type == "cpu" else replace(ACCELERATOR, graphs=device.type == "cuda")
 
 
 def budget_for(backbone: Backbone, plan: Plan) -> int | None:
@@ -70,7 +70,7 @@ def budget_for(backbone: Backbone, plan: Plan) -> int | None:
     return max(TOKEN_BUDGET, min(LONGEST_BUDGET, 1 << (max(tokens, 1).bit_length() - 1)))
 
 
-def bytes_per_token(config: Any, dtype: torch.dtype, memory: str) -> int:
+def bytes_per_token(config: Any, dtype: torch.dtype, memory: Memory) -> int:
     """Return what one encoder token leaves in memory for the backward pass, bias of a 512-token row included."""
     D, f, a = config.d_model, config.d_ff, config.num_heads * config.d_kv
     inside = 2 * D + 4 * a + 3 * f  # both norms' inputs, q k v and what was mixed, gate linear and their product

@@ -116,7 +116,7 @@ class PackedT5Engine(PassEngine):
     def _decode(self, states: Tensor, padding: Tensor | None, targets: Int[Tensor, "n C T"]) -> Tensor:
         decoder, config, eps = self.backbone.model.decoder, self.backbone.model.config, self._eps
         (n, C, T), R = targets.shape, len(states)
-        causal = torch.full((T, T), -torch.inf, dtype=states.dtype, device=states.device).triu(1)[None, None]
+        causal = torch.full((T, T), _unseen(states.dtype), dtype=states.dtype, device=states.device).triu(1)[None, None]
         relative = _relative(decoder, T)
         ids = decoder_inputs(targets.flatten(0, 1), config.decoder_start_token_id)
         x = decoder.embed_tokens(ids).flatten(0, 1)  # [n·C·T, D]
@@ -209,7 +209,13 @@ def _padding(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     """Return [R, 1, 1, S] to add to the scores, or None where nothing is padded."""
     if mask is None:
         return None
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask == 0, -torch.inf)[:, None, None]
+    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    return added.masked_fill_(mask == 0, _unseen(dtype))[:, None, None]
+
+
+def _unseen(dtype: torch.dtype) -> float:
+    """Return what makes a score's exponential 0; finite, because a fused kernel may meet a tile of nothing else."""
+    return torch.finfo(dtype).min / 2
 
 
 def _each(examples: Tensor, copies: int) -> Tensor:
