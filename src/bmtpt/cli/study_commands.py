@@ -103,7 +103,7 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
         listener = saving_settings(out, spec, progress)
         results = run_study(spec, out, listener, processes=jobs or default_processes())
     posterior, prompt = _artifacts(spec, out)
-    there = {"posterior": posterior, "prompts": prompt.parent}
+    there = {"posterior": posterior, "prompts": prompt.parent, "picture": out / "gaussian.svg"}
     with ERR.status("drawing the report"):
         report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
     for group in by_measure(results):
@@ -111,7 +111,7 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
         say(verdict(group))
     say(f"\n{'results':<11}{out / RESULTS}")
     for name, place in there.items():
-        if place.is_dir():
+        if place.exists():
             say(f"{name:<11}{place}")
     say(f"{'report':<11}{report}")
     return prompt

@@ -32,6 +32,12 @@ DISPLAY_NAMES = {
     "bitfit": "BitFit",
     "lora": "LoRA",
     "adapter": "bottleneck adapters",
+    "svgd": "SVGD",
+    "mean_of_means": "mean of the means",
+    "best_single": "best single mean",
+    "best_convex": "best convex combination of the means",
+    "closed_form": "closed form",
+    "posterior": "source posterior",
 }
 """How methods are called in print, in the order of the columns; other names are shown as they are."""
 
