@@ -10,7 +10,7 @@ from scipy import stats
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.published import published_table
-from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summarise
+from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summarise, with_shots
 from bmtpt.report.svg import style
 from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
 from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
@@ -114,6 +114,13 @@ def test_another_metric_than_the_headline_can_be_asked_for(result):
     assert [row.value for row in of_metric(rows, "nll")] == [0.7]
     with pytest.raises(ArtifactError, match="no results of the metric 'nl'; did you mean 'nll'"):
         of_metric(rows, "nl")
+
+
+def test_lines_of_one_number_of_shots_can_be_asked_for(result):
+    few, more = result("pt", "cb", 0, 50.0), result("pt", "cb", 0, 60.0).model_copy(update={"shots": 32})
+    assert with_shots([few, more], 32) == [more]
+    with pytest.raises(ArtifactError, match=f"no results with 5 shots; there are {few.shots}, 32"):
+        with_shots([few, more], 5)
 
 
 # Figures

@@ -26,17 +26,22 @@ def table(
     metric: Annotated[
         str | None, typer.Option("--metric", help="A metric in place of the headline ones (nll, ece, spread, …).")
     ] = None,
+    shots: Annotated[
+        int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Show the published scores beside these, with their cautions.")
     ] = False,
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.report.published import published_table
-    from bmtpt.report.summary import by_measure, methods_of, of_metric, pairs_to_compare, summarise
+    from bmtpt.report.summary import by_measure, methods_of, of_metric, pairs_to_compare, summarise, with_shots
     from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
     from bmtpt.results import read_results
 
     results = read_results(files)
+    if shots:
+        results = with_shots(results, shots)
     if published:
         print(to_markdown(published_table(results)))
         return

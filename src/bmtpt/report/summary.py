@@ -244,6 +244,20 @@ def of_metric(results: Iterable[Result], metric: str) -> list[Result]:
     return found
 
 
+def with_shots(results: Iterable[Result], shots: int) -> list[Result]:
+    """Return the lines of one number of training examples.
+
+    Raises:
+        ArtifactError: No line has it.
+    """
+    rows = list(results)
+    found = [row for row in rows if row.shots == shots]
+    if not found:
+        there = ", ".join(str(each) for each in sorted({row.shots for row in rows if row.shots}))
+        raise ArtifactError(f"no results with {shots} shots; there are {there or 'only lines with all rows'}")
+    return found
+
+
 # Paired differences
 
 
