@@ -94,7 +94,7 @@ def _study(results: Sequence[Result]) -> dict[str, Any]:
         "sources": ", ".join(dict.fromkeys(name for result in results for name in result.sources)),
         "verdict": verdict(results, JUDGED),
         "table": score_table(results),
-        "costs": [_cost(cells, name) for name in found],
+        "costs": [_cost(cells, name) for name in found] if any(cell.trained_share for cell in cells) else [],
         "scores": _safe(variant_plot(cells) if is_tall(cells) else score_plot(cells)),
         "differences": _safe(difference_plot(differences)),
         "versions": dict(sorted({pair for result in results for pair in result.versions.items()})),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,16 @@ def variant_plot(cells: Sequence[Cell]) -> str:
         return _bars(cells, rows)
     curves = {row: curves_over([cell for cell in cells if cell.row == row], axis) for row in rows}
     names = list(dict.fromkeys(name for each in curves.values() for name in each))
-    figure, axes = panels(len(rows), (3.4, 2.8))
+    columns = {1: 2}.get(len(rows), min(len(rows), 3))
+    width = {1: 7.0, 2: 4.6}.get(len(rows), 3.4)
+    legend = 0.2 * math.ceil(len(names) / columns)
+    figure, axes = panels(len(rows), (width, 2.6 + legend / math.ceil(len(rows) / 3)))
     for panel, row in zip(axes, rows, strict=True):
         _draw(panel, curves[row], names, axis)
         panel.set_title(row_label(row), fontweight="bold")
     axes[0].set_ylabel(_what(cells))
     entries = {name: mark for panel in axes for mark, name in zip(*panel.get_legend_handles_labels(), strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3)
+    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=columns)
     return to_svg(figure, f"Scores against {axis}")
 
 
