@@ -117,9 +117,9 @@ def test_another_metric_than_the_headline_can_be_asked_for(result):
 
 
 def test_lines_of_one_number_of_shots_can_be_asked_for(result):
-    few, more = result("pt", "cb", 0, 50.0), result("pt", "cb", 0, 60.0).model_copy(update={"shots": 32})
-    assert with_shots([few, more], 32) == [more]
-    with pytest.raises(ArtifactError, match=f"no results with 5 shots; there are {few.shots}, 32"):
+    few, more = result("pt", "cb", 0, 50.0), result("pt", "cb", 0, 60.0).model_copy(update={"shots": 64})
+    assert with_shots([few, more], 64) == [more]
+    with pytest.raises(ArtifactError, match=f"no results with 5 shots; there are {few.shots}, 64"):
         with_shots([few, more], 5)
 
 

@@ -73,13 +73,18 @@ def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_pat
 @pytest.mark.parametrize("method", get_args(MethodName))
 def test_a_method_declares_every_source_stage_that_it_learns(method, tiny_study, tmp_path, monkeypatch):
     learned = []
-    kept = Sources._learned
+    kept, kept_mpt = Sources._learned, Sources.mpt
 
     def noted(sources, name, *rest):
         learned.append(name)
         return kept(sources, name, *rest)
 
+    def noted_mpt(sources):
+        learned.append("mpt")
+        return kept_mpt(sources)
+
     monkeypatch.setattr(Sources, "_learned", noted)
+    monkeypatch.setattr(Sources, "mpt", noted_mpt)
     study = tiny_study(methods=[method], variants={})
     run_study(study, tmp_path)
     folders = {("posterior", M): f"m{M}" for M in (1, 2)}
