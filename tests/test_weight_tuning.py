@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from bmtpt.api import evaluate, result_rows
 from bmtpt.artifacts import load_artifact
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
 from bmtpt.weight_tuning import TunedModel, fit_weights
 
@@ -49,6 +51,12 @@ def probabilities(model: Any, texts: list[Tensor], words: list[Tensor]) -> Tenso
 def words_of(backbone: Any, data: Any) -> tuple[list[Tensor], list[Tensor]]:
     texts = [torch.tensor(backbone.tokenizer(example.text).input_ids) for example in data.test]
     return texts, [torch.tensor(backbone.tokenizer(word).input_ids) for word in data.task.label_words]
+
+
+def test_only_a_t5_is_tuned(tiny_backbone, tiny_tasks):
+    other = replace(tiny_backbone, name="gpt2", model=SimpleNamespace(config=SimpleNamespace(model_type="gpt2")))
+    with pytest.raises(BackboneError, match="method 'lora' tunes the weights of T5 models, and 'gpt2' is a gpt2 model"):
+        fit_weights(other, tiny_tasks["pairs"], QUICK, method="lora")
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,7 +13,7 @@ from torch import Tensor
 from bmtpt.artifacts import CARD, WeightsCard
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.tuned import TunedEngine
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.files import write_files_atomically
 from bmtpt.fitting import all_target_rows, train_targets
 from bmtpt.methods.weights import TargetWeights, trainable_copy
@@ -80,9 +80,14 @@ def fit_weights(
         listener: Hears every event.
 
     Raises:
+        BackboneError: The model is not a T5.
         DataError, TrainingError: As `fit_targets`.
         SettingsError: As `trainable_copy`.
     """
+    if (kind := backbone.model.config.model_type) != "t5":
+        raise BackboneError(
+            f"method '{method}' tunes the weights of T5 models, and '{backbone.name}' is a {kind} model"
+        )
     settings, weights = settings or AdaptSettings(), weights or WeightSettings()
     own = getattr(weights, method)
     used = {"learning_rate": own.learning_rate, "prior": "none", "ensemble": False, "decompose": False}
