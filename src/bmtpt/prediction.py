@@ -116,7 +116,7 @@ def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterato
     through the model together, and each gets the answer that it would get alone.
     An answer to a text that was cut to the prompt's length limit also has ``cut``: true.
     The probabilities of an ensemble's prompts are averaged. They are softmax shares over the label words and
-    tend to be overconfident (METHOD.md, golden facts).
+    tend to be overconfident (docs/method.md, Diagnostics).
 
     Raises:
         BackboneError: A prompt belongs to another model.
