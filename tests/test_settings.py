@@ -168,10 +168,10 @@ class Holder(BaseModel):
 
 
 def test_a_younger_field_is_left_out_of_the_identity_at_its_default_and_only_there():
-    assert identity_of(Younger()) == AdaptSettings().model_dump(mode="json")
-    assert identity_of(Younger(fresh=2.5)) == {**AdaptSettings().model_dump(mode="json"), "fresh": 2.5}
+    assert identity_of(Younger()) == identity_of(AdaptSettings())
+    assert identity_of(Younger(fresh=2.5)) == {**identity_of(AdaptSettings()), "fresh": 2.5}
 
 
 def test_the_identity_of_nested_settings_leaves_out_younger_fields_too():
-    assert identity_of(Holder()) == {"inner": AdaptSettings().model_dump(mode="json"), "number": 1}
+    assert identity_of(Holder()) == {"inner": identity_of(AdaptSettings()), "number": 1}
     assert identity_of(Holder(inner=Younger(fresh=3)))["inner"]["fresh"] == 3
