@@ -93,8 +93,8 @@ def test_rows_are_picked_in_the_order_asked_for(tiny_backbone, tiny_tasks):
     assert batch.target_tokens() == [len(rows.batch.targets[i]) for i in (5, 0, 5)]
 
 
-def test_an_answers_tokens_are_int64_on_the_backbones_device(tiny_backbone):
+def test_an_answers_tokens_are_int64_on_the_cpu(tiny_backbone):
     ids = tokenise_answer(tiny_backbone, "not equivalent")
     assert ids.tolist() == tiny_backbone.tokenizer("not equivalent").input_ids
     assert str(ids.dtype) == "torch.int64"
-    assert ids.device == tiny_backbone.device
+    assert ids.device.type == "cpu"

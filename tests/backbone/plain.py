@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,6 +44,18 @@ def tiny_backbone(family: str, dtype: torch.dtype = torch.float32, **changes: An
             model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 24), requires_grad=False)
     embeddings = model.get_input_embeddings().weight.detach().clone()
     return Backbone(family, model.to(dtype), None, "", embeddings)
+
+
+def in_float64(backbone: Backbone) -> Backbone:
+    """Return a copy in float64 throughout: Hugging Face's T5 norm, which is fp32 always, gives way to torch's."""
+    model = deepcopy(backbone.model).double()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if hasattr(child, "variance_epsilon"):
+                norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
+                norm.weight = child.weight
+                setattr(module, name, norm)
+    return replace(backbone, model=model, embeddings=backbone.embeddings.double())
 
 
 def random_prompts(M: int, P: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

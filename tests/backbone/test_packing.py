@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmtpt.backbone.packing import PASS_COST, micro_batches
+from bmtpt.backbone.packing import PASS_COST, Pass, micro_batches, passes
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=30)
 
@@ -56,3 +57,25 @@ def test_examples_of_one_length_share_a_pass() -> None:
 
 def test_a_long_example_is_not_joined_with_short_ones() -> None:
     assert micro_batches([500, 10, 10], copies=4) == [[1, 2], [0]]
+
+
+@given(LENGTHS.filter(bool), st.integers(1, 9), st.integers(1, 4_000))
+def test_passes_pair_every_prompt_with_every_example_once_within_the_budget(
+    lengths: list[int], copies: int, budget: int
+) -> None:
+    seen = Counter()
+    for part in passes(lengths, copies, budget):
+        prompts = range(copies)[part.prompts]
+        seen.update((m, n) for m in prompts for n in part.rows)
+        pairs, longest = len(prompts) * len(part.rows), max(lengths[n] for n in part.rows)
+        assert pairs == 1 or pairs * longest <= budget
+    assert seen == {(m, n): 1 for m in range(copies) for n in range(len(lengths))}
+
+
+def test_a_pass_is_halved_down_to_one_prompt_and_one_example() -> None:
+    parts = [Pass(slice(2, 5), [7, 1, 4])]
+    while any(part.halves() for part in parts):
+        parts = [half for part in parts for half in (part.halves() or [part])]
+    assert [(part.prompts.start, part.prompts.stop, part.rows) for part in parts] == [
+        (m, m + 1, [n]) for n in (7, 1, 4) for m in (2, 3, 4)
+    ]

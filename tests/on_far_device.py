@@ -1,0 +1,48 @@
+"""Run both stages, scoring and prediction on the CPU and on `far_device.py`; print a JSON line each.
+
+Arguments: model folder, task folder.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import bmtpt
+from bmtpt.backbone.load import load_backbone
+from bmtpt.prediction import predict
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.tasks import load_data, load_task
+
+TARGETS = (("pairs", "generic", "mean", "adafactor"), ("answers", "packed", "mixture", "adamw"))
+
+
+def run(model: str, tasks: str, device: str) -> dict[str, Any]:
+    backbone = load_backbone(model, precision="float32", device=device)
+    data = {name: load_data(load_task(Path(tasks) / f"{name}.yaml")) for name in ("sentiment", "pairs", "answers")}
+    small = {"steps": 2, "evaluate_every": 1, "validation_rows": 4}
+    learning = LearnSettings(particles=2, prompt_length=3, **small)
+    posterior = bmtpt.learn(backbone, [data["sentiment"], data["answers"]], learning)
+    found: dict[str, Any] = {"device": backbone.device.type, "texts": [], "particles": total(posterior.particles)}
+    for name, engine, prior, optimiser in TARGETS:
+        settings = AdaptSettings(engine=engine, prior=prior, optimiser=optimiser, shots=8, batch_size=4, **small)
+        prompt = bmtpt.adapt(posterior, data[name], settings, backbone=backbone)
+        evaluation = bmtpt.evaluate(backbone, prompt, data[name].test)
+        answers = list(predict(backbone, prompt, data[name].test[:3]))
+        found["texts"] += [evaluation.predictions, [answer["label"] for answer in answers]]
+        found[name] = [total(prompt.prompts), *(answer.get("probability", 0.0) for answer in answers)]
+    return found
+
+
+def total(tensor: Any) -> float:
+    return float(tensor.double().square().sum())
+
+
+if __name__ == "__main__":
+    pretended = import_module("far_device")  # autograd counts the devices at its first backward pass
+    print(json.dumps(run(*sys.argv[1:], device="cpu")))
+    with pretended.Factories():
+        print(json.dumps(run(*sys.argv[1:], device="far:0")))
