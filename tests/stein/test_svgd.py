@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bmtpt.errors import SettingsError
 from bmtpt.stein import annealing, evaluate_kernel, svgd_direction
+from bmtpt.stein.kernels import as_points, as_prompts
 
 KERNELS = ["imq", "laplacian", "linear", "polynomial", "rbf"]
 REFUSED = (SettingsError, TypeCheckError)  # the second if jaxtyping's import hook is on
@@ -235,3 +236,17 @@ def test_the_annotated_shapes_are_the_real_ones():
     checked(theta, theta, scope="row")
     with pytest.raises(TypeCheckError):
         checked(theta, theta[:, :1])
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("scope", ["prompt", "row"])
+def test_far_from_the_origin_the_direction_is_still_the_sum_over_pairs(kernel, scope):
+    random = torch.Generator().manual_seed(0)
+    particles = 30 + torch.randn(4, 3, 8, generator=random)  # the common offset is large against the distances
+    scores = torch.randn(4, 3, 8, generator=random)
+    phi, _ = svgd_direction(particles, scores, kernel=kernel, scope=scope)
+    k = evaluate_kernel(particles.double(), kernel, scope=scope)
+    points = as_points(scores.double(), scope)
+    pairs = [k.pairs.value[:, :, i, None] * points + k.gradient(i) for i in range(4)]
+    truth = as_prompts(torch.stack([each.mean(1) for each in pairs], dim=1), 3)
+    torch.testing.assert_close(phi.double(), truth, rtol=1e-4, atol=1e-5)

@@ -117,13 +117,16 @@ def annealing(step: int, steps: int, kind: Annealing = "none") -> float:
 
 def _drive(k: Kernel, score: Tensor) -> Tensor:
     """Σ_j k(θ_j, θ_i)·score(θ_j) as [G, M, F]."""
-    K = k.pairs.value
-    return torch.stack([(K[:, :, i, None] * score).sum(1) for i in range(K.shape[1])], dim=1)
+    return torch.bmm(k.pairs.value.mT, score)
 
 
 def _repulse(k: Kernel) -> Tensor:
-    """Σ_j ∇_{θ_j} k(θ_j, θ_i) as [G, M, F]."""
-    return torch.stack([k.gradient(i).sum(1) for i in range(k.points.shape[1])], dim=1)
+    """Σ_j ∇_{θ_j} k(θ_j, θ_i) = Σ_j w_ji (θ_i − o_j) as [G, M, F], taken apart into θ_i Σ_j w_ji − Σ_j w_ji o_j.
+
+    Both are taken from the particles' mean, so that the difference keeps its digits wherever the particles are.
+    """
+    w, centre = k.pairs.weight, k.points.mean(1, keepdim=True)
+    return w.sum(1)[..., None] * (k.points - centre) - torch.bmm(w.mT, k.pairs.origin - centre)
 
 
 def _norm(points: Tensor) -> Tensor:
