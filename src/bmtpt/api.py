@@ -253,7 +253,8 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
-    engine = prompt.engine if isinstance(prompt, TunedModel) else choose_engine(backbone)
+    asked = prompt.card.settings.get("engine", "auto")
+    engine = prompt.engine if isinstance(prompt, TunedModel) else choose_engine(backbone, asked)
     return evaluate_prompts(engine, _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer))
 
 

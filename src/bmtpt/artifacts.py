@@ -1,4 +1,4 @@
-"""Posterior and Prompt on disk: a folder with `card.json` and one safetensors file that the card vouches for.
+"""Artifacts on disk (posteriors, prompts, mixtures, tuned weights): a folder with `card.json` and safetensors.
 
 The card is JSON and the numbers are safetensors, so loading runs no code. The card notes the SHA-256 of the weights:
 an edited, truncated or half-replaced pair is noticed before it predicts anything.
@@ -51,7 +51,7 @@ class BackboneCard(BaseModel):
 
 
 class _Card(BaseModel):
-    """What both kinds of artifact note.
+    """What every kind of artifact notes.
 
     Attributes:
         settings: The resolved settings of the run.

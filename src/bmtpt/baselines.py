@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -59,7 +60,12 @@ def learn_mpt(
     (start,), _ = initial_particles(backbone, engine, train, held_back, settings, run)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = MptSource(engine, start, teachers, train, held_back, stage, distillation)
-    tasks = {"sources": list(train), "rows": row_counts(train), "distillation": distillation.model_dump(mode="json")}
+    tasks = {
+        "sources": list(train),
+        "rows": row_counts(train),
+        "distillation": distillation.model_dump(mode="json"),
+        "teachers": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in teachers.values()],
+    }
     return Decomposed(*(part.detach() for part in target_start(run.train(method, stage, tasks).tensors)))
 
 
@@ -84,7 +90,8 @@ def fit_attempt(
     Raises:
         SettingsError, DataError, TrainingError: As `api.fit_targets`.
     """
-    settings = settings.model_copy(update={"ensemble": False})
+    unused = {"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False}
+    settings = settings.model_copy(update=unused)
     rows = all_target_rows(backbone, targets, settings)
     sources = torch.stack(list(source_prompts.values()))
     stage = Attempt(
@@ -102,5 +109,6 @@ def fit_attempt(
     found = {}
     for k, (name, card) in enumerate(trained.cards.items()):
         tensors = {key: value.cpu() for key, value in stage.mixture(trained.tensors, k, winner).items()}
-        found[name] = PromptMixture(tensors, MixtureCard(**card.model_dump(exclude={"kind"})))
+        noted = {**card.settings, "attention": attention.model_dump(mode="json")}
+        found[name] = PromptMixture(tensors, MixtureCard(**{**card.model_dump(exclude={"kind"}), "settings": noted}))
     return found

@@ -16,7 +16,7 @@ from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import tokenise
-from bmtpt.errors import BackboneError, DataError, nearest
+from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.scoring import make_scorer
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.prepare import PREPARE
@@ -119,14 +119,17 @@ def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterato
     tend to be overconfident (docs/method.md, Diagnostics).
 
     Raises:
+        ArtifactError: It is neither a prompt nor prompts by task.
         BackboneError: A prompt belongs to another model.
         DataError: A row is of a task that has no prompt.
     """
     if isinstance(prompt, Prompt):
         alone = (("", example) for example in examples)
         yield from (answer for _, answer in _answers(backbone, {"": prompt}, alone))
-    else:
+    elif isinstance(prompt, Mapping):
         yield from ({"task": name, **answer} for name, answer in _answers(backbone, prompt, examples))
+    else:
+        raise ArtifactError(f"predict takes prompts, not a {type(prompt).__name__}; evaluate scores those")
 
 
 def _answers(

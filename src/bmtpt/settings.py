@@ -166,7 +166,7 @@ class AdaptSettings(LoopSettings):
         selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`.
         patience: Validations without improvement before stopping, or None.
         proportional_cap: Several targets are sampled in proportion to min(rows, this).
-        ensemble: Keep one adapted prompt per particle; predictions average their probabilities.
+        ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
     """
 
     prior: Prior = "mean"

@@ -62,7 +62,7 @@ def mix(
 
 
 def text_summary(table: Float[Tensor, "V D"], inputs: Sequence[Tensor]) -> Float[Tensor, "N D"]:
-    """Return x̂ of each text, end of sequence included."""
+    """Return x̂ of each text, with the special tokens that its model reads."""
     return torch.stack([table[ids].amax(dim=0) for ids in inputs])
 
 

@@ -58,14 +58,14 @@ def prepare_folder(
     """Make a run's folder, and refuse one that holds another run.
 
     Args:
-        kind: What the run will save; a folder with the other kind is refused now, not when the training is over.
+        kind: What the run will save; a folder with another kind is refused now, not when the training is over.
 
     Raises:
         ArtifactError: The folder holds a run already, or cannot be made.
     """
     if folder is None:
         return
-    for other in {"posterior": ["prompt"], "prompt": ["posterior"]}.get(kind or "", []):
+    for other in sorted({"posterior", "prompt", "mixture"} - {kind}) if kind else ():
         if (folder / f"{other}.safetensors").exists():
             raise ArtifactError(f"{folder} holds a {other} and not a {kind}; choose another folder")
     taken = [name for name in ("card.json", CHECKPOINT) if (folder / name).exists()]
