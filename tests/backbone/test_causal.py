@@ -226,6 +226,22 @@ def test_a_model_that_accepts_positions_and_ignores_them_is_found_out() -> None:
     assert causal_supports(backbone) == "sharing the prompt's keys and values changes its losses"
 
 
+def test_a_model_whose_trial_raises_is_run_by_the_model_itself(caplog: pytest.LogCaptureFixture) -> None:
+    backbone = tiny_causal("gpt2")
+    honest = backbone.model.forward
+
+    def forward(position_ids: Tensor | None = None, **inputs: Any) -> Any:
+        if position_ids is not None:
+            raise IndexError("positions of its own kind")
+        return honest(**inputs)
+
+    forward.__signature__ = inspect.signature(honest)  # type: ignore[attr-defined]
+    backbone.model.forward = forward
+    with caplog.at_level(logging.INFO, "bmtpt"):
+        assert type(choose_engine(backbone)) is HuggingFaceCausalEngine
+    assert "its trial failed (IndexError)" in caplog.text
+
+
 def test_examples_with_prompts_of_their_own_get_what_they_get_alone() -> None:
     engine = CausalEngine(tiny_causal("gpt2"))
     prompts, batch = random_prompts(6, 4).view(2, 3, 4, -1), random_batch([5, 9, 2], [2, 1, 3])

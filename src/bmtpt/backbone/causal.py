@@ -45,10 +45,13 @@ def causal_supports(backbone: Backbone) -> str | None:
         return f"its forward takes no {missing[0]}"
     if windows := [key for key in WINDOWS if getattr(backbone.model.config, key, None)]:
         return f"its attention has a window ({windows[0]})"
-    if odd := _odd_layers(backbone.model.config):
-        return f"its cache has {', '.join(odd)}, not full attention alone"
-    if not _agrees(backbone):
-        return "sharing the prompt's keys and values changes its losses"
+    try:
+        if odd := _odd_layers(backbone.model.config):
+            return f"its cache has {', '.join(odd)}, not full attention alone"
+        if not _agrees(backbone):
+            return "sharing the prompt's keys and values changes its losses"
+    except Exception as error:  # whatever the model's own code raises: the trial is there to find it out
+        return f"its trial failed ({type(error).__name__})"
     return None
 
 
