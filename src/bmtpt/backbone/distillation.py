@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.packing import Pass
-from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
+from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs, summed_nll
 from bmtpt.types import TokenBatch
 
 
@@ -80,9 +80,8 @@ def _pass_terms(
         teacher_logits = _logits(engine, teacher_states, mask, labels)
     states, _ = engine.encode_texts(students[None], *texts)
     logits = _logits(engine, states, mask, labels)
-    nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(dim=1)
     return Terms(
-        nll,
+        summed_nll(logits, labels),
         _divergence(logits / temperature, teacher_logits / temperature, labels != IGNORED),
         _distance(at_least_fp32(states), at_least_fp32(teacher_states), mask),
     )
