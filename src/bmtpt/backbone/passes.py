@@ -145,7 +145,11 @@ class PassEngine(ABC):
 
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         """Cut examples × prompts into passes, given the examples' lengths with the prompt."""
-        return passes(lengths, copies=prompts, budget=self.token_budget)
+        return passes(lengths, copies=prompts, budget=self.most_tokens())
+
+    def most_tokens(self) -> int:
+        """Return the most padded tokens of a pass."""
+        return self.token_budget
 
     def settings(self) -> AbstractContextManager[object]:
         """What holds while passes run; undone afterwards."""
