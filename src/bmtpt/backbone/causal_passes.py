@@ -107,9 +107,9 @@ class CausalPassEngine(ABC):
             result[part.prompts, part.rows] = loss.detach()
 
         self._run(parts, one_pass)
-        return result, torch.autograd.grad(
-            states, leaf, [each.to(s.dtype) for each, s in zip(sums, states, strict=True)]
-        )[0]
+        behind = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
+        (gradient,) = torch.autograd.grad(states, leaf, behind)
+        return result, gradient
 
     @torch.no_grad()
     def answer_log_likelihoods(
