@@ -37,14 +37,17 @@ class TrainingError(BmtptError):
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that memory ran out.
 
-    torch's CPU allocator raises a plain RuntimeError, whose text is the only sign; its OutOfMemoryError is known by
-    name because this module must not import torch.
+    torch's CPU allocator and cuBLAS raise a plain RuntimeError, whose text is the only sign; torch's OutOfMemoryError
+    is known by name because this module must not import torch.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
+    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    True
     """
     named = type(error).__name__ == "OutOfMemoryError"
-    return named or isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+    told = any(sign in str(error) for sign in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    return named or isinstance(error, MemoryError) or told
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

@@ -18,6 +18,7 @@ from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.passes import PassEngine
+from bmtpt.backbone.plan import Plan
 from bmtpt.backbone.t5 import PackedT5Engine
 
 ENGINES = pytest.mark.parametrize("engine_class", [HuggingFaceEngine, PackedT5Engine])
@@ -118,6 +119,26 @@ def test_a_text_that_is_ranked_and_continued_is_encoded_once(
     assert all(len(reply.log_likelihoods) == 2 for reply in replies)
     assert sum(ours) == len(asked)
     assert len(theirs) == (len(ours) if engine_class is HuggingFaceEngine else 0)
+
+
+@pytest.mark.parametrize("allowed", [60, 10_000])
+def test_as_many_rows_are_continued_together_as_the_plan_allows(
+    allowed: int, tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PassEngine, "token_budget", 200)
+    loaded = load_backbone(str(tiny_t5_folder), precision="float32")
+    engine, asked, rows = PackedT5Engine(loaded, Plan(token_budget=allowed)), queries(loaded), []
+    continued = engine.continued
+
+    def counted(states: Tensor, mask: Tensor, limit: int) -> list[str]:
+        rows.append(len(states))
+        assert mask.numel() <= allowed
+        return continued(states, mask, limit)
+
+    monkeypatch.setattr(PackedT5Engine, "continued", lambda _, *inputs: counted(*inputs))
+    engine.answer([query._replace(max_new_tokens=1) for query in asked])
+    assert sum(rows) == len(asked)
+    assert (len(rows) == 1) == (allowed > 200)
 
 
 def test_no_queries_have_no_replies() -> None:

@@ -171,6 +171,84 @@ def test_more_tokens_than_positions_are_refused_with_what_to_set() -> None:
         engine.losses(random_prompts(1, 5), random_batch([256], [2]))
 
 
+def test_a_prompt_of_more_tokens_than_positions_is_refused_before_the_model_reads_it() -> None:
+    backbone, prompts, texts = tiny_causal("gpt2"), random_prompts(1, 300), random_batch([2], [1])
+    questions = {
+        "losses": (texts,),
+        "gradients": (texts, torch.ones(1)),
+        "answer_log_likelihoods": (texts.inputs, texts.targets),
+        "generate": (texts.inputs, 2),
+    }
+    for question, arguments in questions.items():
+        with pytest.raises(BackboneError, match="256 positions"):
+            getattr(CausalEngine(backbone), question)(prompts, *arguments)
+
+
+both_engines = pytest.mark.parametrize("engine", [CausalEngine, HuggingFaceCausalEngine])
+
+
+@both_engines
+def test_no_examples_with_prompts_of_their_own_have_no_results(engine: type[CausalPassEngine]) -> None:
+    made, prompts, none = engine(tiny_causal("gpt2")), random_prompts(2, 3)[:, None][:, :0], TokenBatch([], [])
+    losses, gradient = made.gradients(prompts, none, torch.ones(0))
+    assert losses.shape == made.losses(prompts, none).shape == (2, 0)
+    assert gradient.shape == prompts.shape
+    assert made.answer_log_likelihoods(prompts, [], [torch.tensor([1])] * 3).shape == (2, 0, 3)
+    assert made.generate(prompts, [], 4) == [[], []]
+
+
+@both_engines
+def test_a_row_of_a_pass_counts_the_prompt_it_holds_once_for_each_answer(engine: type[CausalPassEngine]) -> None:
+    M, P, L, T, N, C = 2, 50, 9, 1, 3, 4
+    made, prompts, inputs = engine(tiny_causal("gpt2")), random_prompts(M, P), random_batch([L] * N, [T] * N).inputs
+    row = P + L + T
+    for copies, budget, examples in [(1, M * N * row, 3), (1, M * N * row - 1, 2), (C, M * C * row, 1)]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(CausalPassEngine, "token_budget", budget)
+            found = made._passes(prompts, inputs, [T] * N, copies)
+        assert max(len(part.rows) for part in found) == examples
+        assert all(part.prompts == slice(0, M) for part in found)
+
+
+@both_engines
+def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results(engine: type[CausalPassEngine]) -> None:
+    prompts, batch, weights = random_prompts(3, 4), random_batch([6, 6, 9], [2, 4, 3]), torch.tensor([1.0, 0.3, 2.0])
+    answers = [torch.tensor([5]), torch.tensor([7])]
+
+    def everything(made: CausalPassEngine) -> list[Any]:
+        ranked = made.answer_log_likelihoods(prompts, batch.inputs, answers)
+        return [*made.gradients(prompts, batch, weights), made.losses(prompts, batch), ranked]
+
+    whole, small = engine(tiny_causal("gpt2")), engine(tiny_causal("gpt2"))
+    refused = _room_for_two_rows(small.backbone)
+    for found, truth in zip(everything(small), everything(whole), strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+    assert small.generate(prompts, batch.inputs, 4) == whole.generate(prompts, batch.inputs, 4)
+    assert {"forward", "backward"} <= set(refused)
+
+
+def _room_for_two_rows(backbone: Backbone) -> list[str]:
+    """Let memory run out in a forward or, with 3 rows, midway through a backward pass; return where it did."""
+    refused: list[str] = []
+
+    def forward(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        rows, tokens, _ = inputs[0].shape
+        if tokens == 4:  # the prefix, which all rows of a prompt share
+            return
+        if rows > 3:
+            refused.append("forward")
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if rows > 2 and inputs[0].requires_grad:
+            inputs[0].register_hook(backward)
+
+    def backward(_: Tensor) -> None:
+        refused.append("backward")
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backbone.model.transformer.h[1].register_forward_pre_hook(forward)
+    return refused
+
+
 def test_a_text_without_tokens_is_refused() -> None:
     batch = TokenBatch([torch.tensor([], dtype=torch.int64)], [torch.tensor([1])])
     with pytest.raises(BackboneError, match="has no tokens"):
@@ -224,6 +302,22 @@ def test_a_model_that_accepts_positions_and_ignores_them_is_found_out() -> None:
     forward.__signature__ = inspect.signature(honest)  # type: ignore[attr-defined]
     backbone.model.forward = forward
     assert causal_supports(backbone) == "sharing the prompt's keys and values changes its losses"
+
+
+def test_a_model_whose_trial_raises_is_run_by_the_model_itself(caplog: pytest.LogCaptureFixture) -> None:
+    backbone = tiny_causal("gpt2")
+    honest = backbone.model.forward
+
+    def forward(position_ids: Tensor | None = None, **inputs: Any) -> Any:
+        if position_ids is not None:
+            raise IndexError("positions of its own kind")
+        return honest(**inputs)
+
+    forward.__signature__ = inspect.signature(honest)  # type: ignore[attr-defined]
+    backbone.model.forward = forward
+    with caplog.at_level(logging.INFO, "bmtpt"):
+        assert type(choose_engine(backbone)) is HuggingFaceCausalEngine
+    assert "its trial failed (IndexError)" in caplog.text
 
 
 def test_examples_with_prompts_of_their_own_get_what_they_get_alone() -> None:

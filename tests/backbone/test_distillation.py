@@ -59,6 +59,22 @@ def test_losses_and_gradients_are_those_of_single_unpadded_examples(
     assert relative(gradient, leaf.grad) < 1e-4
 
 
+def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results() -> None:
+    class Small(HuggingFaceEngine):
+        def encode(self, embeddings: Tensor, mask: Tensor | None) -> Tensor:
+            if len(embeddings) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().encode(embeddings, mask)
+
+    found, truth = (
+        distillation_gradients(
+            kind(tiny_backbone("v1.1")), STUDENTS, TEACHERS, BATCH, WEIGHTS, strength=0.9, temperature=1.0
+        )
+        for kind in (Small, HuggingFaceEngine)
+    )
+    torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
+
+
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it() -> None:
     engine = HuggingFaceEngine(tiny_backbone("v1.0"))
     found, gradient = distillation_gradients(engine, STUDENTS, STUDENTS, BATCH, WEIGHTS, strength=5.0, temperature=1.0)

@@ -67,6 +67,18 @@ def test_a_decoder_that_sees_what_follows_is_refused(kind: str) -> None:
         require_usable(backbone.model, kind)
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, IndexError, KeyError])
+def test_a_model_whose_forward_raises_is_refused(kind: type[Exception]) -> None:
+    model = tiny("bart").model
+
+    def fails(*inputs: Any) -> None:
+        raise kind("sizes do not match")
+
+    model.register_forward_pre_hook(fails)
+    with pytest.raises(BackboneError, match="does not predict the next"):
+        require_usable(model, "bart")
+
+
 def test_more_tokens_than_positions_are_refused_with_what_to_set() -> None:
     with pytest.raises(BackboneError, match="64 positions and prompt, text and answer need 65"):
         HuggingFaceEngine(tiny("bart")).losses(random_prompts(1, 5), random_batch([60], [2]))

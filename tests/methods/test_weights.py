@@ -173,6 +173,30 @@ def test_steps_of_full_fine_tuning_are_plain_torch_steps(backbone, rows, tiny_hf
         torch.testing.assert_close(ours[name], weight, rtol=1e-6, atol=1e-9)
 
 
+def test_a_pass_that_memory_runs_out_in_midway_adds_nothing_to_the_weights_gradients(backbone, rows):
+    engine, batch = tuned_engine(backbone, "full"), rows["pairs"].train.batch
+    weights, share = list(engine.backbone.model.parameters()), torch.ones(len(batch))
+    engine.gradients(engine.no_prompt, batch, share)
+    wanted = [weight.grad for weight in weights]
+    for weight in weights:
+        weight.grad = None
+    seen = []
+
+    def small(gradient):  # in the backward pass, when the decoder's weights have their gradients
+        seen.append(len(gradient))
+        if len(gradient) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def watch(module, inputs, output):
+        output.last_hidden_state.register_hook(small)
+
+    engine.backbone.model.encoder.register_forward_hook(watch)
+    engine.gradients(engine.no_prompt, batch, share)
+    assert max(seen) > 2
+    for weight, gradient in zip(weights, wanted, strict=True):
+        torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
 def test_the_best_step_is_kept_and_not_the_last(backbone, rows):
     made = stage(backbone, rows, "bitfit", steps=4, evaluate_every=2, learning_rate=5.0, selection="loss")
     start = made.engine.losses(made.no_prompt, rows["pairs"].select.batch)

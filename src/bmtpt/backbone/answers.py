@@ -35,7 +35,7 @@ def answer_together(engine: PassEngine, queries: Sequence[Query]) -> list[Reply]
 
     engine.run([len(query.prompt) + len(query.text) for query in queries], 1, one_pass)
     with engine.settings():
-        for limit, encoded in merged(to_continue, engine.token_budget):
+        for limit, encoded in merged(to_continue, engine.most_tokens()):
             for row, text in zip(encoded.rows, engine.continued(encoded.states, encoded.mask, limit), strict=True):
                 texts[row] = text
     return [Reply(*each) for each in zip(scores, texts, strict=True)]

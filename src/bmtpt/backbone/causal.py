@@ -8,8 +8,8 @@ accumulate the gradient in the keys and values, and one backward pass over [M, P
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,10 +45,13 @@ def causal_supports(backbone: Backbone) -> str | None:
         return f"its forward takes no {missing[0]}"
     if windows := [key for key in WINDOWS if getattr(backbone.model.config, key, None)]:
         return f"its attention has a window ({windows[0]})"
-    if odd := _odd_layers(backbone.model.config):
-        return f"its cache has {', '.join(odd)}, not full attention alone"
-    if not _agrees(backbone):
-        return "sharing the prompt's keys and values changes its losses"
+    try:
+        if odd := _odd_layers(backbone.model.config):
+            return f"its cache has {', '.join(odd)}, not full attention alone"
+        if not _agrees(backbone):
+            return "sharing the prompt's keys and values changes its losses"
+    except Exception as error:  # whatever the model's own code raises: the trial is there to find it out
+        return f"its trial failed ({type(error).__name__})"
     return None
 
 
@@ -94,11 +97,8 @@ class CausalEngine(CausalPassEngine):
         mask = torch.ones(rows, P, dtype=torch.int64, device=states[0].device)
         return CachedReading(self.backbone.model, new_cache(self.backbone.model.config, states), mask)
 
-    def grouped(
-        self, prompts: Float[Tensor, "M P D"], texts: Sequence[int], tokens: Sequence[int]
-    ) -> Iterator[list[int]]:
-        with kept_memory() if self.keep_memory else nullcontext():
-            yield from super().grouped(prompts, texts, tokens)
+    def settings(self) -> AbstractContextManager[object]:
+        return kept_memory() if self.keep_memory else nullcontext()
 
 
 @dataclass

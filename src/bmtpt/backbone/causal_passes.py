@@ -8,7 +8,8 @@ stands in one column, and its answer behind it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,8 +21,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.engine import Query, Reply, answer_prompt_by_prompt
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.packing import TOKEN_BUDGET, micro_batches
-from bmtpt.backbone.passes import IGNORED, at_least_fp32
+from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
+from bmtpt.backbone.passes import IGNORED, at_least_fp32, empty_cache, run_passes, summed_nll
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -62,12 +63,18 @@ class CausalPassEngine(ABC):
     @torch.no_grad()
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
-        if prompts.ndim == 4:
-            return torch.cat([self.losses(own, one) for own, one in _one_by_one(prompts, batch)], dim=1)
         result = prompts.new_empty(len(prompts), len(batch))
+        if prompts.ndim == 4:
+            for n, (own, one) in enumerate(_one_by_one(prompts, batch)):
+                result[:, n : n + 1] = self.losses(own, one)
+            return result
+        parts = self._passes(prompts, batch.inputs, batch.target_tokens())
         shared = self.prefix(prompts)
-        for rows in self._passes(prompts, batch.inputs, batch.target_tokens()):
-            result[:, rows] = self._pass_losses(shared, batch, rows)
+
+        def one_pass(part: Pass) -> None:
+            result[part.prompts, part.rows] = self._pass_losses(_of(shared, part), batch, part.rows)
+
+        self._run(parts, one_pass)
         return result
 
     def gradients(
@@ -77,48 +84,59 @@ class CausalPassEngine(ABC):
 
         The passes accumulate the gradient in what the rows share; one backward pass takes it from there to θ.
         """
+        result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
         if prompts.ndim == 4:
-            each = (
-                self.gradients(own, one, weights[n : n + 1]) for n, (own, one) in enumerate(_one_by_one(prompts, batch))
-            )
-            losses, gradients = zip(*each, strict=True)
-            return torch.cat(losses, dim=1), torch.stack(gradients, dim=1)
+            for n, (own, one) in enumerate(_one_by_one(prompts, batch)):
+                result[:, n : n + 1], gradient[:, n] = self.gradients(own, one, weights[n : n + 1])
+            return result, gradient
+        parts = self._passes(prompts, batch.inputs, batch.target_tokens())
+        if not parts:
+            return result, gradient
         leaf = prompts.detach().clone().requires_grad_(True)
         states = self.prefix(leaf)
         # In fp32, so that the sum over examples and passes is not rounded to the compute dtype.
-        shared = tuple(at_least_fp32(state.detach()).requires_grad_(True) for state in states)
-        result = prompts.new_empty(len(prompts), len(batch))
-        for rows in self._passes(prompts, batch.inputs, batch.target_tokens()):
-            loss = self._pass_losses(shared, batch, rows)  # [M, n]
-            (loss * weights[rows].to(loss.device)).sum().backward()  # type: ignore[no-untyped-call]
-            result[:, rows] = loss.detach()
-        if not len(batch):
-            return result, torch.zeros_like(prompts)
-        torch.autograd.backward(
-            states, [_gradient(each).to(state.dtype) for state, each in zip(states, shared, strict=True)]
-        )
-        return result, _gradient(leaf)
+        shared = tuple(at_least_fp32(state.detach()) for state in states)
+        sums = tuple(map(torch.zeros_like, shared))
+
+        def one_pass(part: Pass) -> None:
+            own = tuple(state.requires_grad_(True) for state in _of(shared, part))
+            loss = self._pass_losses(own, batch, part.rows)  # [m, n]
+            pulled = torch.autograd.grad((loss * weights[part.rows].to(loss.device)).sum(), own)
+            for total, more in zip(_of(sums, part), pulled, strict=True):
+                total += more
+            result[part.prompts, part.rows] = loss.detach()
+
+        self._run(parts, one_pass)
+        behind = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
+        (gradient,) = torch.autograd.grad(states, leaf, behind)
+        return result, gradient
 
     @torch.no_grad()
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is read once for all of them."""
+        C = len(answers)
+        result = prompts.new_empty(len(prompts), len(inputs), C)
         if prompts.ndim == 4:
-            pairs = zip(prompts.unbind(1), inputs, strict=True)
-            return torch.cat([self.answer_log_likelihoods(own, [text], answers) for own, text in pairs], dim=1)
-        C, M = len(answers), len(prompts)
-        result = prompts.new_empty(M, len(inputs), C)
+            for n, (own, text) in enumerate(zip(prompts.unbind(1), inputs, strict=True)):
+                result[:, n : n + 1] = self.answer_log_likelihoods(own, [text], answers)
+            return result
         (targets,) = self._sent(pad_sequence(list(answers), batch_first=True, padding_value=IGNORED))  # [C, T]
+        parts = self._passes(prompts, inputs, [targets.shape[1]] * len(inputs), copies=C)
         shared = self.prefix(prompts)
-        for rows in self._passes(prompts, inputs, [targets.shape[1]] * len(inputs), copies=C):
-            reading, first = self._read_texts(shared, [inputs[i] for i in rows])  # [n·M, 1, V]
-            labels = targets.repeat(len(first), 1)  # [n·M·C, T]
+
+        def one_pass(part: Pass) -> None:
+            reading, first = self._read_texts(_of(shared, part), [inputs[i] for i in part.rows])  # [n·m, 1, V]
+            labels = targets.repeat(len(first), 1)  # [n·m·C, T]
             reading.repeat(C)
             logits = first.repeat_interleave(C, dim=0)
             if labels.shape[1] > 1:
-                logits = torch.cat([logits, _feed_labels(reading, labels)], dim=1)  # [n·M·C, T, V]
-            result[:, rows] = -summed_nll(logits, labels).view(len(rows), M, C).transpose(0, 1)
+                logits = torch.cat([logits, _feed_labels(reading, labels)], dim=1)  # [n·m·C, T, V]
+            scores = -summed_nll(logits, labels).view(len(part.rows), -1, C)
+            result[part.prompts, part.rows] = scores.transpose(0, 1)
+
+        self._run(parts, one_pass)
         return result
 
     @torch.no_grad()
@@ -129,36 +147,52 @@ class CausalPassEngine(ABC):
         if prompts.ndim == 4:
             pairs = zip(prompts.unbind(1), inputs, strict=True)
             found = [self.generate(own, [text], max_new_tokens) for own, text in pairs]
-            return [[text for (text,) in each] for each in zip(*found, strict=True)]
+            return [[each[m][0] for each in found] for m in range(len(prompts))]
         texts = [[""] * len(inputs) for _ in prompts]
+        parts = self._passes(prompts, inputs, [max_new_tokens] * len(inputs))
         shared = self.prefix(prompts)
-        for rows in self._passes(prompts, inputs, [max_new_tokens] * len(inputs)):
-            reading, logits = self._read_texts(shared, [inputs[i] for i in rows])
+
+        def one_pass(part: Pass) -> None:
+            reading, logits = self._read_texts(_of(shared, part), [inputs[i] for i in part.rows])
             ids = greedy(reading, logits, max_new_tokens, self.backbone.tokenizer.eos_token_id)
             decoded = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            m = part.prompts.stop - part.prompts.start
             for position, text in enumerate(decoded):
-                texts[position % len(prompts)][rows[position // len(prompts)]] = text.strip()
+                texts[part.prompts.start + position % m][part.rows[position // m]] = text.strip()
+
+        self._run(parts, one_pass)
         return texts
 
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
         """Answer texts that each have a prompt of their own, in order; those of one prompt share its prefix."""
         return answer_prompt_by_prompt(self, queries)
 
-    def _passes(
-        self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1
-    ) -> Iterator[list[int]]:
-        """Cut examples into passes, given the lengths of their answers; ``copies`` answers are read side by side."""
+    def _passes(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1) -> list[Pass]:
+        """Cut examples × prompts into passes, given the lengths of the answers; ``copies`` are read side by side.
+
+        A row of the pass holds a prompt of its own, be it embeddings or keys and values.
+
+        Raises:
+            BackboneError: A text has no tokens, or a row more than the model has positions.
+        """
+        P = prompts.shape[-2]
         lengths = [len(ids) + answer for ids, answer in zip(inputs, answers, strict=True)]
         if not all(len(ids) for ids in inputs):
             raise BackboneError("a text has no tokens, and a decoder-only model answers behind a text: give one")
-        self.backbone.require_positions(prompts.shape[1] + max(lengths, default=0))
-        yield from self.grouped(prompts, [len(ids) for ids in inputs], [copies * length for length in lengths])
+        self.backbone.require_positions(P + max(lengths, default=0))
+        return self.cut(len(prompts), [len(ids) for ids in inputs], [copies * (P + length) for length in lengths])
 
-    def grouped(
-        self, prompts: Float[Tensor, "M P D"], texts: Sequence[int], tokens: Sequence[int]
-    ) -> Iterator[list[int]]:
-        """Group examples, given the length of each text and how many tokens a row of it takes behind its prompt."""
-        yield from micro_batches(tokens, copies=len(prompts), budget=self.token_budget)
+    def cut(self, prompts: int, texts: Sequence[int], tokens: Sequence[int]) -> list[Pass]:
+        """Cut examples × prompts, given the length of each text and how many tokens it takes with one prompt."""
+        return passes(tokens, copies=prompts, budget=self.token_budget)
+
+    def settings(self) -> AbstractContextManager[object]:
+        """What holds while passes run; undone afterwards."""
+        return nullcontext()
+
+    def _run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
+        with self.settings():
+            run_passes(parts, one_pass, lambda: empty_cache(self.backbone.device))
 
     def _pass_losses(self, shared: tuple[Tensor, ...], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
         padded = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)
@@ -194,21 +228,15 @@ def greedy(reading: Reading, logits: Float[Tensor, "R 1 V"], most: int, end: int
     return torch.stack(written, dim=1)
 
 
-def summed_nll(logits: Float[Tensor, "R T V"], labels: Int[Tensor, "R T"]) -> Float[Tensor, " R"]:
-    """Return each row's cross-entropy, summed over its labels; IGNORED labels count for nothing."""
-    loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-    return loss.sum(dim=1)
-
-
 def _one_by_one(prompts: Float[Tensor, "M N P D"], batch: TokenBatch) -> Iterator[tuple[Tensor, TokenBatch]]:
     """Yield each example with its own prompts."""
     for own, text, target in zip(prompts.unbind(1), batch.inputs, batch.targets, strict=True):
         yield own, TokenBatch([text], [target])
 
 
-def _gradient(leaf: Tensor) -> Tensor:
-    assert leaf.grad is not None, "every pass reads all that is shared"
-    return leaf.grad
+def _of(shared: tuple[Tensor, ...], part: Pass) -> tuple[Tensor, ...]:
+    """Return what a pass's prompts share, M leading in each tensor."""
+    return tuple(each[part.prompts] for each in shared)
 
 
 def _feed_labels(reading: Reading, labels: Int[Tensor, "R T"]) -> Float[Tensor, "R t V"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.packing import Pass
-from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
+from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs, summed_nll
 from bmtpt.types import TokenBatch
 
 
@@ -50,19 +50,21 @@ def distillation_gradients(
         strength: λ.
         temperature: Divides both logits in the divergence.
     """
-    leaf = students.detach().clone().requires_grad_(True)
-    leaf.grad = torch.zeros_like(leaf)
+    gradient = torch.zeros_like(students)
     found = Terms(*students.new_empty(3, len(batch)))
     tokens = students.new_tensor(batch.target_tokens())
-    for part in engine.cut([len(ids) + students.shape[1] for ids in batch.inputs], 1):
+
+    def one_pass(part: Pass) -> None:
         rows = part.rows
-        with engine.settings():
-            terms = _pass_terms(engine, leaf[rows], teachers[rows], batch, part, temperature)
-            extra = terms.divergence + tokens[rows] * terms.distance
-            (weights[rows] * (terms.nll + strength * extra)).sum().backward()  # type: ignore[no-untyped-call]
+        own = students[rows].detach().requires_grad_(True)
+        terms = _pass_terms(engine, own, teachers[rows], batch, part, temperature)
+        extra = terms.divergence + tokens[rows] * terms.distance
+        (gradient[rows],) = torch.autograd.grad((weights[rows] * (terms.nll + strength * extra)).sum(), own)
         for kept, value in zip(found, terms, strict=True):
             kept[rows] = value.detach()
-    return found, leaf.grad
+
+    engine.run([len(ids) + students.shape[1] for ids in batch.inputs], 1, one_pass)
+    return found, gradient
 
 
 def _pass_terms(
@@ -80,9 +82,8 @@ def _pass_terms(
         teacher_logits = _logits(engine, teacher_states, mask, labels)
     states, _ = engine.encode_texts(students[None], *texts)
     logits = _logits(engine, states, mask, labels)
-    nll = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none").sum(dim=1)
     return Terms(
-        nll,
+        summed_nll(logits, labels),
         _divergence(logits / temperature, teacher_logits / temperature, labels != IGNORED),
         _distance(at_least_fp32(states), at_least_fp32(teacher_states), mask),
     )

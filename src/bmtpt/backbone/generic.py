@@ -6,18 +6,17 @@ Frozen weights are cast once, and examples are grouped across prompts (`packing.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
-from bmtpt.backbone.packing import Pass, micro_batches
-from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs
+from bmtpt.backbone.packing import Pass
+from bmtpt.backbone.passes import PassEngine, decoder_inputs, summed_nll
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,7 @@ class HuggingFaceEngine(PassEngine):
             decoder_input_ids=decoder_inputs(labels, self.backbone.model.config.decoder_start_token_id),
             use_cache=False,
         ).logits  # [R·C, T, V]
-        loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-        return loss.sum(dim=1).view(R, C)
+        return summed_nll(logits, labels).view(R, C)
 
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         self.backbone.require_positions(max(lengths, default=0))
@@ -67,14 +65,13 @@ class HuggingFaceCausalEngine(CausalPassEngine):
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
         return PlainReading(self.backbone.model, prompts.repeat(examples, 1, 1).to(self.backbone.dtype))
 
-    def grouped(
-        self, prompts: Float[Tensor, "M P D"], texts: Sequence[int], tokens: Sequence[int]
-    ) -> Iterator[list[int]]:
-        M, P, _ = prompts.shape
+    def cut(self, prompts: int, texts: Sequence[int], tokens: Sequence[int]) -> list[Pass]:
+        found = []
         for length in sorted(set(texts)):
             same = [i for i, text in enumerate(texts) if text == length]
-            groups = micro_batches([P + tokens[i] for i in same], copies=M, budget=self.token_budget)
-            yield from ([same[i] for i in group] for group in groups)
+            parts = super().cut(prompts, [length] * len(same), [tokens[i] for i in same])
+            found += [Pass(part.prompts, [same[i] for i in part.rows]) for part in parts]
+        return found
 
 
 @dataclass

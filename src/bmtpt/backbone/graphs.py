@@ -40,7 +40,8 @@ class Captured:
         for held, given in zip(self.inputs, inputs, strict=True):
             if held is not None and given is not None:
                 held.copy_(given, non_blocking=True)
-        self.graph.replay()
+        with torch.cuda.device(_device(self.inputs)):
+            self.graph.replay()
         return tuple(output.clone() for output in self.outputs)  # the next replay overwrites them
 
 
@@ -75,12 +76,15 @@ class GraphedPasses:
 
     def _try(self, key: object, function: Callable[..., Tensors], inputs: Inputs, plain: Tensors) -> None:
         try:
-            found = self._capture(function, inputs)
+            with torch.cuda.device(_device(inputs)):  # it need not be the current one
+                found = self._capture(function, inputs)
+            for output in found.outputs:
+                output.fill_(torch.nan)  # only a replay that writes them can be equal
             if all(map(_equal, found(inputs), plain)):
                 self.captured[key] = found
             else:
                 self._give_up("a replay differed from the pass it was captured from")
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:  # ValueError: the tensors are on no CUDA device
             if is_out_of_memory(error):
                 self.clear()
             else:
@@ -95,7 +99,9 @@ class GraphedPasses:
         torch.cuda.current_stream().wait_stream(side)
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):  # one pool: only one graph runs at a time
+        # A capture that fails leaves its stream current: the outer context gives the stream back.
+        # One pool: only one graph runs at a time.
+        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=self.pool):
             outputs = function(*held)
         return Captured(graph, held, outputs)
 
@@ -103,6 +109,10 @@ class GraphedPasses:
         if not self.off:
             logging.getLogger("bmtpt").info("cuda graphs are off: %s", reason)
         self.off = reason
+
+
+def _device(inputs: Inputs) -> torch.device:
+    return next(each.device for each in inputs if each is not None)
 
 
 def _equal(replayed: Tensor, plain: Tensor) -> bool:

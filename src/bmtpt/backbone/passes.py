@@ -145,7 +145,11 @@ class PassEngine(ABC):
 
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         """Cut examples × prompts into passes, given the examples' lengths with the prompt."""
-        return passes(lengths, copies=prompts, budget=self.token_budget)
+        return passes(lengths, copies=prompts, budget=self.most_tokens())
+
+    def most_tokens(self) -> int:
+        """Return the most padded tokens of a pass."""
+        return self.token_budget
 
     def settings(self) -> AbstractContextManager[object]:
         """What holds while passes run; undone afterwards."""
@@ -164,20 +168,12 @@ class PassEngine(ABC):
 
     def run(self, lengths: Sequence[int], prompts: int, one_pass: Callable[[Pass], None]) -> None:
         """Run every pass over rows of these lengths; one that memory is too small for is cut in two and tried again."""
-        waiting = self.cut(lengths, prompts)[::-1]
         with self.settings():
-            while waiting:
-                part = waiting.pop()
-                if _fits(one_pass, part):
-                    continue
-                self.free_memory()
-                waiting += part.halves()[::-1]
-                _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
+            run_passes(self.cut(lengths, prompts), one_pass, self.free_memory)
 
     def free_memory(self) -> None:
         """Give back what is held for speed only."""
-        if self.backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
+        empty_cache(self.backbone.device)
 
     def _pass_losses(
         self, prompts: Float[Tensor, "m *n P D"], ids: Tensor, mask: Tensor | None, targets: Int[Tensor, "n 1 T"]
@@ -245,6 +241,35 @@ def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"
 def at_least_fp32(logits: Tensor) -> Tensor:
     """bfloat16 keeps 8 bits, too few for a log-probability."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def summed_nll(logits: Float[Tensor, "R T V"], labels: Int[Tensor, "R T"]) -> Float[Tensor, " R"]:
+    """Return each row's cross-entropy, summed over its labels, in fp32; IGNORED labels count for nothing."""
+    loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    return loss.sum(dim=1)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back what torch keeps of a device's memory beside the tensors."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], free_memory: Callable[[], None]) -> None:
+    """Run passes in order; one that memory is too small for is cut in two and tried again.
+
+    Args:
+        one_pass: Leaves nothing behind that a second run of the same examples would change, if it fails midway.
+        free_memory: Called before another try.
+    """
+    waiting = list(parts)[::-1]
+    while waiting:
+        part = waiting.pop()
+        if _fits(one_pass, part):
+            continue
+        free_memory()
+        waiting += part.halves()[::-1]
+        _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
 
 
 def _fits(one_pass: Callable[[Pass], None], part: Pass) -> bool:

@@ -150,8 +150,10 @@ class PackedT5Engine(PassEngine):
 
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         padded = [self.padded_length(length) for length in lengths]
-        budget = self.plan.token_budget or self._device_budget or self.token_budget
-        return passes(padded, prompts, budget, self.plan.pass_cost)
+        return passes(padded, prompts, self.most_tokens(), self.plan.pass_cost)
+
+    def most_tokens(self) -> int:
+        return self.plan.token_budget or self._device_budget or self.token_budget
 
     def padded_length(self, length: int) -> int:
         return _rounded_up(length, self.plan.length_multiple)

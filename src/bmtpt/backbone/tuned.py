@@ -51,11 +51,14 @@ class TunedEngine(HuggingFaceEngine):
         targets: Int[Tensor, "n 1 T"],
         weights: Float[Tensor, " n"],
     ) -> tuple[Float[Tensor, "m n"], Float[Tensor, "m *n P D"]]:
+        tuned = [weight for weight in self.backbone.model.parameters() if weight.requires_grad]
         leaf = prompts.detach().requires_grad_(True)
         losses = self._pass_losses(leaf, ids, mask, targets)
-        (losses * weights).sum().backward()  # type: ignore[no-untyped-call]
-        assert leaf.grad is not None
-        return losses.detach(), leaf.grad
+        pulled, *gradients = torch.autograd.grad((losses * weights).sum(), [leaf, *tuned])
+        # Only now that the whole pass is through: one that memory is too small for is run again in halves.
+        for weight, gradient in zip(tuned, gradients, strict=True):
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+        return losses.detach(), pulled
 
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
