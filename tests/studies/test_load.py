@@ -72,6 +72,24 @@ def test_a_wrong_name_or_scale_is_named_with_the_nearest_right_one(tmp_path, mon
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"scales": ["small"]}, "option 'scales' must hold"),
+        ({"scales": {"small": [1]}}, "option 'scales.small' must hold"),
+        ({"scales": {1: {}, "paper": {}}}, "has no scale 'small'"),
+        ({"extends": "odd"}, "'extends' leads back to odd.yaml"),
+        ({"extends": "back"}, "'extends' leads back to odd.yaml"),
+    ],
+)
+def test_a_malformed_file_is_refused_in_one_sentence(tmp_path, values, part):
+    written(tmp_path, "back", {**BASE, "extends": "odd"})
+    with pytest.raises(SettingsError) as error:
+        load_study(written(tmp_path, "odd", {**BASE, **values}))
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 # The studies that come with bmtpt
 
 
