@@ -94,7 +94,7 @@ def checked(study: BaseStudy, where: str) -> AnyStudy:
 
 def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file and what it extends; task files are named from where they stand."""
-    if path in extended_by:
+    if path.resolve() in [each.resolve() for each in extended_by]:
         raise SettingsError(f"{extended_by[-1]}: option 'extends' leads back to {path.name}; name another file")
     own = _with_task_paths(read_yaml(path), path)
     if scales := own.get("scales"):
