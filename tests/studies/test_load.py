@@ -90,6 +90,13 @@ def test_a_malformed_file_is_refused_in_one_sentence(tmp_path, values, part):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("method", ["attempt", "source_ensemble", "lora"])
+def test_a_smoothing_study_is_of_methods_that_end_with_one_prompt(tmp_path, method):
+    path = written(tmp_path, "smooth", {**BASE, "kind": "smoothing", "methods": ["pt", method]})
+    with pytest.raises(SettingsError, match=f"option 'methods' .*{method} ends with no single prompt"):
+        load_study(path)
+
+
 # The studies that come with bmtpt
 
 

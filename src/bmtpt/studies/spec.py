@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -237,6 +237,14 @@ class SmoothingSpec(StudySpec):
     rows: PositiveInt = 64
     frequencies: tuple[PositiveFloat, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     blur_stds: tuple[PositiveFloat, ...] = (0.5, 1.0)
+
+    @field_validator("methods")
+    @classmethod
+    def _end_with_one_prompt(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        several = {"attempt", "source_ensemble", *get_args(WeightMethod)}
+        if odd := [method for method in methods if method in several]:
+            raise ValueError(f"{odd[0]} ends with no single prompt to measure the loss around; leave it out")
+        return methods
 
 
 class GaussianSpec(BaseStudy):
