@@ -70,6 +70,11 @@ def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_pat
     assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
 
 
+def test_variants_of_mpts_own_settings_have_source_stages_of_their_own(tiny_study, tmp_path):
+    run_study(tiny_study(methods=["mpt"], variants={"mpt": [{"mpt.distillation_weight": [0.0, 0.9]}]}), tmp_path)
+    assert len(list((tmp_path / "sources" / "seed0").glob("mpt-*/mpt.safetensors"))) == 2
+
+
 @pytest.mark.parametrize("method", get_args(MethodName))
 def test_a_method_declares_every_source_stage_that_it_learns(method, tiny_study, tmp_path, monkeypatch):
     learned = []

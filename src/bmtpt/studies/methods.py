@@ -97,7 +97,7 @@ class Sources:
         """Return MPT's shared prompt and mean factors over all sources."""
         settings = self.study.learn.model_copy(update={"particles": 1, "seed": self.seed})
         teachers = self._identity(self.data, self.study.source_prompt)
-        folder = self.folder / "mpt"
+        folder = self.folder / f"mpt-{settings_hash(identity_of(self.study.mpt))[:8]}"
         facts = {"student": self._identity(self.data, settings), "teachers": teachers, **identity_of(self.study.mpt)}
         _claim(folder, settings_hash(facts))
         if not (folder / MPT).is_file():
