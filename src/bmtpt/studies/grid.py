@@ -15,6 +15,7 @@ from bmtpt.backbone.model import Backbone
 from bmtpt.results import Result, settings_hash
 from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
+from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.methods import MPT_STAGE, Cell, Sources, Stage, run_cell, stages
 from bmtpt.studies.spec import Contender, StudySpec
@@ -124,7 +125,9 @@ class GridBench:
     # The work
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Load all rows, so that what is missing is named before anything is trained."""
+        """Check the methods and load all rows, so that what cannot be is named before anything is trained."""
+        cells = [self.contenders[job.work[1]] for job in jobs if job.work[0] == "cell"]
+        require_feasible((cell.method, cell.study.backbone) for cell in cells)
         if jobs:
             for name in self.tasks:
                 self.data(name)
