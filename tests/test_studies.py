@@ -265,6 +265,7 @@ def test_task_files_are_looked_up_beside_the_study(tmp_path, tiny_t5_folder, tin
         ({"target": ["cb"]}, ["unknown option 'target'", "'targets'"]),
         ({"sources": ["rte"], "targets": ["rte", "cb"]}, ["rte is both a source and a target"]),
         ({"name": "two words"}, ["'name'"]),
+        ({"learn": {**SOURCE, "precision": "bfloat16"}}, ["learn.precision is bfloat16 and adapt.precision float32"]),
         ({"learn": {"prompt_length": 4}}, ["source_prompt.prompt_length is 3", "learn.prompt_length 4"]),
     ],
 )

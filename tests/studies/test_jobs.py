@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 
 from bmtpt.artifacts import Posterior
@@ -68,6 +69,16 @@ def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_pat
     study = tiny_study(variants={"bmtpt": [{"adapt.prior_std": [1.0, 2.0]}]})
     jobs = GridBench(study, tmp_path).jobs()
     assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
+
+
+def test_a_precision_has_source_stages_of_its_own(tiny_study, tmp_path):
+    study = tiny_study(methods=["bmtpt"], variants={"bmtpt": [{"adapt.precision": ["float32", "bfloat16"]}]})
+    run_study(study, tmp_path)
+    particles = [Posterior.load(folder / "m2").particles for folder in sorted((tmp_path / "sources").iterdir())]
+    assert len(particles) == 2
+    assert not torch.equal(*particles)
+    stages = [job for job in GridBench(study, tmp_path).jobs() if job.on_demand]
+    assert [job.place.variant for job in stages] == ["precision=float32", "precision=bfloat16"]
 
 
 def test_variants_of_mpts_own_settings_have_source_stages_of_their_own(tiny_study, tmp_path):

@@ -205,7 +205,8 @@ def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
 
 def _source_facts(study: StudySpec) -> dict[str, Any]:
     identity = identity_of(study)
-    return {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
+    facts = {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
+    return facts | study.stage_precision()
 
 
 def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:

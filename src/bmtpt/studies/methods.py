@@ -130,6 +130,7 @@ class Sources:
             "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
             "rows": [[len(source.train), len(source.select), source.status] for source in data],
             "limits": asdict(self.study.limits),
+            **self.study.stage_precision(),
         }
         return settings_hash(facts)
 

@@ -211,9 +211,23 @@ class StudySpec(BaseStudy):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_precision(self) -> StudySpec:
+        own, stages = self.adapt.precision, {"learn": self.learn, "source_prompt": self.source_prompt}
+        if odd := [name for name, stage in stages.items() if stage.precision not in ("auto", own)]:
+            raise ValueError(
+                f"{odd[0]}.precision is {stages[odd[0]].precision} and adapt.precision {own}; "
+                "a study loads its model once, so set adapt.precision"
+            )
+        return self
+
     def compared(self) -> tuple[str, ...]:
         """Return the methods."""
         return self.methods
+
+    def stage_precision(self) -> dict[str, str]:
+        """Return the precision that source stages are learned in, for their hashes; nothing where it is `auto`."""
+        return {} if self.adapt.precision == "auto" else {"precision": self.adapt.precision}
 
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""
