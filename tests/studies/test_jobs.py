@@ -71,6 +71,15 @@ def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_pat
     assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
 
 
+def test_the_jobs_of_a_target_on_one_backbone_stand_together(tiny_study, tmp_path):
+    variants = {"all": [{"backbone": ["one", "other"]}]}
+    jobs = GridBench(tiny_study(methods=["pt", "ptp"], variants=variants), tmp_path).jobs()
+    assert [(job.place.method, job.place.variant) for job in jobs] == [
+        *(("pt", "backbone=one"), ("ptp", "backbone=one")),
+        *(("pt", "backbone=other"), ("ptp", "backbone=other")),
+    ]
+
+
 def test_a_precision_has_source_stages_of_its_own(tiny_study, tmp_path):
     study = tiny_study(methods=["bmtpt"], variants={"bmtpt": [{"adapt.precision": ["float32", "bfloat16"]}]})
     run_study(study, tmp_path)

@@ -12,6 +12,7 @@ from bmtpt.api import evaluate, result_rows
 from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
+from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, settings_hash
 from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
@@ -24,6 +25,9 @@ from bmtpt.train.events import Listener
 from bmtpt.weight_tuning import TunedModel
 
 Trained = Prompt | PromptMixture | TunedModel
+
+PROMPT_SETTINGS = "settings_hash.txt"
+"""File of a kept prompt's folder that says which settings it was trained with."""
 
 SOURCES = "sources"
 """What stands for the target in the lines of a source stage."""
@@ -74,7 +78,7 @@ class GridBench:
         for seed in self.study.seeds:
             for shots in self.study.shots:
                 for target in self.study.targets:
-                    for contender in self._able(target):
+                    for contender in _by_backbone(self._able(target)):
                         found |= dict.fromkeys(self._cell_jobs(contender, target, shots, seed))
         return list(found)
 
@@ -162,7 +166,12 @@ class GridBench:
         if isinstance(trained, TunedModel):  # as large as the model, and the lines are what a study is for
             return trained
         place = self.place_of_prompt(job)
-        return trained.save(place, overwrite=place.is_dir())
+        again = place.is_dir()
+        if again:
+            (place / PROMPT_SETTINGS).unlink(missing_ok=True)
+        kept = trained.save(place, overwrite=again)
+        write_text_atomically(place / PROMPT_SETTINGS, job.settings_hash)
+        return kept
 
     def place_of_prompt(self, job: Job) -> Path:
         """Return where a cell's prompt is kept."""
@@ -196,6 +205,12 @@ class GridBench:
 
     def finish(self, results: Sequence[Result], folder: Path) -> None:
         """A report is made of the lines; there is no picture beside it."""
+
+
+def _by_backbone(contenders: Sequence[Contender]) -> list[Contender]:
+    """Put those of one backbone together, for one at a time is kept; who is first stays first."""
+    keys = [(each.study.backbone, each.study.adapt.precision) for each in contenders]
+    return [each for key in dict.fromkeys(keys) for each, own in zip(contenders, keys, strict=True) if own == key]
 
 
 def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
