@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+import torch
 import yaml
 
 from bmtpt.artifacts import Posterior
@@ -68,6 +69,30 @@ def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_pat
     study = tiny_study(variants={"bmtpt": [{"adapt.prior_std": [1.0, 2.0]}]})
     jobs = GridBench(study, tmp_path).jobs()
     assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
+
+
+def test_the_jobs_of_a_target_on_one_backbone_stand_together(tiny_study, tmp_path):
+    variants = {"all": [{"backbone": ["one", "other"]}]}
+    jobs = GridBench(tiny_study(methods=["pt", "ptp"], variants=variants), tmp_path).jobs()
+    assert [(job.place.method, job.place.variant) for job in jobs] == [
+        *(("pt", "backbone=one"), ("ptp", "backbone=one")),
+        *(("pt", "backbone=other"), ("ptp", "backbone=other")),
+    ]
+
+
+def test_a_precision_has_source_stages_of_its_own(tiny_study, tmp_path):
+    study = tiny_study(methods=["bmtpt"], variants={"bmtpt": [{"adapt.precision": ["float32", "bfloat16"]}]})
+    run_study(study, tmp_path)
+    particles = [Posterior.load(folder / "m2").particles for folder in sorted((tmp_path / "sources").iterdir())]
+    assert len(particles) == 2
+    assert not torch.equal(*particles)
+    stages = [job for job in GridBench(study, tmp_path).jobs() if job.on_demand]
+    assert [job.place.variant for job in stages] == ["precision=float32", "precision=bfloat16"]
+
+
+def test_variants_of_mpts_own_settings_have_source_stages_of_their_own(tiny_study, tmp_path):
+    run_study(tiny_study(methods=["mpt"], variants={"mpt": [{"mpt.distillation_weight": [0.0, 0.9]}]}), tmp_path)
+    assert len(list((tmp_path / "sources" / "seed0").glob("mpt-*/mpt.safetensors"))) == 2
 
 
 @pytest.mark.parametrize("method", get_args(MethodName))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from bmtpt.errors import ArtifactError
 from bmtpt.report.html import write_report
-from bmtpt.results import read_results
+from bmtpt.results import append_results, read_results
 from bmtpt.settings import validated
 from bmtpt.studies import named_studies, run_study
 from bmtpt.studies.jobs import to_do
@@ -61,3 +62,16 @@ def test_the_loss_around_a_prompt_is_that_of_the_prompt_plus_the_rise(smoke, tmp
         assert same[0] == pytest.approx(same[1], abs=1e-5)  # whatever the radius, it is measured from one prompt
     blurs = {row.method: row.value for row in results if row.study.endswith("-blur")}
     assert blurs["measured"] == pytest.approx(blurs["closed_form"], abs=1e-6)
+
+
+def test_the_loss_is_not_measured_around_a_prompt_of_another_run(smoke, tmp_path):
+    study = smoke("smoothing").model_copy(update={"methods": ("bmtpt_no_prior",), "variants": {}})
+    results = run_study(study, tmp_path)
+    other = study.adapt.model_copy(update={"learning_rate": 0.7})
+    run_study(study.model_copy(update={"adapt": other}), tmp_path)  # its prompt takes the place of the first one's
+    surfaces = {row.settings_hash for row in results if row.study.endswith("-surface")}
+    kept = [row for row in read_results(tmp_path / RESULTS) if row.settings_hash not in surfaces]
+    (tmp_path / RESULTS).unlink()
+    append_results(tmp_path / RESULTS, kept)
+    with pytest.raises(ArtifactError, match="does not hold the prompt of these settings"):
+        run_study(study, tmp_path)

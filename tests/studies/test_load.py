@@ -72,6 +72,31 @@ def test_a_wrong_name_or_scale_is_named_with_the_nearest_right_one(tmp_path, mon
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("values", "part"),
+    [
+        ({"scales": ["small"]}, "option 'scales' must hold"),
+        ({"scales": {"small": [1]}}, "option 'scales.small' must hold"),
+        ({"scales": {1: {}, "paper": {}}}, "has no scale 'small'"),
+        ({"extends": "odd"}, "'extends' leads back to odd.yaml"),
+        ({"extends": "back"}, "'extends' leads back to odd.yaml"),
+    ],
+)
+def test_a_malformed_file_is_refused_in_one_sentence(tmp_path, values, part):
+    written(tmp_path, "back", {**BASE, "extends": "odd"})
+    with pytest.raises(SettingsError) as error:
+        load_study(written(tmp_path, "odd", {**BASE, **values}))
+    assert part in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["attempt", "source_ensemble", "lora"])
+def test_a_smoothing_study_is_of_methods_that_end_with_one_prompt(tmp_path, method):
+    path = written(tmp_path, "smooth", {**BASE, "kind": "smoothing", "methods": ["pt", method]})
+    with pytest.raises(SettingsError, match=f"option 'methods' .*{method} ends with no single prompt"):
+        load_study(path)
+
+
 # The studies that come with bmtpt
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bmtpt.errors import SettingsError
 from bmtpt.studies.grid import study_hash
 from bmtpt.studies.load import checked
-from bmtpt.studies.spec import CollapseSpec, StudySpec
+from bmtpt.studies.spec import CollapseSpec, GaussianSpec, StudySpec
 from bmtpt.studies.variants import Variant, expand, merged, settings_of
 
 
@@ -89,6 +89,13 @@ def test_a_variant_with_the_studys_own_value_has_its_hash():
         ({"bmtpt": [{"learn.particels": 3}]}, ["file.yaml: variants: unknown option 'learn.particels'", "'particles'"]),
         ({"bmtpt": [{"learn.kernel": ["rbf", "rbg"]}]}, ["'learn.kernel' cannot be 'rbg'", "did you mean 'rbf'"]),
         ({"bmtpt": [{"learnt.kernel": "rbf"}]}, ["unknown option 'learnt'", "'learn'"]),
+        ({"all": [{"limits.train": [10, 20]}]}, ["option 'limits.train' cannot be varied; make a second study"]),
+        ({"bmtpt": [{"data": ["hub", "offline"]}]}, ["option 'data' cannot be varied"]),
+        ({"bmtpt": [{"adapt.shots": [4, 8]}]}, ["option 'adapt.shots' cannot be varied"]),
+        (
+            {"all": [{}, {"learn.steps": 100}], "bmtpt": [{}, {"adapt.steps": 100}]},
+            ["variants: bmtpt has two variants named 'steps=100'"],
+        ),
     ],
 )
 def test_a_variant_that_cannot_be_is_refused_in_one_sentence(variants, parts):
@@ -108,6 +115,16 @@ def test_a_variant_that_cannot_be_is_refused_in_one_sentence(variants, parts):
 def test_variants_of_a_method_that_is_not_compared_and_equal_ones_are_refused(variants, reason):
     with pytest.raises(ValueError, match=reason):
         spec(variants=variants)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [(GaussianSpec, "anisotropy", 2), (GaussianSpec, "learn.batch_size", 2), (CollapseSpec, "dimensions", [[2]])],
+)
+def test_what_a_study_of_densities_does_not_heed_cannot_be_varied(kind, option, value):
+    study = kind(name="s", variants={"svgd": [{option: value}]})
+    with pytest.raises(SettingsError, match=f"option '{option}' cannot be varied; make a second study"):
+        study.contenders()
 
 
 def test_a_dimension_that_is_no_whole_number_of_rows_is_refused():

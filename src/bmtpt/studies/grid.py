@@ -12,9 +12,11 @@ from bmtpt.api import evaluate, result_rows
 from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
+from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, settings_hash
 from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
+from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.methods import MPT_STAGE, Cell, Sources, Stage, run_cell, stages
 from bmtpt.studies.spec import Contender, StudySpec
@@ -23,6 +25,9 @@ from bmtpt.train.events import Listener
 from bmtpt.weight_tuning import TunedModel
 
 Trained = Prompt | PromptMixture | TunedModel
+
+PROMPT_SETTINGS = "settings_hash.txt"
+"""File of a kept prompt's folder that says which settings it was trained with."""
 
 SOURCES = "sources"
 """What stands for the target in the lines of a source stage."""
@@ -73,7 +78,7 @@ class GridBench:
         for seed in self.study.seeds:
             for shots in self.study.shots:
                 for target in self.study.targets:
-                    for contender in self._able(target):
+                    for contender in _by_backbone(self._able(target)):
                         found |= dict.fromkeys(self._cell_jobs(contender, target, shots, seed))
         return list(found)
 
@@ -124,7 +129,9 @@ class GridBench:
     # The work
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Load all rows, so that what is missing is named before anything is trained."""
+        """Check the methods and load all rows, so that what cannot be is named before anything is trained."""
+        cells = [self.contenders[job.work[1]] for job in jobs if job.work[0] == "cell"]
+        require_feasible((cell.method, cell.study.backbone) for cell in cells)
         if jobs:
             for name in self.tasks:
                 self.data(name)
@@ -159,7 +166,12 @@ class GridBench:
         if isinstance(trained, TunedModel):  # as large as the model, and the lines are what a study is for
             return trained
         place = self.place_of_prompt(job)
-        return trained.save(place, overwrite=place.is_dir())
+        again = place.is_dir()
+        if again:
+            (place / PROMPT_SETTINGS).unlink(missing_ok=True)
+        kept = trained.save(place, overwrite=again)
+        write_text_atomically(place / PROMPT_SETTINGS, job.settings_hash)
+        return kept
 
     def place_of_prompt(self, job: Job) -> Path:
         """Return where a cell's prompt is kept."""
@@ -195,6 +207,12 @@ class GridBench:
         """A report is made of the lines; there is no picture beside it."""
 
 
+def _by_backbone(contenders: Sequence[Contender]) -> list[Contender]:
+    """Put those of one backbone together, for one at a time is kept; who is first stays first."""
+    keys = [(each.study.backbone, each.study.adapt.precision) for each in contenders]
+    return [each for key in dict.fromkeys(keys) for each, own in zip(contenders, keys, strict=True) if own == key]
+
+
 def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
     """Return what the source tasks say, without the places of their files: a study may be moved."""
     return [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
@@ -202,7 +220,8 @@ def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
 
 def _source_facts(study: StudySpec) -> dict[str, Any]:
     identity = identity_of(study)
-    return {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
+    facts = {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
+    return facts | study.stage_precision()
 
 
 def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:

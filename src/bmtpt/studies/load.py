@@ -71,7 +71,7 @@ def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
             raise SettingsError(f"{path} has no scales; leave --scale out")
         return values
     if (scale or DEFAULT_SCALE) not in scales:
-        raise SettingsError(f"{path} has no scale '{scale or DEFAULT_SCALE}'; {nearest(str(scale), scales)}")
+        raise SettingsError(f"{path} has no scale '{scale or DEFAULT_SCALE}'; {nearest(str(scale), map(str, scales))}")
     return merged(values, scales[scale or DEFAULT_SCALE] or {})
 
 
@@ -92,14 +92,24 @@ def checked(study: BaseStudy, where: str) -> AnyStudy:
     return study  # type: ignore[return-value]
 
 
-def _whole(path: Path) -> dict[str, Any]:
+def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a file and what it extends; task files are named from where they stand."""
-    values = read_yaml(path)
-    own = _with_task_paths(values, path)
+    if path.resolve() in [each.resolve() for each in extended_by]:
+        raise SettingsError(f"{extended_by[-1]}: option 'extends' leads back to {path.name}; name another file")
+    own = _with_task_paths(read_yaml(path), path)
     if scales := own.get("scales"):
-        own["scales"] = {name: _with_task_paths(each or {}, path) for name, each in scales.items()}
+        own["scales"] = _scales(scales, path)
     base = own.pop("extends", None)
-    return merged(_whole(path.parent / f"{base}.yaml"), own) if base else own
+    return merged(_whole(path.parent / f"{base}.yaml", (*extended_by, path)), own) if base else own
+
+
+def _scales(scales: Any, path: Path) -> dict[str, Any]:
+    if not isinstance(scales, Mapping):
+        raise SettingsError(f"{path}: option 'scales' must hold 'name: values' lines")
+    for name, values in scales.items():
+        if not isinstance(values or {}, Mapping):
+            raise SettingsError(f"{path}: option 'scales.{name}' must hold 'option: value' lines")
+    return {name: _with_task_paths(values or {}, path) for name, values in scales.items()}
 
 
 def _with_task_paths(values: Mapping[str, Any], path: Path) -> dict[str, Any]:

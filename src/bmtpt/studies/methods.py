@@ -97,7 +97,7 @@ class Sources:
         """Return MPT's shared prompt and mean factors over all sources."""
         settings = self.study.learn.model_copy(update={"particles": 1, "seed": self.seed})
         teachers = self._identity(self.data, self.study.source_prompt)
-        folder = self.folder / "mpt"
+        folder = self.folder / f"mpt-{settings_hash(identity_of(self.study.mpt))[:8]}"
         facts = {"student": self._identity(self.data, settings), "teachers": teachers, **identity_of(self.study.mpt)}
         _claim(folder, settings_hash(facts))
         if not (folder / MPT).is_file():
@@ -130,6 +130,7 @@ class Sources:
             "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
             "rows": [[len(source.train), len(source.select), source.status] for source in data],
             "limits": asdict(self.study.limits),
+            **self.study.stage_precision(),
         }
         return settings_hash(facts)
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from bmtpt.artifacts import Prompt, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.data import tokenise
+from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, settings_hash
-from bmtpt.studies.grid import GridBench
+from bmtpt.studies.grid import PROMPT_SETTINGS, GridBench
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.spec import SmoothingSpec
 from bmtpt.tasks import TaskData
@@ -68,7 +69,7 @@ class SmoothingBench(GridBench):
     def _run_surface(self, job: Job) -> list[Result]:
         _, cell, radius = job.work
         contender, data = self.contenders[cell.work[1]], self.data(cell.work[2])
-        prompt = Prompt.load(self.place_of_prompt(cell))
+        prompt = self._prompt_of(cell)
         backbone = self.backbone(contender.study)
         length = contender.study.adapt.max_length or data.task.max_length
         rows = tokenise(backbone, data.test[: self.study.rows], length)
@@ -77,6 +78,17 @@ class SmoothingBench(GridBench):
         loss = float(losses[1:].mean())
         figures = {"loss_rise": loss - float(losses[0]), "loss": loss}
         return [_line(job, metric, value, prompt, data) for metric, value in figures.items()]
+
+    def _prompt_of(self, cell: Job) -> Prompt:
+        """Return the prompt that a cell ended with, and no other run's, which would stand in the same folder."""
+        place = self.place_of_prompt(cell)
+        note = place / PROMPT_SETTINGS
+        if not note.is_file() or note.read_text(encoding="utf-8") != cell.settings_hash:
+            raise ArtifactError(
+                f"{place} does not hold the prompt of these settings, but perhaps that of another run; "
+                "run this study in a folder of its own"
+            )
+        return Prompt.load(place)
 
 
 def neighbours(prompt: Float[Tensor, "P D"], radius: float, directions: int, seed: int) -> Float[Tensor, "R P D"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from bmtpt.errors import SettingsError
 from bmtpt.settings import (
     AdaptSettings,
     AttemptSettings,
@@ -36,6 +37,13 @@ SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "m
 """Methods that need a prompt tuned on each source alone."""
 
 Distribution = Literal["gaussian", "gaussian_mixture", "student_mixture"]
+
+SVGD_OPTIONS = (
+    *("learn.particles", "learn.kernel", "learn.bandwidth", "learn.scope", "learn.repulsion", "learn.annealing"),
+    *("learn.steps", "learn.optimiser", "learn.learning_rate", "learn.weight_decay", "learn.warmup_steps"),
+    "learn.schedule",
+)
+"""What of the source stage counts where the density is known."""
 
 EVERY_METHOD = "all"
 """In `variants`, the grids of every method."""
@@ -73,6 +81,10 @@ class BaseStudy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     _methods: ClassVar[tuple[str, ...]] = ("svgd",)
+    _varied: ClassVar[tuple[str, ...]] = SVGD_OPTIONS
+    """Options, and groups of them, that a variant may set: those that its cells heed."""
+    _fixed: ClassVar[tuple[str, ...]] = ()
+    """Options of these groups that the study sets itself."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     title: str = ""
@@ -88,22 +100,35 @@ class BaseStudy(BaseModel):
         """Return every method with every one of its variants.
 
         Raises:
-            SettingsError: A variant sets an option that does not exist, or to a value that it cannot have.
+            SettingsError: A variant sets an option that does not exist or that cannot be varied, or to a value that it
+                cannot have; or two variants of a method have one name.
         """
         common = expand(self.variants.get(EVERY_METHOD, ({},)))
-        return [
+        found = [
             Contender(method, variant, self._with(variant))
             for method in self.compared()
             for left in common
             for right in expand(self.variants.get(method, ({},)))
             for variant in [joined(left, right)]
         ]
+        keys = [contender.key for contender in found]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            method, name = twice[0]
+            raise SettingsError(f"{method} has two variants named '{name}'; make a second study for one of them")
+        return found
 
     def _with(self, variant: Variant) -> Self:
         plain = self.model_copy(update={"variants": {}})
         if not variant.overrides:
             return plain
-        return validated(type(self), variant.applied(plain.model_dump(mode="json")))
+        found = validated(type(self), variant.applied(plain.model_dump(mode="json")))
+        if odd := [option for option, _ in variant.overrides if not self._may_vary(option)]:
+            raise SettingsError(f"option '{odd[0]}' cannot be varied; make a second study")
+        return found
+
+    def _may_vary(self, option: str) -> bool:
+        heeded = any(option == each or option.startswith(f"{each}.") for each in self._varied)
+        return heeded and option not in self._fixed
 
     @model_validator(mode="after")
     def _variants_can_be_told_apart(self) -> Self:
@@ -142,6 +167,14 @@ class StudySpec(BaseStudy):
         limits: Most rows of the training, validation and test parts.
     """
 
+    _varied: ClassVar[tuple[str, ...]] = (
+        *("learn", "source_prompt", "adapt", "attempt", "mpt", "noise_std", "weights", "candidates", "backbone"),
+    )
+    _fixed: ClassVar[tuple[str, ...]] = (
+        *("learn.seed", "source_prompt.seed", "adapt.seed", "adapt.shots", "adapt.ensemble"),
+        *("learn.precision", "source_prompt.precision"),
+    )
+
     kind: Literal["grid"] = later("grid")
     backbone: str = "offline"
     data: str = "hub"
@@ -178,9 +211,23 @@ class StudySpec(BaseStudy):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_precision(self) -> StudySpec:
+        own, stages = self.adapt.precision, {"learn": self.learn, "source_prompt": self.source_prompt}
+        if odd := [name for name, stage in stages.items() if stage.precision not in ("auto", own)]:
+            raise ValueError(
+                f"{odd[0]}.precision is {stages[odd[0]].precision} and adapt.precision {own}; "
+                "a study loads its model once, so set adapt.precision"
+            )
+        return self
+
     def compared(self) -> tuple[str, ...]:
         """Return the methods."""
         return self.methods
+
+    def stage_precision(self) -> dict[str, str]:
+        """Return the precision that source stages are learned in, for their hashes; nothing where it is `auto`."""
+        return {} if self.adapt.precision == "auto" else {"precision": self.adapt.precision}
 
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""
@@ -204,6 +251,14 @@ class SmoothingSpec(StudySpec):
     rows: PositiveInt = 64
     frequencies: tuple[PositiveFloat, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
     blur_stds: tuple[PositiveFloat, ...] = (0.5, 1.0)
+
+    @field_validator("methods")
+    @classmethod
+    def _end_with_one_prompt(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
+        several = {"attempt", "source_ensemble", *get_args(WeightMethod)}
+        if odd := [method for method in methods if method in several]:
+            raise ValueError(f"{odd[0]} ends with no single prompt to measure the loss around; leave it out")
+        return methods
 
 
 class GaussianSpec(BaseStudy):
@@ -232,6 +287,8 @@ class CollapseSpec(BaseStudy):
         separation: Distance of the modes from the centre, in standard deviations of a mode.
         start_std: Of the Gaussian around the centre from which the particles are drawn.
     """
+
+    _varied: ClassVar[tuple[str, ...]] = (*SVGD_OPTIONS, "row_width", "modes", "separation", "start_std")
 
     kind: Literal["collapse"] = "collapse"
     distributions: tuple[Distribution, ...] = ("gaussian_mixture", "student_mixture")

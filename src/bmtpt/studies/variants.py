@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
-SOURCE_STAGE = ("learn", "source_prompt", "backbone")
-"""Options that decide a source stage."""
+SOURCE_STAGE = ("learn", "source_prompt", "backbone", "adapt.precision")
+"""Options, and groups of them, that decide a source stage: all stages run in the precision of the target stage."""
 
 Grid = Mapping[str, Any]
 
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
     @property
     def source_name(self) -> str:
         """The part of the name that concerns the source stage."""
-        return _name([pair for pair in self.overrides if pair[0].partition(".")[0] in SOURCE_STAGE])
+        return _name([pair for pair in self.overrides if {pair[0], pair[0].partition(".")[0]} & set(SOURCE_STAGE)])
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings with this point's values in them."""
