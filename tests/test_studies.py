@@ -347,5 +347,5 @@ def test_committed_result_lines_have_the_hash_that_their_study_has_today(file, h
     root = Path(__file__).parent.parent
     study = load_study(root / file)
     assert [study_hash(study, seed) for seed in (0, 1)] == hashes
-    rows = read_results(root / "studies" / "results" / f"{Path(file).stem}.jsonl")
+    rows = cells_of(read_results(root / "studies" / "results" / f"{Path(file).stem}.jsonl"))
     assert {row.settings_hash for row in rows} == {study_hash(study, row.seed) for row in rows}
