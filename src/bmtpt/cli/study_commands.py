@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from bmtpt.studies.spec import AnyStudy
 
 QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
+NEXT_ROW = {"sentence1": "It is raining.", "sentence2": "The street is wet."}
+"""A row of the quickstart's last target, for the command to try next."""
 
 Jobs = Annotated[
     int | None,
@@ -68,8 +71,7 @@ def quickstart(
 
     prompt = _run(load_study(QUICKSTART), out, jobs)
     say("\nNext, try your own text or your own CSV:")
-    text = '{"premise": "It is raining.", "hypothesis": "The street is wet."}'
-    say(f"  echo '{text}' | bmtpt predict --prompt {prompt}")
+    say(f"  echo '{json.dumps(NEXT_ROW)}' | bmtpt predict --prompt {prompt}")
     say("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
 
 
