@@ -140,8 +140,12 @@ class PassEngine(ABC):
         """Return the losses of one pass and ∂/∂θ Σ weights·losses: no shape in it depends on a number on the device."""
         leaf = prompts.detach().requires_grad_(True)
         losses = self._pass_losses(leaf, ids, mask, targets)
-        (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
-        return losses.detach(), gradient
+        return losses.detach(), self.pulled_back((losses * weights).sum(), leaf)
+
+    def pulled_back(self, total: Float[Tensor, ""], prompts: Float[Tensor, "m *n P D"]) -> Float[Tensor, "m *n P D"]:
+        """Return the gradient of a pass's weighted loss in its prompts."""
+        (gradient,) = torch.autograd.grad(total, prompts)
+        return gradient
 
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         """Cut examples × prompts into passes, given the examples' lengths with the prompt."""

@@ -43,22 +43,13 @@ class TunedEngine(HuggingFaceEngine):
         with self._autocast():
             return super().decode_losses(states, mask, targets)
 
-    def pass_gradients(
-        self,
-        prompts: Float[Tensor, "m *n P D"],
-        ids: Int[Tensor, "n L"],
-        mask: Int[Tensor, "n S"] | None,
-        targets: Int[Tensor, "n 1 T"],
-        weights: Float[Tensor, " n"],
-    ) -> tuple[Float[Tensor, "m n"], Float[Tensor, "m *n P D"]]:
+    def pulled_back(self, total: Float[Tensor, ""], prompts: Float[Tensor, "m *n P D"]) -> Float[Tensor, "m *n P D"]:
         tuned = [weight for weight in self.backbone.model.parameters() if weight.requires_grad]
-        leaf = prompts.detach().requires_grad_(True)
-        losses = self._pass_losses(leaf, ids, mask, targets)
-        pulled, *gradients = torch.autograd.grad((losses * weights).sum(), [leaf, *tuned])
+        pulled, *gradients = torch.autograd.grad(total, [prompts, *tuned])
         # Only now that the whole pass is through: one that memory is too small for is run again in halves.
         for weight, gradient in zip(tuned, gradients, strict=True):
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        return losses.detach(), pulled
+        return pulled
 
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
