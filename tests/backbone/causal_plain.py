@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import plain
 import torch
 from torch import Tensor
 from transformers import (
@@ -20,7 +22,6 @@ from transformers import (
 )
 
 from bmtpt.backbone.model import Backbone
-from bmtpt.types import TokenBatch
 
 VOCABULARY = 60
 _ROTARY = {
@@ -81,16 +82,8 @@ def plain_loss(backbone: Backbone, prompt: Tensor, text: Tensor, target: Tensor)
     return -logits.log_softmax(-1)[torch.arange(len(target)), target].sum()
 
 
-def plain_losses(backbone: Backbone, prompts: Tensor, batch: TokenBatch) -> Tensor:
-    pairs = list(zip(batch.inputs, batch.targets, strict=True))
-    return torch.stack([torch.stack([plain_loss(backbone, prompt, *pair) for pair in pairs]) for prompt in prompts])
-
-
-def plain_gradients(backbone: Backbone, prompts: Tensor, batch: TokenBatch, weights: Tensor) -> tuple[Tensor, Tensor]:
-    leaf = prompts.clone().requires_grad_(True)
-    losses = plain_losses(backbone, leaf, batch)
-    (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
-    return losses.detach(), gradient
+plain_losses = partial(plain.plain_losses, loss=plain_loss)
+plain_gradients = partial(plain.plain_gradients, loss=plain_loss)
 
 
 def plain_greedy(backbone: Backbone, prompt: Tensor, text: Tensor, most: int) -> str:

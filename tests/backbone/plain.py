@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,8 @@ from bmtpt.backbone.model import Backbone
 from bmtpt.types import TokenBatch
 
 VOCABULARY = 60
+Loss = Callable[[Backbone, Tensor, Tensor, Tensor], Tensor]
+"""−log p(target | [prompt; embed(text)]) of a backbone, a prompt, a text and a target."""
 
 
 def tiny_backbone(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Backbone:
@@ -78,15 +81,17 @@ def plain_loss(backbone: Backbone, prompt: Tensor, text: Tensor, target: Tensor)
     return -logits.to(prompt.dtype).log_softmax(-1)[torch.arange(len(target)), target].sum()
 
 
-def plain_losses(backbone: Backbone, prompts: Tensor, batch: TokenBatch) -> Tensor:
+def plain_losses(backbone: Backbone, prompts: Tensor, batch: TokenBatch, loss: Loss = plain_loss) -> Tensor:
     pairs = list(zip(batch.inputs, batch.targets, strict=True))
-    return torch.stack([torch.stack([plain_loss(backbone, prompt, *pair) for pair in pairs]) for prompt in prompts])
+    return torch.stack([torch.stack([loss(backbone, prompt, *pair) for pair in pairs]) for prompt in prompts])
 
 
-def plain_gradients(backbone: Backbone, prompts: Tensor, batch: TokenBatch, weights: Tensor) -> tuple[Tensor, Tensor]:
+def plain_gradients(
+    backbone: Backbone, prompts: Tensor, batch: TokenBatch, weights: Tensor, loss: Loss = plain_loss
+) -> tuple[Tensor, Tensor]:
     """Return losses [M, N] and ∂/∂prompts Σ weights·losses by autograd over the whole batch at once."""
     leaf = prompts.clone().requires_grad_(True)
-    losses = plain_losses(backbone, leaf, batch)
+    losses = plain_losses(backbone, leaf, batch, loss)
     (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
     return losses.detach(), gradient
 
