@@ -116,6 +116,18 @@ def test_particles_around_a_trained_prompt_share_the_budget_and_start_at_that_pr
         assert start["particle_nll"][name] == pytest.approx(2 * values, rel=1e-5)
 
 
+def test_a_start_that_does_not_fit_is_refused(tiny_backbone, sources):
+    one, two = (learn(tiny_backbone, sources, learning(particles=M, steps=1)) for M in (1, 2))
+    with pytest.raises(SettingsError, match="start is given and particle_init is 'shared'; set it to 'prompt'"):
+        learn(tiny_backbone, sources, learning(), start=one)
+    around = learning(particle_init="prompt", init_steps=1, steps=2)
+    with pytest.raises(SettingsError, match=r"start holds 2 particles of .*; give 1 particle"):
+        learn(tiny_backbone, sources, around, start=two)
+    longer = around.model_copy(update={"prompt_length": around.prompt_length + 1})
+    with pytest.raises(SettingsError, match=r"give 1 particle of \d+ \(prompt_length\)"):
+        learn(tiny_backbone, sources, longer, start=one)
+
+
 def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten_or_resumed(tiny_backbone, sources, tmp_path):
     first = learn(tiny_backbone, sources, learning(), folder=tmp_path)
     with pytest.raises(ArtifactError, match=r"holds a run already .*--resume or --overwrite"):

@@ -16,7 +16,6 @@ from bmtpt.prompts import (
     decomposed_parameter_count,
     from_vocabulary,
     independent_particles,
-    shared_particles,
 )
 
 V, D = 60, 4
@@ -66,10 +65,11 @@ def test_independent_particles_are_another_draw_each():
 
 
 @DTYPES
-def test_shared_particles_lie_around_one_draw_at_the_stated_distance(dtype):
+def test_particles_around_a_draw_lie_at_the_stated_distance(dtype):
     wide = torch.zeros(V, 1000, dtype=dtype) + table(dtype)[:, :1]
-    particles = shared_particles(wide, FREQUENT, 20, 5, 0.3, seeded())
-    noise = particles - from_vocabulary(wide, FREQUENT, 20, seeded())
+    draw = from_vocabulary(wide, FREQUENT, 20, seeded())
+    particles = around(draw, 5, 0.3, seeded())
+    noise = particles - draw
     assert particles.dtype == dtype
     assert noise.square().mean().sqrt().item() == pytest.approx(0.3, rel=0.02)
     assert (noise[0] * noise[1]).mean().abs().item() < 0.01

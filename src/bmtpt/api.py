@@ -22,8 +22,8 @@ from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
-from bmtpt.data import Tokenised, epoch_rows, tokenise
-from bmtpt.errors import DataError
+from bmtpt.data import epoch_rows, tokenise
+from bmtpt.errors import DataError, SettingsError
 from bmtpt.fitting import all_target_rows, backbone_card, distinct, now, train_targets
 from bmtpt.methods.attempt import mixture_prompts
 from bmtpt.methods.map_target import map_candidates
@@ -38,10 +38,14 @@ from bmtpt.stage_rows import cut_counts, row_counts, source_rows
 from bmtpt.stein.diagnostics import mean_gap_warning
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
-from bmtpt.train.loop import LoopState
 from bmtpt.train.run import Run, prepare_folder
 from bmtpt.types import Example
 from bmtpt.weight_tuning import TunedModel
+
+SVGD_ONLY = (
+    *("kernel", "bandwidth", "scope", "repulsion", "annealing", "init_steps", "task_factors", "factor_learning_rate"),
+)
+"""Settings of a source stage that one particle alone does not heed."""
 
 JUDGED_ROWS = 256
 """Training rows of a target on which the particles are compared before one of them is a start."""
@@ -53,6 +57,7 @@ def learn(
     settings: LearnSettings | None = None,
     *,
     folder: Path | None = None,
+    start: Posterior | None = None,
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -63,13 +68,16 @@ def learn(
         backbone: The frozen model.
         sources: Rows of the source tasks.
         settings: Of the source stage.
+        start: With `particle_init` prompt, what `learn` returns for `start_settings`, if it was learned before; None
+            learns it first. Runs that differ in nothing but SVGD share it.
         folder: Where checkpoints, events and the posterior go; None keeps the posterior in memory only.
         resume: Go on from the folder's checkpoint; ends in the same bits as a run that was never stopped.
         overwrite: Replace a finished or unfinished run in the folder.
         listener: Hears every event.
 
     Raises:
-        SettingsError: No source, or one named twice.
+        SettingsError: No source, or one named twice; a start that does not fit.
+        BackboneError: The start belongs to another model.
         DataError: A source has no rows.
         TrainingError: The loss is not a number.
         ArtifactError: The folder holds another run, or cannot be written.
@@ -80,7 +88,10 @@ def learn(
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     engine = choose_engine(backbone, settings.engine, settings.memory)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    particles, first = initial_particles(backbone, engine, train, held_back, settings, run)
+    _require_start(start, settings, backbone)
+    if settings.particle_init == "prompt" and start is None:
+        start = learn_start(backbone, sources, settings, folder=folder, resume=resume, listener=listener)
+    particles = initial_particles(backbone, settings, start)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
     outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
@@ -90,13 +101,38 @@ def learn(
         sources=tuple(names),
         settings=settings.model_dump(mode="json"),
         diagnostics={**_summary(trained.held_back_nll()), "texts_cut": cut_counts(train)},
-        steps=outcome.state.step + first.step,
-        seconds=outcome.state.seconds + first.seconds,
+        steps=outcome.state.step + (start.card.steps if start else 0),
+        seconds=outcome.state.seconds + (start.card.seconds if start else 0),
         versions=versions(),
         created=now(),
     )
     posterior = Posterior(outcome.tensors[0].cpu(), card)
     return posterior.save(folder, overwrite=overwrite or resume) if folder else posterior
+
+
+def start_settings(settings: LearnSettings) -> LearnSettings:
+    """Return the settings of the M = 1 stage in front of a source stage with `particle_init` prompt.
+
+    What only SVGD heeds stands at its default: no kernel is at work where there is one particle.
+    """
+    plain = {name: LearnSettings.model_fields[name].default for name in SVGD_ONLY}
+    here = {"particles": 1, "particle_init": "shared", "init_jitter": 0.0, "steps": settings.init_steps}
+    return settings.model_copy(update=plain | here)
+
+
+def learn_start(
+    backbone: Backbone,
+    sources: Sequence[TaskData],
+    settings: LearnSettings,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> Posterior:
+    """Learn the one prompt that particles start around, in the sub-folder `init` of a source stage's folder."""
+    place = folder / "init" if folder else None
+    first = start_settings(settings)
+    return learn(backbone, sources, first, folder=place, resume=resume, overwrite=not resume, listener=listener)
 
 
 def adapt(
@@ -312,27 +348,28 @@ def learn_warnings(posterior: Posterior) -> list[str]:
     return [] if warning is None else [warning]
 
 
-def initial_particles(
-    backbone: Backbone,
-    engine: Engine,
-    train: Mapping[str, Tokenised],
-    held_back: Mapping[str, Tokenised],
-    settings: LearnSettings,
-    run: Run,
-) -> tuple[Float[Tensor, "M P D"], LoopState]:
-    """Start the particles as `particle_init` says; return them and what that took."""
+def initial_particles(backbone: Backbone, settings: LearnSettings, start: Posterior | None) -> Float[Tensor, "M P D"]:
+    """Start the particles as `particle_init` says: for `prompt`, around the one particle of ``start``."""
     generator = torch.Generator().manual_seed(settings.seed)
     table, ids = backbone.embeddings, backbone.frequent_ids()
     length, count = settings.prompt_length, settings.particles
     if settings.particle_init == "independent":
-        return initial.independent_particles(table, ids, length, count, generator), LoopState()
-    if settings.particle_init == "shared":
-        return initial.shared_particles(table, ids, length, count, settings.init_jitter, generator), LoopState()
-    first = settings.model_copy(update={"particles": 1, "steps": settings.init_steps, "particle_init": "shared"})
-    start = initial.from_vocabulary(table, ids, length, generator)[None]
-    identity = {"sources": list(train), "rows": row_counts(train)}
-    outcome = run.inside("init").train(SvgdSource(engine, start, train, held_back, first), first, identity)
-    return initial.around(outcome.tensors[0][0], count, settings.init_jitter, generator), outcome.state
+        return initial.independent_particles(table, ids, length, count, generator)
+    draw = initial.from_vocabulary(table, ids, length, generator)
+    centre = draw if start is None else start.particles[0].to(draw)
+    return initial.around(centre, count, settings.init_jitter, generator)
+
+
+def _require_start(start: Posterior | None, settings: LearnSettings, backbone: Backbone) -> None:
+    """Refuse a start that these settings do not ask for, or that belongs to another model."""
+    if start is None:
+        return
+    if settings.particle_init != "prompt":
+        raise SettingsError(f"start is given and particle_init is '{settings.particle_init}'; set it to 'prompt'")
+    if start.particles.shape[:2] != (1, settings.prompt_length):
+        held = "{} particles of {} rows".format(*start.particles.shape)
+        raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} (prompt_length)")
+    require_backbone(start.card.backbone, backbone.fingerprint, backbone.name)
 
 
 def _summary(nll: Mapping[str, Sequence[float]]) -> dict[str, Any]:

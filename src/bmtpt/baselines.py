@@ -42,7 +42,8 @@ def learn_mpt(
 
     Args:
         teachers: The prompt tuned on each source alone, on the backbone's device.
-        settings: Of the source stage, as for `api.learn`; there is always one particle.
+        settings: Of the source stage, as for `api.learn`; there is always one particle, and each step distils, whatever
+            `particle_init` says: its prompt starts from one vocabulary draw.
         distillation: λ and the temperature.
         folder: For events and checkpoints; a run that is there goes on where it stopped.
 
@@ -50,23 +51,22 @@ def learn_mpt(
         BackboneError: The engine cannot say what distillation compares.
         DataError, TrainingError, ArtifactError: As `api.learn`.
     """
-    settings = settings.model_copy(update={"particles": 1})
+    settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=True, overwrite=False)
     engine = choose_engine(backbone, settings.engine, settings.memory)
     if not isinstance(engine, PassEngine):
         raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{backbone.name}' is none")
     run = Run(backbone.fingerprint, folder, True, listener)
-    (start,), _ = initial_particles(backbone, engine, train, held_back, settings, run)
-    stage = settings.model_copy(update={"steps": settings.svgd_steps})
-    method = MptSource(engine, start, teachers, train, held_back, stage, distillation)
+    (start,) = initial_particles(backbone, settings, None)
+    method = MptSource(engine, start, teachers, train, held_back, settings, distillation)
     tasks = {
         "sources": list(train),
         "rows": row_counts(train),
         "distillation": distillation.model_dump(mode="json"),
         "teachers": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in teachers.values()],
     }
-    return Decomposed(*(part.detach() for part in target_start(run.train(method, stage, tasks).tensors)))
+    return Decomposed(*(part.detach() for part in target_start(run.train(method, settings, tasks).tensors)))
 
 
 def fit_attempt(

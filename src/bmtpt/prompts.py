@@ -58,18 +58,6 @@ def independent_particles(
     return torch.stack(draws)
 
 
-def shared_particles(
-    table: Float[Tensor, "V D"],
-    frequent_ids: Int[Tensor, " N"],
-    prompt_length: int,
-    particles: int,
-    jitter: float,
-    generator: Generator,
-) -> Float[Tensor, "M P D"]:
-    """Start all particles from one draw plus Gaussian jitter. Errors as `from_vocabulary` and `around`."""
-    return around(from_vocabulary(table, frequent_ids, prompt_length, generator), particles, jitter, generator)
-
-
 def around(prompt: Float[Tensor, "P D"], particles: int, jitter: float, generator: Generator) -> Float[Tensor, "M P D"]:
     """Start particles around a prompt, for example one trained with M = 1.
 

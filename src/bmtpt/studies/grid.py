@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bmtpt.api import evaluate, result_rows
+from bmtpt.api import evaluate, result_rows, start_settings
 from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
@@ -18,7 +18,7 @@ from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
-from bmtpt.studies.methods import MPT_STAGE, Cell, Sources, Stage, run_cell, stages
+from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, run_cell, stages
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
 from bmtpt.train.events import Listener
@@ -92,7 +92,7 @@ class GridBench:
         names = [self.tasks[name].name for name in self.study.sources]
         needs: list[Job] = []
         for stage in stages(contender.method, contender.study, names):
-            rests_on = tuple(needs) if stage == MPT_STAGE else ()
+            rests_on = () if stage[0] == "prompt" else tuple(needs)
             needs.append(self._stage_job(contender, stage, self.study.source_seed(seed), rests_on))
         yield from needs
         task = self.tasks[target]
@@ -103,6 +103,8 @@ class GridBench:
     def _stage_job(self, contender: Contender, stage: Stage, seed: int, rests_on: tuple[Job, ...]) -> Job:
         """Return the job of a source stage; contenders with the same source settings share it."""
         study = contender.study
+        if stage == START_STAGE:
+            study = study.model_copy(update={"learn": start_settings(study.learn)})
         own = {"sources": _source_tasks(study), "stage": stage, "seed": seed}
         facts = {**_source_facts(study), **_stage_facts(study, stage), **own}
         key = settings_hash(facts)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.api import fit_targets, learn, posterior_candidates
+from bmtpt.api import fit_targets, learn, posterior_candidates, start_settings
 from bmtpt.artifacts import CARD, Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model import Backbone
@@ -36,7 +36,9 @@ from bmtpt.weight_tuning import TunedModel, fit_weights
 
 MPT = "mpt.safetensors"
 MPT_STAGE = ("mpt",)
-"""The one source stage that rests on others: its teachers are the prompts of the single sources."""
+"""Rests on the prompts of the single sources, which are its teachers."""
+START_STAGE = ("start",)
+"""The prompt that particles start around: variants that differ in SVGD only share it."""
 
 IDENTITY = "identity.txt"
 """File of a source stage's folder that says what decided its content."""
@@ -54,10 +56,9 @@ def stages(method: str, study: StudySpec, sources: Sequence[str]) -> list[Stage]
     Args:
         sources: Names of the source tasks.
     """
-    if method in ("bmtpt", "bmtpt_no_prior"):
-        return [("posterior", study.learn.particles)]
-    if method == "multitask":
-        return [("posterior", 1)]
+    if method in ("bmtpt", "bmtpt_no_prior", "multitask"):
+        start: list[Stage] = [START_STAGE] if study.learn.particle_init == "prompt" else []
+        return [*start, ("posterior", 1 if method == "multitask" else study.learn.particles)]
     alone: list[Stage] = [("prompt", name) for name in sources] if method in SOURCE_PROMPT_METHODS else []
     return [*alone, MPT_STAGE] if method == "mpt" else alone
 
@@ -80,13 +81,20 @@ class Sources:
 
     def posterior(self, particles: int) -> Posterior:
         """Return the posterior over all sources; one particle is multi-task prompt tuning."""
-        settings = self.study.learn.model_copy(update={"particles": particles})
-        return self._learned(f"m{particles}", self.data, settings)
+        settings = self._seeded(self.study.learn.model_copy(update={"particles": particles}))
+        start = self.start() if settings.particle_init == "prompt" else None
+        return self._learned(self.folder / f"m{particles}", self.data, settings, start)
+
+    def start(self) -> Posterior:
+        """Return the prompt that the particles start around, as the posterior of one particle that it is."""
+        settings = start_settings(self._seeded(self.study.learn))
+        folder = self.folder.parent / f"start-{self._identity(self.data, settings)[:8]}"
+        return self._learned(folder, self.data, settings)
 
     def prompt(self, name: str) -> Posterior:
-        """Return the prompt tuned on one source alone, as the posterior of one particle that it is."""
+        """Return the prompt tuned on one source alone, likewise."""
         (source,) = (source for source in self.data if source.task.name == name)
-        return self._learned(f"only-{name}", (source,), self.study.source_prompt)
+        return self._learned(self.folder / f"only-{name}", (source,), self._seeded(self.study.source_prompt))
 
     def prompts(self) -> dict[str, Float[Tensor, "P D"]]:
         """Return the prompt tuned on each source alone."""
@@ -95,7 +103,7 @@ class Sources:
 
     def mpt(self) -> Decomposed:
         """Return MPT's shared prompt and mean factors over all sources."""
-        settings = self.study.learn.model_copy(update={"particles": 1, "seed": self.seed})
+        settings = self._seeded(self.study.learn.model_copy(update={"particles": 1}))
         teachers = self._identity(self.data, self.study.source_prompt)
         folder = self.folder / f"mpt-{settings_hash(identity_of(self.study.mpt))[:8]}"
         facts = {"student": self._identity(self.data, settings), "teachers": teachers, **identity_of(self.study.mpt)}
@@ -114,13 +122,17 @@ class Sources:
             write_files_atomically(folder, {MPT: to_safetensors(tensors)})
         return Decomposed(**load_file(folder / MPT, device=str(self.backbone.device)))
 
-    def _learned(self, name: str, data: tuple[TaskData, ...], settings: LearnSettings) -> Posterior:
-        folder = self.folder / name
-        settings = settings.model_copy(update={"seed": self.seed})
+    def _seeded(self, settings: LearnSettings) -> LearnSettings:
+        return settings.model_copy(update={"seed": self.seed})
+
+    def _learned(
+        self, folder: Path, data: tuple[TaskData, ...], settings: LearnSettings, start: Posterior | None = None
+    ) -> Posterior:
         _claim(folder, self._identity(data, settings))
         if (folder / CARD).is_file():
             return Posterior.load(folder)
-        return learn(self.backbone, data, settings, folder=folder, resume=True, listener=_named(self.listener, name))
+        heard = _named(self.listener, folder.name)
+        return learn(self.backbone, data, settings, folder=folder, start=start, resume=True, listener=heard)
 
     def _identity(self, data: tuple[TaskData, ...], settings: LearnSettings) -> str:
         """Name everything that decides a source stage's result, but not the places of files: a study may be moved."""

@@ -44,13 +44,6 @@ class Run:
         )
         return loop.run(resume=self.resume)
 
-    def inside(self, name: str) -> Run:
-        """Return the same run in a sub-folder."""
-        folder = self.folder / name if self.folder else None
-        if folder:
-            prepare_folder(folder, resume=True, overwrite=False)
-        return Run(self.fingerprint, folder, self.resume, self.listener)
-
 
 def prepare_folder(
     folder: Path | None, *, resume: bool, overwrite: bool, kind: Literal["posterior", "prompt"] | None = None
