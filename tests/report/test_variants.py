@@ -116,6 +116,16 @@ def test_another_metric_than_the_headline_can_be_asked_for(result):
         of_metric(rows, "nl")
 
 
+def test_what_a_run_cost_can_be_asked_for_once_per_run(result):
+    rows = [result("pt", "cb", seed, value, seconds=10.0 + seed) for seed in (0, 1) for value in (50.0, 0.7)]
+    rows = [row.model_copy(update={"metric": "nll"}) if row.value < 1 else row for row in rows]
+    costs = of_metric(rows, "seconds")
+    assert [(row.metric, row.value, row.primary) for row in costs] == [("seconds", 10.0, True), ("seconds", 11.0, True)]
+    assert "wall seconds of the stage" in to_markdown(score_table(costs))
+    with pytest.raises(ArtifactError, match="did you mean 'seconds'"):
+        of_metric(rows, "second")
+
+
 def test_lines_of_one_number_of_shots_can_be_asked_for(result):
     few, more = result("pt", "cb", 0, 50.0), result("pt", "cb", 0, 60.0).model_copy(update={"shots": 64})
     assert with_shots([few, more], 64) == [more]

@@ -24,7 +24,11 @@ def table(
         ),
     ] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="A metric in place of the headline ones (nll, ece, spread, …).")
+        str | None,
+        typer.Option(
+            "--metric",
+            help="In place of the headline ones: nll, ece, spread, …; or a cost: seconds, steps, trained_parameters.",
+        ),
     ] = None,
     shots: Annotated[
         int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")

@@ -41,7 +41,14 @@ DISPLAY_NAMES = {
 }
 """How methods are called in print, in the order of the columns; other names are shown as they are."""
 
-MEASURES = {
+COSTS = {
+    "seconds": "wall seconds of the stage, on whatever machine and beside whatever ran there",
+    "steps": "optimiser steps of the stage",
+    "trained_parameters": "numbers trained for the target",
+}
+"""What every line says of its run, whatever its metric."""
+
+MEASURES = COSTS | {
     "attenuation": "share of the amplitude that is left",
     "covered_modes": "modes that some particle is at",
     "ece": "expected calibration error, 0 to 100",
@@ -232,16 +239,26 @@ def by_measure(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def of_metric(results: Iterable[Result], metric: str) -> list[Result]:
-    """Return the lines of one metric as if it were the headline.
+    """Return the lines of one metric, or one line per run for one of `COSTS`, as if it were the headline.
 
     Raises:
         ArtifactError: No line has it.
     """
     rows = list(results)
+    if metric in COSTS:
+        changes = {"metric": metric, "constant_answer": None}
+        rows = [row.model_copy(update=changes | {"value": getattr(row, metric)}) for row in _one_per_run(rows)]
     found = [row.model_copy(update={"primary": True}) for row in rows if row.metric == metric]
     if not found:
-        raise ArtifactError(f"no results of the metric '{metric}'; {nearest(metric, {row.metric for row in rows})}")
+        raise ArtifactError(
+            f"no results of the metric '{metric}'; {nearest(metric, {row.metric for row in rows} | COSTS.keys())}"
+        )
     return found
+
+
+def _one_per_run(rows: Iterable[Result]) -> Iterable[Result]:
+    runs = {(row.study, row.method, row.variant, row.target, row.shots, row.seed): row for row in rows}
+    return runs.values()
 
 
 def with_shots(results: Iterable[Result], shots: int) -> list[Result]:
