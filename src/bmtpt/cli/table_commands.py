@@ -33,6 +33,9 @@ def table(
     shots: Annotated[
         int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")
     ] = None,
+    differences: Annotated[
+        bool, typer.Option("--differences/--no-differences", help="With variants, many: leave the differences out.")
+    ] = True,
     published: Annotated[
         bool, typer.Option("--published", help="Show the published scores beside these, with their cautions.")
     ] = False,
@@ -52,5 +55,5 @@ def table(
     for group in [of_metric(results, metric)] if metric else by_measure(results):
         print(to_markdown(score_table(group)))
         print("\n" + verdict(group, method or JUDGED) + "\n")
-        if method or pairs_to_compare(methods_of(summarise(group)), JUDGED):
+        if differences and (method or pairs_to_compare(methods_of(summarise(group)), JUDGED)):
             print(to_markdown(difference_table(group, method or JUDGED)))
