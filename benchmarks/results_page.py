@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.summary import by_measure, summarise
+from bmtpt.report.svg import as_file
 from bmtpt.report.variant_plots import variant_plot
 from bmtpt.report.variant_tables import is_tall
 from bmtpt.results import read_results
@@ -52,10 +53,10 @@ def printed(command: str) -> str:
 
 
 def picture(name: str) -> str:
-    """Return the SVG of a study's headline scores."""
+    """Return the SVG file of a study's headline scores."""
     scores = by_measure(read_results([RESULTS / f"{name}.jsonl"]))[0]
     cells = summarise(scores)
-    return variant_plot(cells) if is_tall(cells) else score_plot(cells)
+    return as_file(variant_plot(cells) if is_tall(cells) else score_plot(cells))
 
 
 def main() -> None:

@@ -70,10 +70,14 @@ def to_svg(figure: Figure, label: str) -> str:
 
 
 def to_svg_file(figure: Figure, label: str) -> str:
-    """Return a figure as the text of an SVG file of its own: dark ink on white, which outside a page nobody sets."""
-    svg = to_svg(figure, label).replace("currentColor", "#1b1f24")
+    """Return a figure as the text of an SVG file of its own."""
+    return as_file(to_svg(figure, label))
+
+
+def as_file(svg: str) -> str:
+    """Return an element of `to_svg` as a file's text: dark ink on white, which outside a page nobody sets."""
     names = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return svg.replace("<svg ", f'<svg {names} style="background: #ffffff" ', 1)
+    return svg.replace("currentColor", "#1b1f24").replace("<svg ", f'<svg {names} style="background: #ffffff" ', 1)
 
 
 def colour(index: int) -> str:
