@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.summary import by_measure, summarise
-from bmtpt.report.svg import as_file
+from bmtpt.report.svg import as_file, style
 from bmtpt.report.variant_plots import variant_plot
 from bmtpt.report.variant_tables import is_tall
 from bmtpt.results import read_results
@@ -56,7 +56,8 @@ def picture(name: str) -> str:
     """Return the SVG file of a study's headline scores."""
     scores = by_measure(read_results([RESULTS / f"{name}.jsonl"]))[0]
     cells = summarise(scores)
-    return as_file(variant_plot(cells) if is_tall(cells) else score_plot(cells))
+    with style():
+        return as_file(variant_plot(cells) if is_tall(cells) else score_plot(cells))
 
 
 def main() -> None:
