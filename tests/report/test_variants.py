@@ -122,6 +122,9 @@ def test_what_a_run_cost_can_be_asked_for_once_per_run(result):
     costs = of_metric(rows, "seconds")
     assert [(row.metric, row.value, row.primary) for row in costs] == [("seconds", 10.0, True), ("seconds", 11.0, True)]
     assert "wall seconds of the stage" in to_markdown(score_table(costs))
+    other = rows[0].model_copy(update={"settings_hash": "other"})
+    with pytest.raises(ArtifactError, match="hold seed 0 under several"):
+        summarise(of_metric([*rows, other], "seconds"))
     with pytest.raises(ArtifactError, match="did you mean 'seconds'"):
         of_metric(rows, "second")
 

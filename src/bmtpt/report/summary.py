@@ -246,19 +246,14 @@ def of_metric(results: Iterable[Result], metric: str) -> list[Result]:
     """
     rows = list(results)
     if metric in COSTS:
-        changes = {"metric": metric, "constant_answer": None}
-        rows = [row.model_copy(update=changes | {"value": getattr(row, metric)}) for row in _one_per_run(rows)]
+        changes = {"metric": metric, "primary": True, "constant_answer": None}
+        return list(_without_repeats(row.model_copy(update=changes | {"value": getattr(row, metric)}) for row in rows))
     found = [row.model_copy(update={"primary": True}) for row in rows if row.metric == metric]
     if not found:
         raise ArtifactError(
             f"no results of the metric '{metric}'; {nearest(metric, {row.metric for row in rows} | COSTS.keys())}"
         )
     return found
-
-
-def _one_per_run(rows: Iterable[Result]) -> Iterable[Result]:
-    runs = {(row.study, row.method, row.variant, row.target, row.shots, row.seed): row for row in rows}
-    return runs.values()
 
 
 def with_shots(results: Iterable[Result], shots: int) -> list[Result]:
