@@ -18,7 +18,7 @@ from bmtpt.report.score_plots import score_plot
 from bmtpt.report.summary import by_measure, summarise
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.variant_plots import variant_plot
-from bmtpt.report.variant_tables import is_tall
+from bmtpt.report.variant_tables import has_variants
 from bmtpt.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -57,7 +57,7 @@ def picture(name: str) -> str:
     scores = by_measure(read_results([RESULTS / f"{name}.jsonl"]))[0]
     cells = summarise(scores)
     with style():
-        return as_file(variant_plot(cells) if is_tall(cells) else score_plot(cells))
+        return as_file(variant_plot(cells) if has_variants(cells) else score_plot(cells))
 
 
 def main() -> None:

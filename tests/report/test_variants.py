@@ -14,6 +14,7 @@ from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summar
 from bmtpt.report.svg import style
 from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
 from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
+from bmtpt.report.variant_tables import MOST_COLUMNS
 from bmtpt.results import Result, append_results, read_results
 
 
@@ -51,6 +52,16 @@ def test_variants_are_rows_with_their_own_means_and_the_best_of_a_column_is_bold
     assert table.rows[3][3].text == f"{expected.mean():.1f} ± {expected.std(ddof=1) / 2:.1f}"
     assert [entry.best for row in table.rows for entry in row[3:]] == [False] * 9 + [True] * 3 + [False] * 3
     assert table.rows[-1][3].text == "50.0"
+
+
+@pytest.mark.parametrize(("count", "second"), [(MOST_COLUMNS, "shots"), (MOST_COLUMNS + 1, "trained numbers")])
+def test_too_many_methods_for_columns_are_rows_with_the_numbers_that_they_train(count, second, result):
+    rows = [result(f"method{i}", "cb", 0, float(i), trained_parameters=1000 * i) for i in range(count)]
+    table = score_table(rows)
+    assert table.header[1] == second
+    if second == "trained numbers":
+        assert [row[1].text for row in table.rows[:3]] == ["0", "1,000", "2,000"]
+        assert [row[3].best for row in table.rows[:-1]] == [False] * (count - 1) + [True]
 
 
 def test_paired_differences_of_variants_are_those_of_scipy(varied):

@@ -23,7 +23,7 @@ from bmtpt.report.summary import (
     summarise,
 )
 from bmtpt.report.tables import WORD_COLUMNS, score_table, verdict
-from bmtpt.report.variant_tables import is_tall
+from bmtpt.report.variant_tables import has_variants
 from bmtpt.results import Result
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _study(results: Sequence[Result]) -> dict[str, Any]:
         "verdict": verdict(results, JUDGED),
         "table": score_table(results),
         "costs": [_cost(cells, name) for name in found] if any(cell.trained_share for cell in cells) else [],
-        "scores": _safe(variant_plot(cells) if is_tall(cells) else score_plot(cells)),
+        "scores": _safe(variant_plot(cells) if has_variants(cells) else score_plot(cells)),
         "differences": _safe(difference_plot(differences)),
         "versions": dict(sorted({pair for result in results for pair in result.versions.items()})),
     }

@@ -49,7 +49,7 @@ __all__ = [
 
 
 def score_table(results: Sequence[Result], methods: Sequence[str] | None = None) -> ScoreTable:
-    """Lay the scores out as target × shots by method; with variants, as method × variant by target.
+    """Lay the scores out as target × shots by method; with variants or many methods, as method by target.
 
     Columns: target, shots, data status, constant answer, then mean ± standard error per method; the best mean
     of each row is marked (all of them on a tie). The last row is the mean over targets and stands there only if
@@ -95,8 +95,8 @@ def _mean_row(rows: Sequence[dict[str, Cell]], names: Sequence[str]) -> tuple[En
 def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreTable:
     """Lay out method minus every other method: one row per target and shots, then all of them together.
 
-    With variants there is one row per pair (see `pairs_to_compare`) and a column per target. Each entry is the paired
-    difference over seeds with its 95 % interval (Student's t), in points of the metric.
+    With variants or many methods there is one row per pair (see `pairs_to_compare`) and a column per target. Each
+    entry is the paired difference over seeds with its 95 % interval (Student's t), in points of the metric.
 
     Raises:
         ArtifactError: As `summarise`; or the method has no results.

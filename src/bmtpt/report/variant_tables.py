@@ -1,4 +1,4 @@
-"""Tables of studies that vary settings: one row per method and variant, one column per target."""
+"""Tables with one row per method (and variant) and one column per target: for varied settings, and for many methods."""
 
 from __future__ import annotations
 
@@ -23,15 +23,25 @@ ALL = "all together"
 CHANCE = "{0} differences are shown at once: of these about one in 20 would have an interval without 0 by chance alone."
 
 
-def is_tall(cells: Sequence[Cell]) -> bool:
+MOST_COLUMNS = 7
+"""More methods than these do not fit beside each other in a terminal or on a page."""
+
+
+def has_variants(cells: Sequence[Cell]) -> bool:
     """Tell whether any cell is of a variant."""
     return any(method_and_variant(cell.method)[1] for cell in cells)
+
+
+def is_tall(cells: Sequence[Cell]) -> bool:
+    """Tell whether methods are rows: with variants, or where there are too many for columns."""
+    return has_variants(cells) or len(methods_of(cells)) > MOST_COLUMNS
 
 
 def tall_score_table(cells: Sequence[Cell], names: Sequence[str]) -> ScoreTable:
     """Lay the scores out as method and variant by target and shots; the best of each column is marked.
 
-    The last column is the mean over targets; it stands there only if there are several and all have all of them.
+    Without variants the second column says how many numbers each method trains. The last column is the mean over
+    targets; it stands there only if there are several and all have all of them.
     """
     rows: dict[Row, dict[str, Cell]] = {}
     for cell in cells:
@@ -42,10 +52,11 @@ def tall_score_table(cells: Sequence[Cell], names: Sequence[str]) -> ScoreTable:
         means = [mean_over_targets([by_method[name] for by_method in rows.values()]) for name in names]
         columns.append([*score_entries(means, cells[0].metric), _constant(list(rows.values()))])
         header.append("mean over targets")
+    second = "variant" if has_variants(cells) else "trained numbers"
     words = [_words(name, cells) for name in names] + [(Entry("constant answer"), Entry(""), Entry(""))]
     body = [(*three, *entries) for three, *entries in zip(words, *columns, strict=True)]
     shown = body if any(entry.text != "–" for entry in body[-1][3:]) else body[:-1]
-    return ScoreTable(("method", "variant", "data", *header), tuple(shown), tuple(notes(rows)))
+    return ScoreTable(("method", second, "data", *header), tuple(shown), tuple(notes(rows)))
 
 
 def _column(names: Sequence[str], by_method: dict[str, Cell]) -> list[Entry]:
@@ -62,8 +73,9 @@ def _constant(rows: Sequence[dict[str, Cell]]) -> Entry:
 
 def _words(name: str, cells: Sequence[Cell]) -> tuple[Entry, Entry, Entry]:
     method, variant = method_and_variant(name)
-    states = dict.fromkeys(cell.data for cell in cells if cell.method == name)
-    return Entry(display_name(method)), Entry(variant), Entry(", ".join(states))
+    own = [cell for cell in cells if cell.method == name]
+    second = variant if has_variants(cells) else f"{max(cell.trained_parameters for cell in own):,}"
+    return Entry(display_name(method)), Entry(second), Entry(", ".join(dict.fromkeys(cell.data for cell in own)))
 
 
 def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], method: str) -> ScoreTable:
