@@ -124,15 +124,21 @@ class Loop:
 class PeftLoop:
     """PEFT's own prompt-tuning model as a trainer feeds it: one batch per task, padded to its longest text."""
 
+    task_type = "SEQ_2_SEQ_LM"
+
     def __init__(self, model: Any, case: Case) -> None:
         from peft import PromptTuningConfig, get_peft_model
 
         config = PromptTuningConfig(
-            task_type="SEQ_2_SEQ_LM", num_virtual_tokens=case.particles.shape[1], num_transformer_submodules=1
+            task_type=self.task_type, num_virtual_tokens=case.particles.shape[1], num_transformer_submodules=1
         )
         self.model = get_peft_model(model, config)
         self.prompt = self.model.prompt_encoder["default"].embedding.weight
-        self.tasks = [collated(task.inputs, task.targets) for task in case.tasks]
+        self.tasks = [self.collated(task) for task in case.tasks]
+
+    def collated(self, task: TokenBatch) -> dict[str, Tensor]:
+        rows = collated(task.inputs, task.targets)
+        return {"input_ids": rows.ids, "attention_mask": rows.mask, "labels": rows.labels}
 
     def __call__(self, particles: Tensor) -> tuple[Tensor, Tensor]:
         losses, gradients = zip(*(self._of_particle(particle) for particle in particles), strict=True)
@@ -144,8 +150,8 @@ class PeftLoop:
         losses = torch.stack([self._backward(task) for task in self.tasks])
         return losses, self.prompt.grad.float()
 
-    def _backward(self, task: Collated) -> Tensor:
-        loss = self.model(input_ids=task.ids, attention_mask=task.mask, labels=task.labels).loss
+    def _backward(self, task: dict[str, Tensor]) -> Tensor:
+        loss = self.model(**task).loss
         loss.backward()
         return loss.detach().float()
 

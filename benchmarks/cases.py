@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from bmtpt.types import TokenBatch
-from shapes import SHAPES
 
 SOURCES = {
     "mnli": (45, (2, 4)),
@@ -82,7 +81,7 @@ def padding_cost(lengths: Sequence[Lengths], P: int, padded_to: int = LONGEST) -
 def make_case(size: str, M: int, P: int, lengths: Sequence[Lengths], table: Tensor, seed: int = 0) -> Case:
     """Return random tokens of the given lengths, and prompts of random rows of the embedding table [V, D]."""
     rng = torch.Generator().manual_seed(seed)
-    V = SHAPES[size].V
+    V = len(table)
 
     def ids(count: int) -> Tensor:
         return torch.randint(3, V, (count,), generator=rng)

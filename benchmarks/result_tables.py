@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import causal
 from baselines import ENGINE_PLANS, NAMES
 from flops import step_flop
 from scaling import AXES
@@ -22,10 +23,10 @@ FLOOR = ("t5-small", "t5-base", "t5-large", "t5-3b")
 
 
 def read_lines(folder: Path) -> list[Line]:
-    """Return the lines of step-, scaling- and predict-*.jsonl in a folder; `benchmark` says which they are."""
+    """Return the lines of step-, causal-, scaling- and predict-*.jsonl in a folder; `benchmark` says which they are."""
     return [
         {"benchmark": kind, **json.loads(text)}
-        for kind in ("step", "scaling", "predict")
+        for kind in ("step", "causal", "scaling", "predict")
         for path in sorted(folder.glob(f"{kind}-*.jsonl"))
         for text in path.read_text(encoding="utf-8").splitlines()
     ]
@@ -36,7 +37,12 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
     made = {"floor": floor_table(), "targets": targets_table(lines)}
     made |= {f"step-{device}": step_block(lines, device) for device in DEVICES}
     made |= {f"scaling-{device}": scaling_block(lines, device) for device in DEVICES}
-    return {**made, "plans": plans_block(lines), "predict": predict_block(lines)}
+    return {
+        **made,
+        "causal": causal_block(lines),
+        "plans": plans_block(lines),
+        "predict": predict_block(lines),
+    }
 
 
 def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
@@ -125,6 +131,24 @@ def _variant(line: Line, name: str) -> list[str]:
         f"{line['cosine'][name]:.5f}",
         _or_dash(memory and memory / 2**20, "{:.0f}"),
     ]
+
+
+def causal_block(lines: Sequence[Line]) -> str:
+    """What decoder-only models cost, the last line of each case."""
+    own = [line for line in lines if line["benchmark"] == "causal" and line["size"] not in causal.TINY]
+    if not own:
+        return NOT_MEASURED
+    last = list({(machine(line), *_case(line)): line for line in own}.values())
+    head = ["shape", "B", "precision", "packed, s", "× PEFT", "× generic"]
+    rows = [
+        [
+            *_case(line),
+            f"{line['seconds']['packed']:.3g}",
+            *(f"{line['ratio'][name]:.2f}" for name in ("peft", "generic")),
+        ]
+        for line in last
+    ]
+    return "\n\n".join([machines(last), table(head, rows, numbers_from=3), _every_variant(last)])
 
 
 def plans_block(lines: Sequence[Line]) -> str:

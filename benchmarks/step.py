@@ -151,16 +151,39 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
     case = make_case(setup.size, setup.M, setup.P, lengths, model.get_input_embeddings().weight).to(device)
     truth = reference(model, case)(case.particles)
     variants = {name: build(name, model, case, DTYPES[setup.precision]) for name in setup.variants}
-    checks = {name: _checked(name, variant, case, truth, setup) for name, variant in variants.items()}
-    steps = {name: SvgdStep.of(variant, case.particles) for name, variant in variants.items()}
-    _let_graphs_be_captured(steps, device)
-    times = interleaved(steps, {name: rounds[name] for name in steps})
+    compared = checked_and_timed(variants, case, truth, setup.precision, rounds)
     flop = step_flop(SHAPES[setup.size], setup.M, setup.P, *zip(*itertools.chain(*lengths), strict=True))
-    seconds = {name: time.seconds for name, time in times.items()}
     line: dict[str, Any] = {
         "benchmark": "step",
         "size": setup.size,
         **{axis: getattr(setup, axis) for axis in ("M", "K", "B", "P", "precision")},
+        **compared,
+        "useful_flop": flop,
+        "matmul_gflops": peak,
+        "share_of_peak": {name: flop / value / peak / 1e9 for name, value in compared["seconds"].items()},
+        "machine": machine_facts(device),
+    }
+    return {**line, "targets": judged(line)}
+
+
+def checked_and_timed(
+    variants: Mapping[str, Variant],
+    case: Case,
+    truth: tuple[Tensor, Tensor],
+    precision: str,
+    rounds: Mapping[str, int],
+) -> dict[str, Any]:
+    """Check every variant against the reference's losses and gradient, then time one SVGD step of each in turn.
+
+    Raises:
+        SystemExit: In fp32 a variant's losses or gradient differ from the reference.
+    """
+    checks = {name: _checked(name, variant, case, truth, precision) for name, variant in variants.items()}
+    steps = {name: SvgdStep.of(variant, case.particles) for name, variant in variants.items()}
+    _let_graphs_be_captured(steps, case.particles.device)
+    times = interleaved(steps, {name: rounds[name] for name in steps})
+    seconds = {name: time.seconds for name, time in times.items()}
+    return {
         "seconds": seconds,
         "cpu_seconds": {name: time.cpu_seconds for name, time in times.items()},
         "rounds": {name: time.rounds for name, time in times.items()},
@@ -169,26 +192,21 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
             key: {name: check[key] for name, check in checks.items()}
             for key in ("relative_error", "cosine", "peak_bytes")
         },
-        "useful_flop": flop,
-        "matmul_gflops": peak,
-        "share_of_peak": {name: flop / value / peak / 1e9 for name, value in seconds.items()},
-        "machine": machine_facts(device),
     }
-    return {**line, "targets": judged(line)}
 
 
 def _checked(
-    name: str, variant: Variant, case: Case, truth: tuple[Tensor, Tensor], setup: Setup
+    name: str, variant: Variant, case: Case, truth: tuple[Tensor, Tensor], precision: str
 ) -> dict[str, float | None]:
     """Run a variant once: how exact it is, and the memory that it takes."""
     (losses, gradient), peak = with_peak_memory(lambda: variant(case.particles), case.particles.device)
     error, cosine = gradient_error(gradient, truth[1])
     loss_error = gradient_error(losses, truth[0])[0]
-    if setup.precision == "float32" and not (error < FP32_GRADIENT and loss_error < FP32_LOSS):
+    if precision == "float32" and not (error < FP32_GRADIENT and loss_error < FP32_LOSS):
         raise SystemExit(
-            f"{setup.size}, B = {setup.B}: {NAMES.get(name, name)} does not compute the reference's quantity: its "
-            f"gradient differs by {error:.1e} and its losses by {loss_error:.1e} (relative), where {FP32_GRADIENT:g} "
-            f"and {FP32_LOSS:g} are allowed; its time would mean nothing"
+            f"{case.size}, B = {len(case.tasks[0])}: {NAMES.get(name, name)} does not compute the reference's quantity"
+            f": its gradient differs by {error:.1e} and its losses by {loss_error:.1e} (relative), where "
+            f"{FP32_GRADIENT:g} and {FP32_LOSS:g} are allowed; its time would mean nothing"
         )
     return {"relative_error": error, "cosine": cosine, "peak_bytes": peak}
 

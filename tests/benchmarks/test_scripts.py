@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import baselines
+import causal
 import gpu
 import plot
 import scaling
@@ -38,10 +39,11 @@ def lines_of(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """A results folder that the smoke runs of step.py and scaling.py have written."""
+    """A results folder that the smoke runs of step.py, scaling.py and causal.py have written."""
     folder = tmp_path_factory.mktemp("results")
     assert step.main([*SMOKE, "--out", str(folder / "step-cpu.jsonl")]) == 0
     assert scaling.main([*SMOKE, "--out", str(folder / "scaling-cpu.jsonl")]) == 0
+    assert causal.main([*SMOKE, "--out", str(folder / "causal-cpu.jsonl")]) == 0
     return folder
 
 
@@ -58,6 +60,16 @@ def test_a_variant_that_computes_something_else_ends_the_run(monkeypatch):
     monkeypatch.setattr(baselines.OurEngine, "__call__", wrong)
     with pytest.raises(SystemExit, match="ours, engine=packed does not compute the reference's quantity"):
         step.main([*SMOKE, "--variants", "packed"])
+
+
+def test_every_variant_of_a_decoder_only_step_computes_the_references_gradient(results):
+    lines = lines_of(results / "causal-cpu.jsonl")
+    assert [(line["size"], line["precision"]) for line in lines] == [(s.size, s.precision) for s in causal.SMOKE]
+    for line in lines:
+        assert set(line["seconds"]) == set(causal.VARIANTS)
+        assert all(cosine > 0.99 for cosine in line["cosine"].values())
+        if line["precision"] == "float32":
+            assert all(error < 1e-5 for error in line["relative_error"].values())
 
 
 def test_every_axis_of_the_scaling_is_walked_with_the_others_held(results):
