@@ -95,6 +95,13 @@ def test_no_winner_is_declared_among_variants(varied):
     assert "3 variants" in verdict(varied)
 
 
+def test_the_settings_of_the_study_are_one_variant_more_and_a_single_variant_is_judged(varied, result):
+    as_is = [result("bmtpt", "cb", seed, 99.0) for seed in range(4)]
+    assert "4 variants" in verdict([*varied, *as_is])
+    single = [row for row in varied if row.variant in ("", "particles=15")]
+    assert verdict(single).startswith("BMTPT (particles=15) is best on 2 of 2 targets")
+
+
 def test_one_seed_of_one_variant_under_two_settings_is_refused_and_of_two_variants_is_not(result):
     rows = [result("bmtpt", "cb", 0, 1.0, variant=f"a={a}", settings_hash=f"{a}") for a in (1, 2)]
     assert [cell.method for cell in summarise(rows)] == ["bmtpt[a=1]", "bmtpt[a=2]"]
@@ -108,10 +115,12 @@ def test_one_seed_of_one_variant_under_two_settings_is_refused_and_of_two_varian
 def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
     shape = {"metric": "variance_ratio", "constant_answer": None, "shots": None}
     rows = [result("svgd", "mix", s, 0.1 * a, variant=f"dimension={a}", **shape) for a in (2, 10) for s in (0, 1)]
+    rows += [result("svgd", "mix", 0, 0.3, **shape)]  # as the study has it, beside its variants
     second = [row.model_copy(update={"metric": "mean_error", "primary": False}) for row in rows]
     other = [row.model_copy(update={"metric": "loss", "primary": False}) for row in rows]
     tables = by_measure([*rows, *second, *other, result("pt", "cb", 0, 50.0)])
     assert [group[0].metric for group in tables] == ["variance_ratio", "mean_error", "accuracy"]
+    assert [len(group) for group in tables] == [5, 5, 1]
     assert all(row.primary for group in tables for row in group)
     text = to_markdown(score_table(tables[0]))
     assert "**" not in text

@@ -228,11 +228,13 @@ def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]
 def by_measure(results: Iterable[Result]) -> list[list[Result]]:
     """Split results into what can stand in one table: all scores, and each measure (`MEASURES`) alone.
 
-    Measures that are not a target's headline come along where they are in `SECOND_TABLES` and have variants.
+    Measures that are not a target's headline come along where they are in `SECOND_TABLES` and their method is varied.
     """
+    rows = list(results)
+    varied = {(row.study, row.method) for row in rows if row.variant}
     groups: dict[str, list[Result]] = {}
-    for row in results:
-        if row.primary or (row.variant and row.metric in SECOND_TABLES):
+    for row in rows:
+        if row.primary or ((row.study, row.method) in varied and row.metric in SECOND_TABLES):
             kind = row.metric if row.metric in MEASURES else ""
             groups.setdefault(kind, []).append(row.model_copy(update={"primary": True}))
     return list(groups.values())

@@ -129,7 +129,7 @@ def verdict(results: Sequence[Result], method: str = "bmtpt", baselines: Sequenc
 
     Args:
         results: Results of one backbone.
-        method: The method that is judged.
+        method: The method that is judged; of several variants none is.
         baselines: Methods to compare with; those without results are left out. None: every other method.
 
     Raises:
@@ -137,14 +137,15 @@ def verdict(results: Sequence[Result], method: str = "bmtpt", baselines: Sequenc
     """
     cells = summarise(results)
     found = methods_of(cells)
-    rivals = [name for name in (found if baselines is None else baselines) if name in found and name != method]
     if cells[0].metric in MEASURES:
         return f"{cells[0].metric}: {MEASURES[cells[0].metric]}; it is no score, so nobody wins."
+    variants = [name for name in found if method_and_variant(name)[0] == method]
+    if len(variants) > 1:
+        return _no_verdict(method, variants)
+    method = variants[0] if variants else method
     if method not in found:
-        variants = [name for name in found if method_and_variant(name)[0] == method]
-        if variants:
-            return _no_verdict(method, variants)
         return f"{display_name(method)} is not among these results."
+    rivals = [name for name in (found if baselines is None else baselines) if name in found and name != method]
     if not rivals:
         return f"{display_name(method)} stands alone in these results, so nothing can be said about winning."
     rows = _common_rows(cells, [method, *rivals])
