@@ -49,12 +49,14 @@ def score_text(score: Score, metric: str) -> str:
 
 
 def figure(value: float, metric: str) -> str:
-    """Return a score with one decimal, and a measure with three digits.
+    """Return a score with one decimal, and a measure with three digits or as a whole number.
 
-    >>> figure(54.321, "accuracy"), figure(-0.0054321, "loss_rise")
-    ('54.3', '−0.00543')
+    >>> figure(54.321, "accuracy"), figure(-0.0054321, "loss_rise"), figure(10772, "trained_parameters")
+    ('54.3', '−0.00543', '10,772')
     """
-    return f"{value:.3g}".replace("-", "−") if metric in MEASURES else number(value)
+    if metric not in MEASURES:
+        return number(value)
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
 def interval_text(interval: Interval | None, metric: str) -> str:
