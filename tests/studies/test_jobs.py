@@ -26,8 +26,9 @@ from bmtpt.settings import LearnSettings
 from bmtpt.studies import methods, pool, run_study
 from bmtpt.studies.collapse import CollapseBench
 from bmtpt.studies.grid import GridBench
-from bmtpt.studies.jobs import Job, Place, in_order, to_do
-from bmtpt.studies.lines import done_jobs, whole_lines
+from bmtpt.studies.jobs import Job, Place, in_order, place_of, to_do
+from bmtpt.studies.kinds import make_bench
+from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
 from bmtpt.studies.methods import Sources, stages
 from bmtpt.studies.run import RESULTS, prompt_folder
 from bmtpt.studies.spec import CollapseSpec, MethodName
@@ -186,9 +187,19 @@ def test_two_processes_find_the_lines_of_one(alone, tiny_study, tmp_path):
     before = set(multiprocessing.active_children())
     found = run_study(tiny_study(), tmp_path, heard.append, processes=2)
     assert without_seconds(found) == without_seconds(results)
-    assert sorted(map(str, read_results(tmp_path / RESULTS))) == sorted(map(str, found))
+    assert read_results(tmp_path / RESULTS) == found
     assert [event["step"] for event in heard] == [1, 2, 3, 4, 5]
     assert set(multiprocessing.active_children()) == before
+
+
+def test_the_file_is_sorted_as_the_plan_goes_and_lines_of_others_stay(alone, tiny_study, tmp_path):
+    folder, results = alone
+    stranger = results[0].model_copy(update={"study": "other"})
+    append_results(tmp_path / RESULTS, [results[-1], stranger, *reversed(results[:-1])])
+    put_in_order(tmp_path / RESULTS, make_bench(tiny_study(), folder).jobs())
+    kept = read_results(tmp_path / RESULTS)
+    assert kept.pop(1) == stranger
+    assert [place_of(row) for row in kept] == [place_of(row) for row in results]
 
 
 def slow_study(**changes: Any) -> CollapseSpec:

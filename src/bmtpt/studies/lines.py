@@ -38,6 +38,21 @@ def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
     return [job for job in jobs if (job.settings_hash, job.place) in there]
 
 
+def put_in_order(path: Path, jobs: Sequence[Job]) -> None:
+    """Sort a study's lines as its plan goes, so that the file does not tell which process was first.
+
+    Lines of other studies and of other settings stay where they are.
+    """
+    if not path.is_file():
+        return
+    position = {(job.settings_hash, job.place): number for number, job in enumerate(jobs)}
+    rows = read_results(path)
+    own = iter(sorted((row for row in rows if _key(row) in position), key=lambda row: position[_key(row)]))
+    ordered = [next(own) if _key(row) in position else row for row in rows]
+    if ordered != rows:
+        write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in ordered))
+
+
 def _key(row: Result) -> Key:
     return row.settings_hash, place_of(row)
 

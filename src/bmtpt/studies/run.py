@@ -9,7 +9,7 @@ from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import prompt_folder, study_hash
 from bmtpt.studies.jobs import in_order, to_do
 from bmtpt.studies.kinds import make_bench
-from bmtpt.studies.lines import done_jobs, whole_lines
+from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
 from bmtpt.studies.pool import default_processes, run_apart, run_here
 from bmtpt.studies.spec import AnyStudy
 from bmtpt.train.events import Listener
@@ -48,6 +48,7 @@ def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *
             results += new
             if listener and apart:
                 listener({"event": "jobs", "stage": "cells", "step": number, "steps": len(left), "name": job.name})
+    put_in_order(folder / RESULTS, jobs)
     results = in_order(results, jobs)
     bench.finish(results, folder)
     return results
