@@ -59,6 +59,11 @@ def figure(value: float, metric: str) -> str:
     return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
 
 
+def unit(metric: str) -> Entry:
+    """Return what differences are counted in: points of a score, or the measure's own unit."""
+    return Entry(metric if metric in MEASURES else "points")
+
+
 def interval_text(interval: Interval | None, metric: str) -> str:
     """Return a difference and its 95 % interval."""
     if interval is None:

@@ -197,6 +197,15 @@ def method_and_variant(name: str) -> tuple[str, str]:
     return method, variant.removesuffix("]")
 
 
+def options_of(variant: str) -> dict[str, str]:
+    """Return what a variant sets.
+
+    >>> options_of("particles=7,kernel=rbf"), options_of("")
+    ({'particles': '7', 'kernel': 'rbf'}, {})
+    """
+    return dict(part.split("=", 1) for part in variant.split(",") if "=" in part)
+
+
 def display_name(name: str) -> str:
     """Return the printed name of a method, and of its variant.
 
@@ -218,11 +227,20 @@ def methods_of(cells: Iterable[Cell]) -> list[str]:
 def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]:
     """Return which contenders are compared with which: a method, or else each of its variants, with every other method.
 
-    Variants that stand alone are compared with the first of them.
+    Where both set the same option, they are compared at the same value only, if there is one. Variants that stand alone
+    are compared with the first of them.
     """
     judged = [name for name in names if name == method] or [n for n in names if method_and_variant(n)[0] == method]
-    rivals = [name for name in names if name not in judged] or judged[:1]
-    return [(left, right) for left in judged for right in rivals if left != right]
+    rivals = [name for name in names if name not in judged]
+    if not rivals:
+        return [(name, judged[0]) for name in judged[1:]]
+    return [(left, right) for left in judged for right in ([r for r in rivals if _agree(left, r)] or rivals)]
+
+
+def _agree(left: str, right: str) -> bool:
+    """Tell whether two variants set no option to different values."""
+    own, other = (options_of(method_and_variant(name)[1]) for name in (left, right))
+    return all(own[option] == other[option] for option in own.keys() & other.keys())
 
 
 def by_measure(results: Iterable[Result]) -> list[list[Result]]:

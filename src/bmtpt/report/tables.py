@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
-from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_words, score_entries
+from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_words, score_entries, unit
 from bmtpt.report.layout import WORD_COLUMNS, Entry, ScoreTable, number, to_markdown, to_rich
 from bmtpt.report.summary import (
     DATA_ORDER,
@@ -110,12 +110,12 @@ def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreT
     metric = cells[0].metric
     rows = list(dict.fromkeys(cell.row for cell in cells if cell.method == method))
     body = [
-        (*row_words(row), Entry("points"), *(Entry(interval_text(each.rows.get(row), metric)) for each in found))
+        (*row_words(row), unit(metric), *(Entry(interval_text(each.rows.get(row), metric)) for each in found))
         for row in rows
     ]
     overall = [Entry(interval_text(each.overall, metric)) for each in found]
     header = ("target", "shots", "unit", *(f"{display_name(method)} − {display_name(name)}" for name in rivals))
-    return ScoreTable(header, (*body, (Entry("all together"), Entry(""), Entry("points"), *overall)))
+    return ScoreTable(header, (*body, (Entry("all together"), Entry(""), unit(metric), *overall)))
 
 
 # The sentence

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from bmtpt.report.score_plots import MARKERS, row_label
-from bmtpt.report.summary import MEASURES, Cell, Row, display_name, method_and_variant, methods_of
+from bmtpt.report.summary import MEASURES, Cell, Row, display_name, method_and_variant, methods_of, options_of
 from bmtpt.report.svg import INK, colour, short, to_svg
 from bmtpt.report.training_plots import logarithmic, panels
 
@@ -43,7 +43,7 @@ def varied_number(cells: Sequence[Cell]) -> str | None:
     found: dict[tuple[str, str], set[float]] = {}
     for cell in cells:
         method, variant = method_and_variant(cell.method)
-        for option, value in _options(variant).items():
+        for option, value in options_of(variant).items():
             if (number := _as_number(value)) is not None:
                 found.setdefault((method, option), set()).add(number)
     return next((option for (_, option), values in found.items() if len(values) > 1), None)
@@ -60,7 +60,7 @@ def curves_over(cells: Sequence[Cell], axis: str) -> dict[str, Points]:
     found: dict[str, Points] = {}
     for cell in cells:
         method, variant = method_and_variant(cell.method)
-        options = _options(variant)
+        options = options_of(variant)
         x = _as_number(options.pop(axis, ""))
         rest = ",".join(f"{option}={value}" for option, value in options.items())
         name = display_name(f"{method}[{rest}]" if rest else method)
@@ -127,10 +127,6 @@ def _group(name: str, names: Sequence[str]) -> int:
 
 def _what(cells: Sequence[Cell]) -> str:
     return cells[0].metric if cells[0].metric in MEASURES else "score (0 to 100)"
-
-
-def _options(variant: str) -> dict[str, str]:
-    return dict(part.split("=", 1) for part in variant.split(",") if "=" in part)
 
 
 def _as_number(text: str) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_name, score_entries
+from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_name, score_entries, unit
 from bmtpt.report.layout import Entry, ScoreTable, number
 from bmtpt.report.summary import (
     Cell,
@@ -94,6 +94,6 @@ def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], meth
 
 
 def _difference_row(difference: PairedDifference, rows: Sequence[Row], metric: str) -> tuple[Entry, ...]:
-    words = Entry(display_name(difference.method)), Entry(display_name(difference.baseline)), Entry("points")
+    words = Entry(display_name(difference.method)), Entry(display_name(difference.baseline)), unit(metric)
     intervals = [*(difference.rows.get(row) for row in rows), difference.overall]
     return (*words, *(Entry(interval_text(each, metric)) for each in intervals))
