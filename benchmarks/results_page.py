@@ -1,7 +1,7 @@
 """Fill docs/results.md from result lines, and draw its pictures.
 
 Between the marks under a block of commands stands what its `bmtpt table` lines print. A picture
-`plots/results-NAME.svg` shows the headline scores of `studies/results/NAME.jsonl`.
+`plots/results-NAME.svg` shows the headline scores of `studies/results/NAME.jsonl`, `plots/results-NAME.MEASURE.svg` a measure.
 
     python benchmarks/results_page.py
 """
@@ -27,7 +27,8 @@ RESULTS = ROOT / "studies" / "results"
 COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what stands between the marks under them."""
-PICTURE = re.compile(r"\(plots/results-([\w-]+)\.svg\)")
+PICTURE = re.compile(r"\(plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
+"""Names a study, and a measure if it is not the headline scores."""
 
 
 def filled(page: str) -> str:
@@ -52,18 +53,22 @@ def printed(command: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", run.stdout).strip()
 
 
-def picture(name: str) -> str:
-    """Return the SVG file of a study's headline scores."""
-    scores = by_measure(read_results([RESULTS / f"{name}.jsonl"]))[0]
-    cells = summarise(scores)
+def picture(name: str, measure: str = "") -> str:
+    """Return the SVG file of a study's headline scores, or of a measure."""
+    groups = by_measure(read_results([RESULTS / f"{name}.jsonl"]))
+    cells = summarise(next(group for group in groups if measure in ("", group[0].metric)))
     with style():
         return as_file(variant_plot(cells) if has_variants(cells) else score_plot(cells))
 
 
+def picture_path(name: str, measure: str = "") -> Path:
+    return PAGE.parent / "plots" / f"results-{name}{'.' * bool(measure)}{measure}.svg"
+
+
 def main() -> None:
     page = filled(PAGE.read_text(encoding="utf-8"))
-    for name in PICTURE.findall(page):
-        (PAGE.parent / "plots" / f"results-{name}.svg").write_text(picture(name), encoding="utf-8")
+    for named in PICTURE.findall(page):
+        picture_path(*named).write_text(picture(*named), encoding="utf-8")
     PAGE.write_text(page, encoding="utf-8")
 
 
