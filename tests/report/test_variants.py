@@ -88,7 +88,10 @@ def test_paired_differences_of_variants_are_those_of_scipy(varied):
             ["pt[r=1]", "pt[r=2]", "bmtpt[r=1,s=3]", "bmtpt[r=2,s=3]"],
             [("bmtpt[r=1,s=3]", "pt[r=1]"), ("bmtpt[r=2,s=3]", "pt[r=2]")],
         ),
-        (["pt[r=1]", "pt[r=2]", "bmtpt[r=3]"], [("bmtpt[r=3]", "pt[r=1]"), ("bmtpt[r=3]", "pt[r=2]")]),
+        (
+            ["pt[r=1]", "pt[r=2]", "spot[r=3]", "spot[r=1]", "bmtpt[r=3]"],
+            [("bmtpt[r=3]", "pt[r=1]"), ("bmtpt[r=3]", "pt[r=2]"), ("bmtpt[r=3]", "spot[r=3]")],
+        ),
     ],
 )
 def test_variants_are_compared_with_the_other_methods_or_else_with_the_first_of_them(names, pairs):

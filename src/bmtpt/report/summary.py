@@ -227,14 +227,22 @@ def methods_of(cells: Iterable[Cell]) -> list[str]:
 def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]:
     """Return which contenders are compared with which: a method, or else each of its variants, with every other method.
 
-    Where both set the same option, they are compared at the same value only, if there is one. Variants that stand alone
-    are compared with the first of them.
+    Of another method's variants those count that set what both set to the same value, or all if there are none.
+    Variants that stand alone are compared with the first of them.
     """
     judged = [name for name in names if name == method] or [n for n in names if method_and_variant(n)[0] == method]
-    rivals = [name for name in names if name not in judged]
+    rivals: dict[str, list[str]] = {}
+    for name in names:
+        if name not in judged:
+            rivals.setdefault(method_and_variant(name)[0], []).append(name)
     if not rivals:
         return [(name, judged[0]) for name in judged[1:]]
-    return [(left, right) for left in judged for right in ([r for r in rivals if _agree(left, r)] or rivals)]
+    return [
+        (left, right)
+        for left in judged
+        for variants in rivals.values()
+        for right in [name for name in variants if _agree(left, name)] or variants
+    ]
 
 
 def _agree(left: str, right: str) -> bool:
