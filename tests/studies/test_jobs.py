@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, get_args
 
 import pytest
@@ -23,10 +22,10 @@ from bmtpt.backbone.load import load_backbone
 from bmtpt.errors import TrainingError
 from bmtpt.results import append_results, read_results
 from bmtpt.settings import LearnSettings
-from bmtpt.studies import methods, pool, run_study
+from bmtpt.studies import methods, run_study
 from bmtpt.studies.collapse import CollapseBench
 from bmtpt.studies.grid import GridBench
-from bmtpt.studies.jobs import Job, Place, in_order, place_of, to_do
+from bmtpt.studies.jobs import in_order, place_of, to_do
 from bmtpt.studies.kinds import make_bench
 from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
 from bmtpt.studies.methods import Sources, stages
@@ -46,21 +45,6 @@ def alone(tiny_study, tmp_path_factory):
 
 
 # The plan
-
-
-def test_a_source_stage_goes_before_cells_that_became_ready_earlier(monkeypatch):
-    def job(name: str, *needs: Job, on_demand: bool = False) -> Job:
-        return Job(Place("study", name, "", "target", None, 0), "", frozenset(), needs=needs, on_demand=on_demand)
-
-    start = job("start", on_demand=True)
-    posterior = job("posterior", start, on_demand=True)
-    cells = [job(f"cell {i}") for i in range(4)]
-    jobs = [*cells, start, posterior, job("bmtpt", posterior)]
-    begun = []
-    monkeypatch.setattr(pool, "_in_child", lambda job: begun.append(job.place.method) or [])
-    with ThreadPoolExecutor(1) as threads:
-        assert {done for done, _ in pool._as_they_end(threads, jobs, 1)} == set(jobs)
-    assert begun == ["start", "posterior", *(f"cell {i}" for i in range(4)), "bmtpt"]
 
 
 def test_a_variant_of_the_source_stage_has_stages_and_lines_of_its_own(alone, tiny_study):

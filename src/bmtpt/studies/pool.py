@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection
@@ -55,34 +55,32 @@ def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int
 
     If the caller stops, by Ctrl-C or by an error, the processes end at once.
     """
-    others, processes = set(multiprocessing.active_children()), min(processes, len(jobs))
+    others = set(multiprocessing.active_children())
     with (
         _environment(CHILD_ENVIRONMENT),
         ProcessPoolExecutor(
-            processes,
+            min(processes, len(jobs)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
             initargs=(study, folder),
         ) as pool,
     ):
         try:
-            yield from _as_they_end(pool, jobs, processes)
+            yield from _as_they_end(pool, jobs)
         except BaseException:
             for child in set(multiprocessing.active_children()) - others:
                 child.terminate()
             raise  # leaving the pool waits for them
 
 
-def _as_they_end(pool: Executor, jobs: Sequence[Job], processes: int) -> Iterator[Done]:
+def _as_they_end(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[Done]:
     chosen, done = set(jobs), set[Job]()
     waiting, running = list(jobs), dict[Future[list[Result]], Job]()
     while waiting or running:
         ready = [job for job in waiting if all(need in done or need not in chosen for need in job.needs)]
+        waiting = [job for job in waiting if job not in set(ready)]
         ready.sort(key=lambda job: not job.on_demand)  # many wait for a source stage, nothing for a cell
-        # No more at a time than there are processes: what becomes ready later may have to go first.
-        begun = ready[: processes - len(running)]
-        waiting = [job for job in waiting if job not in set(begun)]
-        running |= {pool.submit(_in_child, job): job for job in begun}
+        running |= {pool.submit(_in_child, job): job for job in ready}
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             job = running.pop(future)
             rows = _result(future)
