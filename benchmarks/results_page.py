@@ -1,7 +1,8 @@
 """Fill docs/results.md from result lines, and draw its pictures.
 
 Between the marks under a block of commands stands what its `bmtpt table` lines print. A picture
-`plots/results-NAME.svg` shows the headline scores of `studies/results/NAME.jsonl`, `plots/results-NAME.MEASURE.svg` a measure.
+`plots/results-NAME.svg` shows the headline scores of `studies/results/NAME.jsonl`, and
+`plots/results-NAME.MEASURE.svg` a measure.
 
     python benchmarks/results_page.py
 """
