@@ -180,7 +180,7 @@ def test_the_file_is_sorted_as_the_plan_goes_and_lines_of_others_stay(alone, tin
     folder, results = alone
     stranger = results[0].model_copy(update={"study": "other"})
     append_results(tmp_path / RESULTS, [results[-1], stranger, *reversed(results[:-1])])
-    put_in_order(tmp_path / RESULTS, make_bench(tiny_study(), folder).jobs())
+    put_in_order(tmp_path / RESULTS, in_order(results[::-1], make_bench(tiny_study(), folder).jobs()))
     kept = read_results(tmp_path / RESULTS)
     assert kept.pop(1) == stranger
     assert [place_of(row) for row in kept] == [place_of(row) for row in results]

@@ -28,7 +28,7 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
         found[_key(row)].add(row.metric)
     kept = [row for row in rows if found[_key(row)] >= wanted.get(_key(row), frozenset())]
     if len(kept) < len(rows):
-        write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in kept))
+        _write(path, kept)
     return [row for row in kept if _key(row) in wanted]
 
 
@@ -38,23 +38,30 @@ def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
     return [job for job in jobs if (job.settings_hash, job.place) in there]
 
 
-def put_in_order(path: Path, jobs: Sequence[Job]) -> None:
-    """Sort a study's lines as its plan goes, so that the file does not tell which process was first.
+def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
+    """Sort a study's lines as its results are, so that the file does not tell which process was first.
 
     Lines of other studies and of other settings stay where they are.
+
+    Args:
+        path: The study's results file.
+        ordered: All of the study's lines in it, as its plan goes.
     """
-    if not path.is_file():
+    if not ordered:
         return
-    position = {(job.settings_hash, job.place): number for number, job in enumerate(jobs)}
+    own, following = set(map(_key, ordered)), iter(ordered)
     rows = read_results(path)
-    own = iter(sorted((row for row in rows if _key(row) in position), key=lambda row: position[_key(row)]))
-    ordered = [next(own) if _key(row) in position else row for row in rows]
-    if ordered != rows:
-        write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in ordered))
+    placed = [next(following) if _key(row) in own else row for row in rows]
+    if placed != rows:
+        _write(path, placed)
 
 
 def _key(row: Result) -> Key:
     return row.settings_hash, place_of(row)
+
+
+def _write(path: Path, rows: Sequence[Result]) -> None:
+    write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in rows))
 
 
 def _drop_torn_line(path: Path) -> None:

@@ -48,7 +48,7 @@ def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *
             results += new
             if listener and apart:
                 listener({"event": "jobs", "stage": "cells", "step": number, "steps": len(left), "name": job.name})
-    put_in_order(folder / RESULTS, jobs)
     results = in_order(results, jobs)
+    put_in_order(folder / RESULTS, results)
     bench.finish(results, folder)
     return results
