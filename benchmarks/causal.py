@@ -23,11 +23,12 @@ from torch.nn.utils.rnn import pad_sequence
 
 from baselines import IGNORED, OURS, OurEngine, PeftLoop, Variant, task_means
 from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.families import without_dropout
 from bmtpt.types import TokenBatch
 from cases import Case, draw_lengths, make_case
 from common import append_line, device_of, machine_facts, parser
 from shapes import DTYPES, as_backbone
-from step import K, M, P, checked_and_timed
+from step import Setup, checked_and_timed
 from targets import judged, verdicts
 
 MODELS: dict[str, tuple[str, dict[str, int]]] = {
@@ -64,31 +65,23 @@ TINY = ("tiny-gpt2", "tiny-llama")
 VARIANTS = ("peft", *OURS)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What is timed of one case."""
-
-    size: str
-    B: int
-    precision: str
-    M: int = M
-    K: int = K
-    P: int = P
+def setup(size: str, B: int, precision: str, **smaller: int) -> Setup:
+    return Setup(size, B, precision, VARIANTS, rounds=3, **smaller)
 
 
-CPU_SETUPS = [Setup("gpt2", B, precision) for precision in DTYPES for B in (1, 4)]
-CPU_SETUPS += [Setup("smollm-135m", 4, precision) for precision in DTYPES]
-GPU_SETUPS = [Setup(size, B, "bfloat16") for size in ("gpt2", "smollm-135m") for B in (4, 32)]
-SMOKE = [Setup(size, 2, precision, M=2, K=3, P=4) for size in TINY for precision in DTYPES]
+CPU_SETUPS = [setup("gpt2", B, precision) for precision in DTYPES for B in (1, 4)]
+CPU_SETUPS += [setup("smollm-135m", 4, precision) for precision in DTYPES]
+GPU_SETUPS = [setup(size, B, "bfloat16") for size in ("gpt2", "smollm-135m") for B in (4, 32)]
+SMOKE = [setup(size, 2, precision, M=2, K=3, P=4) for size in TINY for precision in DTYPES]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     device = device_of(options.device)
-    for setup in SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS:
-        if options.sizes and setup.size not in options.sizes:
+    for each in SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS:
+        if options.sizes and each.size not in options.sizes:
             continue
-        line = measured(setup, device, dict.fromkeys(VARIANTS, options.rounds or 3))
+        line = measured(each, device, dict.fromkeys(each.variants, options.rounds or each.rounds))
         print(report(line), flush=True)
         append_line(options.out, line)
     return 0
@@ -106,9 +99,7 @@ def random_model(size: str, seed: int = 0) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     kind, changes = MODELS[size]
-    config = AutoConfig.for_model(kind, **changes)
-    for key in [key for key in config.to_dict() if "drop" in key]:
-        setattr(config, key, 0.0)
+    config = without_dropout(AutoConfig.for_model(kind, **changes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
@@ -124,7 +115,7 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int]) -> d
     lengths = draw_lengths(setup.K, setup.B)
     case = make_case(setup.size, setup.M, setup.P, lengths, model.get_input_embeddings().weight).to(device)
     truth = ByExample(copy.deepcopy(model).to(device), case)(case.particles)
-    variants = {name: build(name, model, case, DTYPES[setup.precision]) for name in VARIANTS}
+    variants = {name: build(name, model, case, DTYPES[setup.precision]) for name in setup.variants}
     line: dict[str, Any] = {
         "benchmark": "causal",
         "size": setup.size,
