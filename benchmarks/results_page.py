@@ -15,11 +15,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bmtpt.report.score_plots import score_plot
 from bmtpt.report.summary import by_measure, summarise
 from bmtpt.report.svg import as_file, style
-from bmtpt.report.variant_plots import variant_plot
-from bmtpt.report.variant_tables import has_variants
+from bmtpt.report.variant_plots import plot_of
 from bmtpt.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -59,7 +57,7 @@ def picture(name: str, measure: str = "") -> str:
     groups = by_measure(read_results([RESULTS / f"{name}.jsonl"]))
     cells = summarise(next(group for group in groups if measure in ("", group[0].metric)))
     with style():
-        return as_file(variant_plot(cells) if has_variants(cells) else score_plot(cells))
+        return as_file(plot_of(cells))
 
 
 def picture_path(name: str, measure: str = "") -> Path:

@@ -23,7 +23,6 @@ from bmtpt.report.summary import (
     summarise,
 )
 from bmtpt.report.tables import WORD_COLUMNS, score_table, verdict
-from bmtpt.report.variant_tables import has_variants
 from bmtpt.results import Result
 
 if TYPE_CHECKING:
@@ -81,8 +80,8 @@ def _by_study(results: Iterable[Result]) -> list[list[Result]]:
 
 
 def _study(results: Sequence[Result]) -> dict[str, Any]:
-    from bmtpt.report.score_plots import difference_plot, score_plot
-    from bmtpt.report.variant_plots import variant_plot
+    from bmtpt.report.score_plots import difference_plot
+    from bmtpt.report.variant_plots import plot_of
 
     cells = summarise(results)
     found = methods_of(cells)
@@ -95,7 +94,7 @@ def _study(results: Sequence[Result]) -> dict[str, Any]:
         "verdict": verdict(results, JUDGED),
         "table": score_table(results),
         "costs": [_cost(cells, name) for name in found] if any(cell.trained_share for cell in cells) else [],
-        "scores": _safe(variant_plot(cells) if has_variants(cells) else score_plot(cells)),
+        "scores": _safe(plot_of(cells)),
         "differences": _safe(difference_plot(differences)),
         "versions": dict(sorted({pair for result in results for pair in result.versions.items()})),
     }

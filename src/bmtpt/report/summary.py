@@ -197,6 +197,11 @@ def method_and_variant(name: str) -> tuple[str, str]:
     return method, variant.removesuffix("]")
 
 
+def has_variants(cells: Iterable[Cell]) -> bool:
+    """Tell whether any cell is of a variant."""
+    return any(method_and_variant(cell.method)[1] for cell in cells)
+
+
 def options_of(variant: str) -> dict[str, str]:
     """Return what a variant sets.
 

@@ -96,7 +96,8 @@ def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreT
     """Lay out method minus every other method: one row per target and shots, then all of them together.
 
     With variants or many methods there is one row per pair (see `pairs_to_compare`) and a column per target. Each
-    entry is the paired difference over seeds with its 95 % interval (Student's t), in points of the metric.
+    entry is the paired difference over seeds with its 95 % interval (Student's t), in points of a score or in the
+    measure's own unit.
 
     Raises:
         ArtifactError: As `summarise`; or the method has no results.

@@ -6,8 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bmtpt.report.score_plots import MARKERS, row_label
-from bmtpt.report.summary import MEASURES, Cell, Row, display_name, method_and_variant, methods_of, options_of
+from bmtpt.report.score_plots import MARKERS, row_label, score_plot
+from bmtpt.report.summary import (
+    MEASURES,
+    Cell,
+    Row,
+    display_name,
+    has_variants,
+    method_and_variant,
+    methods_of,
+    options_of,
+)
 from bmtpt.report.svg import INK, colour, short, to_svg
 from bmtpt.report.training_plots import logarithmic, panels
 
@@ -15,6 +24,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LONGEST_NAME = 40
+
+
+def plot_of(cells: Sequence[Cell]) -> str:
+    """Draw the scores in the way that suits them: by variant if there are variants, else by method."""
+    return variant_plot(cells) if has_variants(cells) else score_plot(cells)
 
 
 def variant_plot(cells: Sequence[Cell]) -> str:

@@ -12,6 +12,7 @@ from bmtpt.report.summary import (
     PairedDifference,
     Row,
     display_name,
+    has_variants,
     method_and_variant,
     methods_of,
     paired_difference,
@@ -21,15 +22,8 @@ from bmtpt.results import Result
 
 ALL = "all together"
 CHANCE = "{0} differences are shown at once: of these about one in 20 would have an interval without 0 by chance alone."
-
-
 MOST_COLUMNS = 7
 """More methods than these do not fit beside each other in a terminal or on a page."""
-
-
-def has_variants(cells: Sequence[Cell]) -> bool:
-    """Tell whether any cell is of a variant."""
-    return any(method_and_variant(cell.method)[1] for cell in cells)
 
 
 def is_tall(cells: Sequence[Cell]) -> bool:
@@ -52,8 +46,9 @@ def tall_score_table(cells: Sequence[Cell], names: Sequence[str]) -> ScoreTable:
         means = [mean_over_targets([by_method[name] for by_method in rows.values()]) for name in names]
         columns.append([*score_entries(means, cells[0].metric), _constant(list(rows.values()))])
         header.append("mean over targets")
-    second = "variant" if has_variants(cells) else "trained numbers"
-    words = [_words(name, cells) for name in names] + [(Entry("constant answer"), Entry(""), Entry(""))]
+    varied = has_variants(cells)
+    second = "variant" if varied else "trained numbers"
+    words = [_words(name, cells, varied) for name in names] + [(Entry("constant answer"), Entry(""), Entry(""))]
     body = [(*three, *entries) for three, *entries in zip(words, *columns, strict=True)]
     shown = body if any(entry.text != "–" for entry in body[-1][3:]) else body[:-1]
     return ScoreTable(("method", second, "data", *header), tuple(shown), tuple(notes(rows)))
@@ -71,10 +66,10 @@ def _constant(rows: Sequence[dict[str, Cell]]) -> Entry:
     return Entry(number(fmean(known) if len(known) == len(found) else None))
 
 
-def _words(name: str, cells: Sequence[Cell]) -> tuple[Entry, Entry, Entry]:
+def _words(name: str, cells: Sequence[Cell], varied: bool) -> tuple[Entry, Entry, Entry]:
     method, variant = method_and_variant(name)
     own = [cell for cell in cells if cell.method == name]
-    second = variant if has_variants(cells) else f"{max(cell.trained_parameters for cell in own):,}"
+    second = variant if varied else f"{max(cell.trained_parameters for cell in own):,}"
     return Entry(display_name(method)), Entry(second), Entry(", ".join(dict.fromkeys(cell.data for cell in own)))
 
 
