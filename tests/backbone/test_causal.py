@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain import random_batch, random_prompts, relative
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bmtpt.backbone.causal import CausalEngine, causal_supports
 from bmtpt.backbone.causal_passes import CausalPassEngine
@@ -156,6 +157,28 @@ def _tokens_through_first_layer(
     getattr(engine(backbone), question)(*arguments)
     handle.remove()
     return sum(seen)
+
+
+class _BatchedProducts(TorchDispatchMode):
+    """Note the shapes of all batched matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.bmm.default:
+            self.shapes += [each.shape for each in args]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("engine", [CausalEngine, HuggingFaceCausalEngine])
+def test_the_vocabulary_is_not_copied_for_each_row(engine: type[CausalPassEngine]) -> None:
+    backbone, prompts, batch = tiny_causal("gpt2"), random_prompts(2, 5), random_batch([7] * 3, [2] * 3)
+    with _BatchedProducts() as seen:
+        engine(backbone).gradients(prompts, batch, torch.ones(3))
+    assert not [shape for shape in seen.shapes if VOCABULARY in shape]
+    assert not backbone.model.get_output_embeddings()._forward_pre_hooks
 
 
 def test_no_examples_give_a_gradient_of_zero() -> None:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.allocator import kept_memory
-from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
+from bmtpt.backbone.causal_passes import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.model import Backbone
 from bmtpt.types import TokenBatch
@@ -87,7 +87,10 @@ class CausalEngine(CausalPassEngine):
     def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
         """Return keys and values [M, heads, P, d] of every layer: k₁, v₁, k₂, v₂, …"""
         model, cache = self.backbone.model, new_cache(self.backbone.model.config, ())
-        model(inputs_embeds=prompts.to(self.backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        with folded_head(model):
+            model(
+                inputs_embeds=prompts.to(self.backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
+            )
         return tuple(state for layer in cache.layers for state in (layer.keys, layer.values))
 
     def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
@@ -117,14 +120,15 @@ class CachedReading(Reading):
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
         behind = self.mask.sum(dim=1, keepdim=True)  # [R, 1] tokens read so far: the next one's position
         self.mask = torch.cat([self.mask, real], dim=1)
-        logits: Tensor = self.model(
-            inputs_embeds=self.model.get_input_embeddings()(ids),
-            past_key_values=self.cache,
-            attention_mask=None if self.mask.all() else self.mask,
-            position_ids=behind + (real.cumsum(dim=1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=keep,
-        ).logits
+        with folded_head(self.model):
+            logits: Tensor = self.model(
+                inputs_embeds=self.model.get_input_embeddings()(ids),
+                past_key_values=self.cache,
+                attention_mask=None if self.mask.all() else self.mask,
+                position_ids=behind + (real.cumsum(dim=1) - 1).clamp(min=0),
+                use_cache=True,
+                logits_to_keep=keep,
+            ).logits
         return logits
 
     def repeat(self, copies: int) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -214,6 +214,21 @@ class CausalPassEngine(ABC):
         ids, real = self._sent(*_left_padded(inputs))
         reading, M = self.read(shared, len(inputs)), len(shared[0])
         return reading, reading.feed(_each(ids, M), _each(real, M), keep=1)
+
+
+@contextmanager
+def folded_head(model: Any) -> Iterator[None]:
+    """Hand the vocabulary product contiguous states while the model runs.
+
+    What `logits_to_keep` cuts out of [R, S, D] is a slice, which torch does not fold into one product with frozen
+    weights: it would copy all V × D of them once per row.
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: tuple(each.contiguous() for each in inputs))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def greedy(reading: Reading, logits: Float[Tensor, "R 1 V"], most: int, end: int) -> Int[Tensor, "R T"]:

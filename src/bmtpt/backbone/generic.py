@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
+from bmtpt.backbone.causal_passes import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.packing import Pass
 from bmtpt.backbone.passes import PassEngine, decoder_inputs, summed_nll
 
@@ -89,7 +89,8 @@ class PlainReading(Reading):
         assert real.all(), "texts of one pass have one length"
         self.embeddings = torch.cat([self.embeddings, self.model.get_input_embeddings()(ids)], dim=1)
         fewer = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
-        logits: Tensor = self.model(inputs_embeds=self.embeddings, use_cache=False, **fewer).logits
+        with folded_head(self.model):
+            logits: Tensor = self.model(inputs_embeds=self.embeddings, use_cache=False, **fewer).logits
         return logits[:, -keep:]
 
     def repeat(self, copies: int) -> None:
