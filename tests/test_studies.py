@@ -19,7 +19,7 @@ from bmtpt.results import Result, append_results, read_results
 from bmtpt.scoring import metric_names
 from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
-from bmtpt.studies.grid import GridBench
+from bmtpt.studies.grid import TARGETS, GridBench
 from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
 from bmtpt.studies.spec import PromptMethod
 
@@ -176,17 +176,33 @@ def test_a_study_may_grow_and_keeps_what_it_has(study, first, tmp_path, monkeypa
     assert read_results(copy / RESULTS)[: len(results)] == results
 
 
-def test_other_settings_are_computed_anew_from_sources_of_their_own(study, first, tmp_path):
+def test_other_settings_are_refused_in_one_file_and_else_computed_from_sources_of_their_own(study, first, tmp_path):
     folder, results = first
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     before = Posterior.load(copy / "sources" / "seed0" / "m2").particles
     limits = type(study.limits)(train=10)
     other = study.model_copy(update={"limits": limits, "seeds": (0,), "methods": ("bmtpt",)})
+    with pytest.raises(SettingsError, match=r"holds .* seed=0 with other settings; choose another --out"):
+        run_study(other, copy)
+    assert torch.equal(Posterior.load(copy / "sources" / "seed0" / "m2").particles, before)
+    (copy / RESULTS).unlink()
     found = run_study(other, copy)
     assert {row.settings_hash for row in found}.isdisjoint({row.settings_hash for row in results})
     assert not torch.equal(Posterior.load(copy / "sources" / "seed0" / "m2").particles, before)
-    assert len(read_results(copy / RESULTS)) == len(results) + len(found)
+
+
+def test_a_target_whose_task_file_changed_is_another_task(study, first, tmp_path, tiny_task_folder):
+    copy, tasks = tmp_path / "copy", tmp_path / "tasks"
+    shutil.copytree(first[0], copy)
+    shutil.copytree(tiny_task_folder, tasks)
+    changed = tasks / "pairs.yaml"
+    values = yaml.safe_load(changed.read_text())
+    changed.write_text(yaml.safe_dump({**values, "text": f"so: {values['text']}"}))
+    other = study.model_copy(update={"targets": (str(changed),), "seeds": (9,)})
+    with pytest.raises(SettingsError, match="target pairs, whose task file said something else then; choose another"):
+        run_study(other, copy)
+    assert not [row for row in read_results(copy / RESULTS) if row.seed == 9]
 
 
 def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_folder, tiny_task_folder, tmp_path):
@@ -231,6 +247,7 @@ def test_mpts_source_stage_is_learned_again_when_its_teachers_change(study, firs
     (kept,) = (copy / "sources" / "seed0").glob("mpt-*/mpt.safetensors")
     before = load_file(kept)
     teachers = study.source_prompt.model_copy(update={"learning_rate": 0.7})
+    (copy / RESULTS).unlink()
     run_study(study.model_copy(update={"source_prompt": teachers, "seeds": (0,), "methods": ("mpt",)}), copy)
     after = load_file(kept)
     assert not torch.equal(before["full"], after["full"])
@@ -316,7 +333,7 @@ def test_weight_tuning_runs_as_cells_with_lines_of_its_own_and_leaves_no_weights
     assert trained["lora"] == 6 * 2 * 2 * (24 + 16)  # attentions × (q and v) × rank × (in + out)
     assert trained["full"] == 28_832  # the whole tiny T5
     assert all(row.sources == () and row.seconds > 0 and row.steps == 2 for row in results)
-    assert {path.name for path in tmp_path.iterdir()} == {RESULTS}
+    assert {path.name for path in tmp_path.iterdir()} == {RESULTS, TARGETS}
 
 
 def test_weight_tuning_gives_the_same_numbers_again_and_is_resumed_by_its_lines(tuning, tmp_path, monkeypatch):

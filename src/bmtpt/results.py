@@ -82,6 +82,8 @@ def append_results(path: Path, rows: Iterable[Result]) -> None:
         ArtifactError: The file cannot be written.
     """
     text = "".join(row.model_dump_json() + "\n" for row in rows)
+    if not text:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
@@ -100,11 +102,7 @@ def read_results(paths: Path | Sequence[Path]) -> list[Result]:
     """
     rows: list[Result] = []
     for path in [paths] if isinstance(paths, Path) else paths:
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-        except OSError as error:
-            raise ArtifactError(f"cannot read results from {path}: {error.strerror}") from error
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(text_of(path).splitlines(), start=1):
             if not line.strip():
                 continue
             try:
@@ -114,3 +112,17 @@ def read_results(paths: Path | Sequence[Path]) -> list[Result]:
                 field = ".".join(str(part) for part in what["loc"]) or "line"
                 raise ArtifactError(f"{path}, line {number}: {field}: {what['msg']}") from error
     return rows
+
+
+def text_of(path: Path) -> str:
+    """Read a results file.
+
+    Raises:
+        ArtifactError: It is missing or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ArtifactError(f"cannot read results from {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ArtifactError(f"{path} is no UTF-8 text; give a results file (JSON lines)") from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:  # keeps `bmtpt tasks` and `--help` free of torch's import time
     from torch import Tensor
@@ -25,6 +25,9 @@ DataStatus = Literal["official", "cut", "rebuilt", "partial"]
 ``official``: the published rows and splits. ``cut``: a published split cut into our own train/select/test.
 ``rebuilt``: rows remade by a recipe. ``partial``: some of the published rows.
 """
+
+DATA_ORDER: tuple[DataStatus, ...] = get_args(DataStatus)
+"""From the published rows to the least like them: what mixes several states shows the last."""
 
 
 @dataclass(frozen=True, slots=True)

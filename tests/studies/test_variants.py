@@ -7,10 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmtpt.errors import SettingsError
+from bmtpt.report.summary import options_of
 from bmtpt.studies.grid import study_hash
 from bmtpt.studies.load import checked
 from bmtpt.studies.spec import CollapseSpec, GaussianSpec, StudySpec
-from bmtpt.studies.variants import Variant, expand, merged, settings_of
+from bmtpt.studies.variants import Variant, expand, merged
 
 
 def spec(**changes) -> StudySpec:
@@ -43,7 +44,7 @@ def test_the_part_of_a_name_that_concerns_the_source_stage_is_known():
 @given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.booleans() | st.floats(0.1, 9), min_size=1))
 def test_the_name_of_a_variant_says_every_setting(options):
     (point,) = expand([{f"learn.{name}": value for name, value in options.items()}])
-    assert set(settings_of(point.name)) == set(options)
+    assert set(options_of(point.name)) == set(options)
     assert point.applied({}) == {"learn": options}
 
 

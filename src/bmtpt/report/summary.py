@@ -9,13 +9,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
 from bmtpt.errors import ArtifactError, nearest
 from bmtpt.results import Result
-
-if TYPE_CHECKING:
-    from bmtpt.types import DataStatus
+from bmtpt.types import DATA_ORDER, DataStatus
 
 DISPLAY_NAMES = {
     "pt": "plain prompt tuning",
@@ -66,9 +63,6 @@ MEASURES = COSTS | {
 
 SECOND_TABLES = frozenset({"covered_modes", "mean_error", "mean_gap", "particle_nll", "spread"})
 """Measures that get a table of their own beside the headline's, where a study varies what they depend on."""
-
-# From the published rows to the least like them: a cell that mixes several states shows the last.
-DATA_ORDER: tuple[DataStatus, ...] = ("official", "cut", "rebuilt", "partial")
 
 Row = tuple[str, int | None]
 """A row of the table: target and shots (None: all training rows)."""
@@ -257,7 +251,7 @@ def _agree(left: str, right: str) -> bool:
 
 
 def by_measure(results: Iterable[Result]) -> list[list[Result]]:
-    """Split results into what can stand in one table: all scores, and each measure (`MEASURES`) alone.
+    """Split results into what can stand in one table: all scores first, then each measure (`MEASURES`) alone.
 
     Measures that are not a target's headline come along where they are in `SECOND_TABLES` and their method is varied.
     """
@@ -268,7 +262,7 @@ def by_measure(results: Iterable[Result]) -> list[list[Result]]:
         if row.primary or ((row.study, row.method) in varied and row.metric in SECOND_TABLES):
             kind = row.metric if row.metric in MEASURES else ""
             groups.setdefault(kind, []).append(row.model_copy(update={"primary": True}))
-    return list(groups.values())
+    return [groups[kind] for kind in sorted(groups, key=bool)]
 
 
 def of_metric(results: Iterable[Result], metric: str) -> list[Result]:

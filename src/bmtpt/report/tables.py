@@ -1,6 +1,6 @@
 """Score tables for the terminal and for Markdown, and the sentence under them.
 
-Nothing heavy is imported at the top, so `bmtpt compare` prints a table without loading torch or matplotlib.
+Nothing heavy is imported at the top, so `bmtpt table` prints a table without loading torch or matplotlib.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from statistics import fmean
 from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_words, score_entries, unit
 from bmtpt.report.layout import WORD_COLUMNS, Entry, ScoreTable, number, to_markdown, to_rich
 from bmtpt.report.summary import (
-    DATA_ORDER,
     DISPLAY_NAMES,
     MEASURES,
     Cell,
@@ -27,6 +26,7 @@ from bmtpt.report.summary import (
 )
 from bmtpt.report.variant_tables import is_tall, tall_difference_table, tall_score_table
 from bmtpt.results import Result
+from bmtpt.types import DATA_ORDER
 
 __all__ = [
     "DISPLAY_NAMES",
@@ -48,7 +48,7 @@ __all__ = [
 ]
 
 
-def score_table(results: Sequence[Result], methods: Sequence[str] | None = None) -> ScoreTable:
+def score_table(results: Sequence[Result]) -> ScoreTable:
     """Lay the scores out as target × shots by method; with variants or many methods, as method by target.
 
     Columns: target, shots, data status, constant answer, then mean ± standard error per method; the best mean
@@ -56,13 +56,10 @@ def score_table(results: Sequence[Result], methods: Sequence[str] | None = None)
     there are several and every method has all of them.
 
     Raises:
-        ArtifactError: As `summarise`; or a name in ``methods`` has no results.
+        ArtifactError: As `summarise`.
     """
     cells = summarise(results)
-    names = methods_of(cells) if methods is None else list(methods)
-    for name in names:
-        scores_of(cells, name)
-    cells = [cell for cell in cells if cell.method in names]
+    names = methods_of(cells)
     if is_tall(cells):
         return tall_score_table(cells, names)
     rows: dict[Row, dict[str, Cell]] = {}
@@ -122,16 +119,15 @@ def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreT
 # The sentence
 
 
-def verdict(results: Sequence[Result], method: str = "bmtpt", baselines: Sequence[str] | None = None) -> str:
-    """Compare a method with its baselines in one sentence.
+def verdict(results: Sequence[Result], method: str = "bmtpt") -> str:
+    """Compare a method with all others in one sentence.
 
     Only rows (target and shots) that all of them have are counted, a tie is not counted as best, and the
-    difference is taken against the baseline with the highest mean, which is the strictest choice.
+    difference is taken against the one with the highest mean, which is the strictest choice.
 
     Args:
         results: Results of one backbone.
         method: The method that is judged; of several variants none is.
-        baselines: Methods to compare with; those without results are left out. None: every other method.
 
     Raises:
         ArtifactError: As `summarise`.
@@ -146,12 +142,12 @@ def verdict(results: Sequence[Result], method: str = "bmtpt", baselines: Sequenc
     method = variants[0] if variants else method
     if method not in found:
         return f"{display_name(method)} is not among these results."
-    rivals = [name for name in (found if baselines is None else baselines) if name in found and name != method]
+    rivals = [name for name in found if name != method]
     if not rivals:
         return f"{display_name(method)} stands alone in these results, so nothing can be said about winning."
     rows = _common_rows(cells, [method, *rivals])
     if not rows:
-        return f"{display_name(method)} and its baselines have no target in common, so they cannot be compared."
+        return f"{display_name(method)} and the others have no target in common, so they cannot be compared."
     return _sentence(results, rows, method, rivals)
 
 

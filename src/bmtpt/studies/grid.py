@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from bmtpt.api import evaluate, result_rows, start_settings
 from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
+from bmtpt.errors import SettingsError
 from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, settings_hash
 from bmtpt.scoring import metric_names
@@ -22,12 +24,16 @@ from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, 
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
 from bmtpt.train.events import Listener
+from bmtpt.types import DATA_ORDER
 from bmtpt.weight_tuning import TunedModel
 
 Trained = Prompt | PromptMixture | TunedModel
 
 PROMPT_SETTINGS = "settings_hash.txt"
 """File of a kept prompt's folder that says which settings it was trained with."""
+
+TARGETS = "targets.json"
+"""File of a study's folder that says what each target's task was."""
 
 SOURCES = "sources"
 """What stands for the target in the lines of a source stage."""
@@ -137,6 +143,24 @@ class GridBench:
         if jobs:
             for name in self.tasks:
                 self.data(name)
+            self._claim_targets()
+
+    def _claim_targets(self) -> None:
+        """Note what the targets are; a task whose file changed since its first cells here is another task.
+
+        Sources are in every line's settings hash. Targets are not: a study's lines have one hash for all of them.
+        """
+        note = self.folder / TARGETS
+        kept = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else {}
+        now = {
+            task.name: settings_hash(_definition(task)) for task in (self.tasks[name] for name in self.study.targets)
+        }
+        if changed := [name for name, found in now.items() if kept.get(name, found) != found]:
+            raise SettingsError(
+                f"{self.folder} holds cells of target {changed[0]}, whose task file said something else then; "
+                "choose another --out"
+            )
+        write_text_atomically(note, json.dumps({**kept, **now}, indent=1) + "\n")
 
     def run(self, job: Job, listener: Listener | None) -> list[Result]:
         """Learn a source stage, or train and score a cell."""
@@ -216,8 +240,13 @@ def _by_backbone(contenders: Sequence[Contender]) -> list[Contender]:
 
 
 def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
-    """Return what the source tasks say, without the places of their files: a study may be moved."""
-    return [load_task(name).model_dump(mode="json", exclude={"file", "files"}) for name in study.sources]
+    """Return what the source tasks say."""
+    return [_definition(load_task(name)) for name in study.sources]
+
+
+def _definition(task: TaskSpec) -> dict[str, Any]:
+    """Return what a task says, without the places of its files: a study may be moved."""
+    return task.model_dump(mode="json", exclude={"file", "files"})
 
 
 def _source_facts(study: StudySpec) -> dict[str, Any]:
@@ -258,7 +287,7 @@ def _source_lines(job: Job, posterior: Posterior, sources: Sources) -> list[Resu
             steps=card.steps,
             seconds=card.seconds,
             settings_hash=job.settings_hash,
-            data=max((data.status for data in sources.data), key=["official", "cut", "rebuilt", "partial"].index),
+            data=max((data.status for data in sources.data), key=DATA_ORDER.index),
             versions=versions(),
         )
         for metric, value in measured.items()

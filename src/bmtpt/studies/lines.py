@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmtpt.errors import SettingsError
 from bmtpt.files import write_text_atomically
-from bmtpt.results import Result, read_results
+from bmtpt.results import Result, read_results, text_of
 from bmtpt.studies.jobs import Job, Place, place_of
 
 Key = tuple[str, Place]
@@ -16,12 +17,16 @@ Key = tuple[str, Place]
 def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
     """Return the lines that the jobs have so far; what a kill left of half a line or half a job is dropped.
 
-    Lines of other studies and of other settings stay in the file.
+    Lines of other studies and of other cells stay in the file.
+
+    Raises:
+        SettingsError: The file holds a cell of the jobs with other settings: no table could tell the two apart.
     """
     if not path.is_file():
         return []
     _drop_torn_line(path)
     rows = read_results(path)
+    _require_same_settings(path, rows, jobs)
     wanted = {(job.settings_hash, job.place): job.metrics for job in jobs}
     found: dict[Key, set[str]] = defaultdict(set)
     for row in rows:
@@ -41,7 +46,7 @@ def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
 def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
     """Sort a study's lines as its results are, so that the file does not tell which process was first.
 
-    Lines of other studies and of other settings stay where they are.
+    Lines of other studies and of other cells stay where they are.
 
     Args:
         path: The study's results file.
@@ -56,6 +61,13 @@ def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
         _write(path, placed)
 
 
+def _require_same_settings(path: Path, rows: Sequence[Result], jobs: Sequence[Job]) -> None:
+    places = {job.place: job.name for job in jobs}
+    wanted = {(job.settings_hash, job.place) for job in jobs}
+    if odd := [row for row in rows if place_of(row) in places and _key(row) not in wanted]:
+        raise SettingsError(f"{path} holds {places[place_of(odd[0])]} with other settings; choose another --out")
+
+
 def _key(row: Result) -> Key:
     return row.settings_hash, place_of(row)
 
@@ -65,6 +77,6 @@ def _write(path: Path, rows: Sequence[Result]) -> None:
 
 
 def _drop_torn_line(path: Path) -> None:
-    whole, _, torn = path.read_text(encoding="utf-8").rpartition("\n")
+    whole, _, torn = text_of(path).rpartition("\n")
     if torn:
         write_text_atomically(path, whole + "\n" if whole else "")

@@ -14,6 +14,7 @@ from bmtpt.errors import SettingsError, nearest
 from bmtpt.settings import read_yaml, validated
 from bmtpt.studies.spec import KINDS, AnyStudy, BaseStudy, StudySpec
 from bmtpt.studies.variants import merged
+from bmtpt.tasks import load_task
 
 LIBRARY = Path(__file__).parent / "library"
 DEFAULT_SCALE = "small"
@@ -76,20 +77,29 @@ def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
 
 
 def checked(study: BaseStudy, where: str) -> AnyStudy:
-    """Refuse a study whose targets are among its sources, or one of whose variants cannot be.
+    """Refuse a study with a task in two places, or one of whose variants cannot be.
 
     Raises:
         SettingsError: As said; the sentence begins with ``where``.
     """
     if isinstance(study, StudySpec):
-        for what, names in (("a source", study.sources), ("for tuning", study.tuning)):
-            if both := sorted(set(names) & set(study.targets)):
-                raise SettingsError(f"{where}: {both[0]} is both {what} and a target; name it once")
+        _require_one_place(study, where)
     try:
         study.contenders()
     except SettingsError as error:
         raise SettingsError(f"{where}: variants: {error}") from error
     return study  # type: ignore[return-value]
+
+
+def _require_one_place(study: StudySpec, where: str) -> None:
+    """Refuse a task that is trained on and scored, or named twice; two files may hold one task."""
+    places: dict[str, str] = {}
+    for place, names in (("a source", study.sources), ("for tuning", study.tuning), ("a target", study.targets)):
+        for task in (load_task(name).name for name in names):
+            if task in places:
+                both = f"both {places[task]} and {place}" if places[task] != place else f"{place} twice"
+                raise SettingsError(f"{where}: {task} is {both}; name it once")
+            places[task] = place
 
 
 def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

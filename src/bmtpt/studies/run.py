@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from bmtpt.errors import SettingsError
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import prompt_folder, study_hash
 from bmtpt.studies.jobs import in_order, to_do
@@ -31,10 +32,13 @@ def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *
             results. A script that asks for more than one must run it under ``if __name__ == "__main__"``.
 
     Raises:
+        SettingsError: The folder holds cells of this study with other settings, or no method can answer a target.
         BmtptError: As `learn`, `fit_targets` and `evaluate`.
     """
     bench = make_bench(study, folder)
     jobs = bench.jobs()
+    if not jobs:
+        raise SettingsError(f"study {study.name} has nothing to run: none of its methods can answer its targets")
     results = whole_lines(folder / RESULTS, jobs)
     done = set(done_jobs(jobs, results))
     left = to_do(jobs, done)

@@ -92,6 +92,14 @@ class BaseStudy(BaseModel):
     learn: LearnSettings = LearnSettings()
     variants: dict[str, tuple[dict[str, Any], ...]] = later({})
 
+    @field_validator("seeds", "sources", "targets", "tuning", "shots", "methods", check_fields=False)
+    @classmethod
+    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        twice = [value for value in values if values.count(value) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]} stands in it twice")
+        return values
+
     def compared(self) -> tuple[str, ...]:
         """Return the methods."""
         return self._methods
@@ -137,6 +145,8 @@ class BaseStudy(BaseModel):
             if method not in known:
                 raise ValueError(f"variants are given for '{method}', which is not compared; choose from {known}")
             names = [variant.name for variant in expand(grids)]
+            if not names:
+                raise ValueError(f"variants of '{method}' are none; give a grid such as {{}}, or leave '{method}' out")
             if twice := [name for name in names if names.count(name) > 1]:
                 raise ValueError(f"variant '{twice[0]}' of {method} stands in it twice")
         return self
@@ -192,14 +202,6 @@ class StudySpec(BaseStudy):
     weights: WeightSettings = later(WeightSettings())
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
-
-    @field_validator("sources", "targets", "tuning", "shots", "seeds", "methods")
-    @classmethod
-    def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
-        twice = [value for value in values if values.count(value) > 1]
-        if twice:
-            raise ValueError(f"{twice[0]} stands in it twice")
-        return values
 
     @model_validator(mode="after")
     def _prompts_of_one_length(self) -> StudySpec:
@@ -271,7 +273,7 @@ class GaussianSpec(BaseStudy):
     """
 
     kind: Literal["gaussian"] = "gaussian"
-    dimensions: tuple[PositiveInt, ...] = (2,)
+    dimensions: tuple[PositiveInt, ...] = Field(default=(2,), min_length=1)
     tasks: PositiveInt = 3
     anisotropy: PositiveFloat = 5.0
 
@@ -291,8 +293,8 @@ class CollapseSpec(BaseStudy):
     _varied: ClassVar[tuple[str, ...]] = (*SVGD_OPTIONS, "row_width", "modes", "separation", "start_std")
 
     kind: Literal["collapse"] = "collapse"
-    distributions: tuple[Distribution, ...] = ("gaussian_mixture", "student_mixture")
-    dimensions: tuple[PositiveInt, ...] = (2, 10, 50)
+    distributions: tuple[Distribution, ...] = Field(default=("gaussian_mixture", "student_mixture"), min_length=1)
+    dimensions: tuple[PositiveInt, ...] = Field(default=(2, 10, 50), min_length=1)
     row_width: int = Field(default=2, ge=2)
     modes: PositiveInt = 4
     separation: PositiveFloat = 6.0

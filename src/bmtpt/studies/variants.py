@@ -67,15 +67,6 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def settings_of(name: str) -> dict[str, str]:
-    """Read a variant's name back.
-
-    >>> settings_of("kernel=imq,scope=row")
-    {'kernel': 'imq', 'scope': 'row'}
-    """
-    return dict(part.split("=", 1) for part in name.split(",") if "=" in part)
-
-
 def _combinations(grid: Grid) -> Iterable[tuple[tuple[str, ...], tuple[Any, ...]]]:
     lists = [value if isinstance(value, (list, tuple)) else [value] for value in grid.values()]
     return ((tuple(grid), values) for values in product(*lists))
