@@ -59,7 +59,7 @@ def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
 def scaling_lines(lines: Sequence[Line], device: str) -> list[Line]:
     """Return the last line of each point of a kind of device, axis by axis."""
     own = [line for line in lines if line["benchmark"] == "scaling" and _kind(line) == device]
-    own = [line for line in own if line["size"] not in TINY]
+    own = [line for line in own if line["size"] not in TINY and line["engine"] == "packed"]
     last = {(machine(line), line["size"], line["precision"], line["axis"], line[line["axis"]]): line for line in own}
     axes = list(AXES[device])
     return sorted(last.values(), key=lambda x: (machine(x), x["size"], axes.index(x["axis"]), x[x["axis"]]))

@@ -98,6 +98,11 @@ def test_variants_are_compared_with_the_other_methods_or_else_with_the_first_of_
     assert pairs_to_compare(names, "bmtpt") == pairs
 
 
+def test_a_method_that_has_no_variant_here_is_named_with_the_nearest(varied):
+    with pytest.raises(ArtifactError, match="no results of the method 'bmtpd'; choose from bmtpt"):
+        difference_table(varied, "bmtpd")
+
+
 def test_no_winner_is_declared_among_variants(varied):
     assert "no winner is declared" in verdict(varied)
     assert "3 variants" in verdict(varied)
@@ -127,14 +132,14 @@ def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
     second = [row.model_copy(update={"metric": "mean_error", "primary": False}) for row in rows]
     other = [row.model_copy(update={"metric": "loss", "primary": False}) for row in rows]
     tables = by_measure([*rows, *second, *other, result("pt", "cb", 0, 50.0)])
-    assert [group[0].metric for group in tables] == ["variance_ratio", "mean_error", "accuracy"]
-    assert [len(group) for group in tables] == [5, 5, 1]
+    assert [group[0].metric for group in tables] == ["accuracy", "variance_ratio", "mean_error"]
+    assert [len(group) for group in tables] == [1, 5, 5]
     assert all(row.primary for group in tables for row in group)
-    text = to_markdown(score_table(tables[0]))
+    text = to_markdown(score_table(tables[1]))
     assert "**" not in text
     assert "0.2 ± 0" in text
     assert "variance of the particles over the true one" in text
-    assert "nobody wins" in verdict(tables[0])
+    assert "nobody wins" in verdict(tables[1])
 
 
 def test_another_metric_than_the_headline_can_be_asked_for(result):
@@ -188,6 +193,15 @@ def test_what_varies_beside_the_number_makes_curves_of_its_own(result):
     cells = summarise(rows)
     assert varied_number(cells) == "prior_std"
     assert set(curves_over(cells, "prior_std")) == {"BMTPT (prior=mean)", "BMTPT (prior=mixture)"}
+
+
+def test_the_settings_of_the_study_are_a_line_across_the_curve_of_its_variants(result):
+    rows = [result("bmtpt", "cb", 0, value, variant=f"repulsion={value}") for value in (0.1, 10.0, 100.0)]
+    cells = summarise([*rows, result("bmtpt", "cb", 0, 2.0)])
+    with style():
+        drawn = variant_plot(cells)
+    assert "BMTPT, as set" in drawn
+    assert drawn.count(">BMTPT<") == 1
 
 
 def test_variants_without_a_number_are_bars(result):

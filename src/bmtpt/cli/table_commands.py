@@ -41,12 +41,15 @@ def table(
     ] = False,
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
+    from bmtpt.errors import ArtifactError
     from bmtpt.report.published import published_table
     from bmtpt.report.summary import by_measure, methods_of, of_metric, pairs_to_compare, summarise, with_shots
     from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
     from bmtpt.results import read_results
 
     results = read_results(files)
+    if not results:
+        raise ArtifactError(f"{files[0]} holds no result lines yet; name a file of a study that has run")
     if shots:
         results = with_shots(results, shots)
     if published:

@@ -123,21 +123,21 @@ def logarithmic(axis: Axes, curves: Sequence[Sequence[float]], ratio: float = 30
 
 # Diagnostics
 
-# Title, unit, and the series with their names in the events (the first that exists is drawn).
-_CURVES: tuple[tuple[str, str, dict[str, tuple[str, ...]]], ...] = (
+# Title, unit, and the series with their names in the events.
+_CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "spread and mean",
         "rms (embedding units)",
-        {"spread of the particles": ("spread",), "size of their mean": ("mean_rms", "mean_norm")},
+        {"spread of the particles": "spread", "size of their mean": "mean_rms"},
     ),
     (
         "repulsion to drive",
         "ratio of norms",
-        {"repulsion to drive": ("repulsion_to_drive", "repulsion_ratio")},
+        {"repulsion to drive": "repulsion_to_drive"},
     ),
-    ("bandwidth h", "(embedding units)²", {"bandwidth": ("bandwidth",)}),
-    ("particles that act apart", "kernel rank, 1 to M", {"kernel rank": ("kernel_rank",)}),
-    ("Stein discrepancy", "squared, U-statistic", {"discrepancy": ("stein_discrepancy", "ksd")}),
+    ("bandwidth h", "(embedding units)²", {"bandwidth": "bandwidth"}),
+    ("particles that act apart", "kernel rank, 1 to M", {"kernel rank": "kernel_rank"}),
+    ("Stein discrepancy", "squared, U-statistic", {"discrepancy": "stein_discrepancy"}),
 )
 
 
@@ -147,7 +147,7 @@ def diagnostics_curves(run: Run) -> str | None:
     drawn = [
         (title, unit, found)
         for title, unit, curves in _CURVES
-        if (found := {name: series for name, keys in curves.items() if (series := _scalars(events, keys))})
+        if (found := {name: series for name, key in curves.items() if (series := _scalars(events, key))})
     ]
     if not drawn:
         return None
@@ -164,16 +164,13 @@ def diagnostics_curves(run: Run) -> str | None:
     return to_svg(figure, "Diagnostics of the particles over steps")
 
 
-def _scalars(events: Sequence[Event], keys: Sequence[str]) -> tuple[list[float], list[float]] | None:
-    for key in keys:
-        found = [
-            (number_of(event.get("step")), numbers_of(mapping(event.get("diagnostics")).get(key))) for event in events
-        ]
-        # One number per row (kernel scope "row") is shown as its mean.
-        points = [(step, math.fsum(values) / len(values)) for step, values in found if values]
-        if any(math.isfinite(value) for _, value in points):
-            return [step for step, _ in points], [value for _, value in points]
-    return None
+def _scalars(events: Sequence[Event], key: str) -> tuple[list[float], list[float]] | None:
+    found = [(number_of(event.get("step")), numbers_of(mapping(event.get("diagnostics")).get(key))) for event in events]
+    # One number per row (kernel scope "row") is shown as its mean.
+    points = [(step, math.fsum(values) / len(values)) for step, values in found if values]
+    if not any(math.isfinite(value) for _, value in points):
+        return None
+    return [step for step, _ in points], [value for _, value in points]
 
 
 def heat_maps(run: Run) -> str | None:

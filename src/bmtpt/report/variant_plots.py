@@ -69,7 +69,7 @@ Points = list[tuple[float, Cell]]
 def curves_over(cells: Sequence[Cell], axis: str) -> dict[str, Points]:
     """Return points by the name of the method and what else varies.
 
-    A method without the number holds at every one of them.
+    A point without the number has x = NaN; it is drawn across all others.
     """
     found: dict[str, Points] = {}
     for cell in cells:
@@ -85,11 +85,13 @@ def curves_over(cells: Sequence[Cell], axis: str) -> dict[str, Points]:
 def _draw(panel: Axes, curves: Mapping[str, Points], names: Sequence[str], axis: str) -> None:
     xs = sorted({x for points in curves.values() for x, _ in points if x == x})
     for index, name in enumerate(names):
-        points = curves.get(name, [])
         shade, label = colour(index), short(name, LONGEST_NAME)
-        flat = [cell for x, cell in points if x != x]
+        flat = [cell for x, cell in curves.get(name, []) if x != x]
+        points = [(x, cell) for x, cell in curves.get(name, []) if x == x]
         if flat:
-            panel.axhline(flat[0].mean, linestyle="--", linewidth=1.3, color=shade, label=label)
+            beside = f"{label}, as set" if points else label
+            panel.axhline(flat[0].mean, linestyle="--", linewidth=1.3, color=shade, label=beside)
+        if not points:
             continue
         panel.errorbar(
             [x for x, _ in points],

@@ -17,6 +17,7 @@ from bmtpt.report.summary import (
     methods_of,
     paired_difference,
     pairs_to_compare,
+    scores_of,
 )
 from bmtpt.results import Result
 
@@ -77,15 +78,22 @@ def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], meth
     """Lay out the pairs that are compared, by target; the last column is all targets together.
 
     Raises:
-        ArtifactError: As `summarise`.
+        ArtifactError: As `summarise`; or the method has no results.
     """
-    pairs = pairs_to_compare(methods_of(cells), method)
+    names = methods_of(cells)
+    if method not in map(_method, names):
+        scores_of(cells, method)
+    pairs = pairs_to_compare(names, method)
     found = [paired_difference(results, left, right) for left, right in pairs]
     rows = list(dict.fromkeys(row for each in found for row in each.rows))
     body = [_difference_row(each, rows, cells[0].metric) for each in found]
     header = ("method", "minus", "unit", *map(row_name, rows), ALL)
     count = len(found) * len(rows)
     return ScoreTable(header, tuple(body), (CHANCE.format(count),) if count > 1 else ())
+
+
+def _method(name: str) -> str:
+    return method_and_variant(name)[0]
 
 
 def _difference_row(difference: PairedDifference, rows: Sequence[Row], metric: str) -> tuple[Entry, ...]:
