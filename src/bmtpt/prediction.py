@@ -11,7 +11,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from bmtpt.artifacts import Prompt, require_backbone
+from bmtpt.artifacts import Prompt, require_backbone, task_of
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
@@ -19,7 +19,7 @@ from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.scoring import make_scorer
 from bmtpt.tasks import TaskSpec
-from bmtpt.tasks.prepare import PREPARE
+from bmtpt.tasks.prepare import prepared
 from bmtpt.tasks.spec import placeholders
 from bmtpt.tasks.text import render
 from bmtpt.types import Example
@@ -70,7 +70,7 @@ def _numbered(lines: Iterable[str], source: str) -> Iterator[tuple[str, str]]:
 
 def _example(row: dict[str, Any], where: str, task: TaskSpec) -> Example:
     try:
-        shown = PREPARE[task.prepare](row, False)[0] if task.prepare else row
+        shown = prepared(task.prepare, row, training=False)[0] if task.prepare else row
         before, context, after = render(task, shown)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
@@ -191,7 +191,7 @@ def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
         require_backbone(card.backbone, backbone.fingerprint, backbone.name)
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
-    task = TaskSpec.model_validate(card.task_definition)
+    task = task_of(card)
     words = make_scorer(backbone, task).answers
     prompts = prompt.prompts if words else prompt.prompts[:1]  # texts have no average
     limit = card.settings.get("max_length") or task.max_length

@@ -63,6 +63,11 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
+def test_blanks_around_a_label_word_do_not_count():
+    spec = TaskSpec(name="x", file="x.csv", text="{a}", labels={"0": " no", "1": "yes "})
+    assert spec.label_words == ("no", "yes")
+
+
 def test_all_tasks_of_the_paper_are_built_in():
     assert set(builtin_tasks()) == set(PUBLISHED) | {"squad", "record", "copa", "sciq"}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from bmtpt.errors import DataError
 from bmtpt.tasks.sources import Row, value
 from bmtpt.types import Example
 
@@ -85,12 +86,28 @@ def mark_span(words: list[str], index: int, span: str, mark: str) -> list[str]:
     >>> mark_span(["for", "him."], 1, "him", "#")
     ['for', '#', 'him', '#.']
     """
+    if not 0 <= index < len(words):
+        raise DataError(f"'{span}' is said to stand at word {index} of a text of {len(words)}")
     size = len(span.split())
     found = " ".join(words[index : index + size])
     # Some spans differ from the text in case ("the lawyer" for "The lawyer"); the text's form is kept.
     tail = found[len(span) :] if found.lower().startswith(span.lower()) else ""
     core = found.removesuffix(tail) if tail else found
     return [*words[:index], mark, *core.split(" "), mark + tail, *words[index + size :]]
+
+
+def prepared(name: str, row: Row, training: bool) -> list[dict[str, Any]]:
+    """Return the rows to show of one raw row.
+
+    Raises:
+        DataError: The row is not as that data set's are.
+    """
+    try:
+        return PREPARE[name](row, training)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"the row is not as those of {name}: {type(error).__name__}: {error}") from error
 
 
 PREPARE: dict[str, Callable[[Row, bool], list[dict[str, Any]]]] = {

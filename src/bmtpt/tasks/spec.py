@@ -134,7 +134,16 @@ class TaskSpec(BaseModel):
     @field_validator("labels", mode="before")
     @classmethod
     def _words_stand_for_themselves(cls, value: Any) -> Any:
-        return {word: word for word in value} if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        if odd := [word for word in value if isinstance(word, (dict, list))]:
+            raise ValueError(f"a list of words holds {odd[0]}; for 'value: word' lines leave the dashes out")
+        return {word: word for word in value}
+
+    @field_validator("labels")
+    @classmethod
+    def _words_without_blanks_around(cls, labels: dict[str, str]) -> dict[str, str]:
+        return {value: word.strip() for value, word in labels.items()}  # as what a model writes is read
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -145,10 +154,11 @@ class TaskSpec(BaseModel):
     @classmethod
     def _fill_defaults(cls, value: dict[str, Any]) -> dict[str, Any]:
         value = dict(value)
-        value.setdefault("split_names", SPLIT_NAMES.get(value.get("split", "own"), ()))
+        rule: Any = str(value.get("split", "own"))
+        value.setdefault("split_names", SPLIT_NAMES.get(rule, ()))
         kind: Kind = "labels" if value.get("labels") else "answers" if value.get("answers") else "number"
         value.setdefault("metrics", METRICS[kind][:1] if kind == "labels" else METRICS[kind])
-        if value["metrics"]:
+        if value["metrics"] and isinstance(value["metrics"], (list, tuple)):
             value.setdefault("primary", value["metrics"][0])
         return value
 

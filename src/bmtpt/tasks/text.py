@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from bmtpt.errors import DataError
-from bmtpt.tasks.prepare import PREPARE, merge_queries
+from bmtpt.tasks.prepare import merge_queries, prepared
 from bmtpt.tasks.sources import Row, value
 from bmtpt.tasks.spec import TaskSpec, pieces
 from bmtpt.types import Example
@@ -22,7 +22,7 @@ def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
     Raises:
         DataError: A column is missing or empty, or the label is not one of the task's.
     """
-    rows = PREPARE[spec.prepare](row, training) if spec.prepare else [row]
+    rows = prepared(spec.prepare, row, training) if spec.prepare else [row]
     return [_example(spec, shown) for shown in rows]
 
 
