@@ -169,6 +169,25 @@ def test_a_folder_of_the_other_kind_is_refused_before_training(
     assert Prompt.load(tmp_path).card == kept
 
 
+def test_of_several_targets_a_folder_that_is_taken_is_refused_before_training(
+    tiny_backbone, tiny_tasks, posterior, tmp_path, monkeypatch
+):
+    targets = [tiny_tasks["sentiment"], tiny_tasks["pairs"]]
+    adapt(posterior, targets[1], adapting(), backbone=tiny_backbone, folder=tmp_path / "both" / "pairs")
+    monkeypatch.setattr("bmtpt.train.loop.Loop.run", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ArtifactError, match="pairs holds a run already"):
+        adapt_together(posterior, targets, adapting(), backbone=tiny_backbone, folder=tmp_path / "both")
+    assert [path.name for path in (tmp_path / "both").iterdir()] == ["pairs"]
+
+
+def test_what_is_refused_leaves_the_folder_as_it_was(tiny_backbone, sources, tmp_path):
+    with pytest.raises(SettingsError, match="start is given"):
+        learn(
+            tiny_backbone, sources, learning(), folder=tmp_path / "new", start=learn(tiny_backbone, sources, learning())
+        )
+    assert not (tmp_path / "new").exists()
+
+
 def test_sources_must_be_named_once_and_hold_rows(tiny_backbone, sources):
     with pytest.raises(SettingsError, match="no source task"):
         learn(tiny_backbone, [], learning())

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt import prompts as initial
-from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, versions
+from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, task_of, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.load import load_backbone
@@ -38,7 +38,7 @@ from bmtpt.stage_rows import cut_counts, row_counts, source_rows
 from bmtpt.stein.diagnostics import mean_gap_warning
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run, prepare_folder
+from bmtpt.train.run import Run, prepare_folder, require_free
 from bmtpt.types import Example
 from bmtpt.weight_tuning import TunedModel
 
@@ -85,10 +85,10 @@ def learn(
     settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
     train, held_back = source_rows(backbone, sources, settings)
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     engine = choose_engine(backbone, settings.engine, settings.memory)
-    run = Run(backbone.fingerprint, folder, resume, listener)
     _require_start(start, settings, backbone)
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
+    run = Run(backbone.fingerprint, folder, resume, listener)
     if settings.particle_init == "prompt" and start is None:
         start = learn_start(backbone, sources, settings, folder=folder, resume=resume, listener=listener)
     particles = initial_particles(backbone, settings, start)
@@ -248,8 +248,11 @@ def fit_targets(
         sources, posterior: For the card.
     """
     rows = all_target_rows(backbone, targets, settings)
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     engine = choose_engine(backbone, settings.engine, settings.memory)
+    places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}
+    for place in places.values():
+        require_free(place, resume=resume, overwrite=overwrite, kind="prompt")
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
     stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
     trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
@@ -257,7 +260,7 @@ def fit_targets(
     for k, (name, card) in enumerate(trained.cards.items()):
         prompts = trained.stage.composed(trained.tensors, k)[trained.winners]
         prompt = Prompt(prompts.detach().cpu(), card)
-        place = folder if folder is None or len(targets) == 1 else folder / name
+        place = places[name]
         found[name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
     return found
 
@@ -285,7 +288,7 @@ def evaluate(
         SettingsError: The scorer does not fit the task or the number of prompts.
     """
     require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
-    task = task or TaskSpec.model_validate(prompt.card.task_definition)
+    task = task or task_of(prompt.card)
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)

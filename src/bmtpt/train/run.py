@@ -48,13 +48,32 @@ class Run:
 def prepare_folder(
     folder: Path | None, *, resume: bool, overwrite: bool, kind: Literal["posterior", "prompt"] | None = None
 ) -> None:
-    """Make a run's folder, and refuse one that holds another run.
+    """Make a run's folder, and refuse one that `require_free` refuses.
+
+    Raises:
+        ArtifactError: As `require_free`; or the folder cannot be made.
+    """
+    if folder is None:
+        return
+    require_free(folder, resume=resume, overwrite=overwrite, kind=kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if overwrite and not resume:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(f"cannot use {folder}: {error.strerror}; choose another folder") from error
+
+
+def require_free(
+    folder: Path | None, *, resume: bool, overwrite: bool, kind: Literal["posterior", "prompt"] | None = None
+) -> None:
+    """Refuse a folder that holds another run.
 
     Args:
         kind: What the run will save; a folder with another kind is refused now, not when the training is over.
 
     Raises:
-        ArtifactError: The folder holds a run already, or cannot be made.
+        ArtifactError: As said.
     """
     if folder is None:
         return
@@ -66,9 +85,3 @@ def prepare_folder(
         raise ArtifactError(
             f"{folder} holds a run already ({taken[0]}); add --resume or --overwrite, or choose another"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if overwrite and not resume:
-            (folder / CHECKPOINT).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArtifactError(f"cannot use {folder}: {error.strerror}; choose another folder") from error
