@@ -228,6 +228,15 @@ def test_capped_targets_weigh_their_penalty_by_the_capped_rows():
     assert torch.allclose(method.full.grad, torch.full((1, P, D), 2 / 0.5**2 / (4 + 2), dtype=torch.float64))
 
 
+def test_the_cap_of_sampling_does_not_change_the_penalty_of_a_single_target():
+    method = trainer([mean_candidate(0.5)], {"a": rows(0, 20)}, proportional_cap=4, batch_size=3)
+    with torch.no_grad():
+        method.full += 1
+    method.engine.points = method.full.detach()[0].expand(40, -1, -1)  # no gradient from the data
+    method.backward(method.draw(0), 0)
+    assert torch.allclose(method.full.grad, torch.full((1, P, D), 1 / 0.5**2 / 20, dtype=torch.float64))
+
+
 def test_with_a_frozen_only_the_factors_move_and_are_counted():
     start = normal(P, D)
     method = trainer([Candidate(start, "start")], decompose=True, freeze_full=True, batch_size=4, learning_rate=0.1)

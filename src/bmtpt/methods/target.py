@@ -208,7 +208,7 @@ class TargetPrompts(TargetStage):
         found = {}
         for k, name in enumerate(self.targets):
             prompts = self.prompts(k)
-            objective = objective + self._penalty(prompts).sum() / self._capped_rows()
+            objective = objective + self._penalty(prompts).sum() / self._rows()
             if name in batches:
                 weights = prompts.new_full((len(batches[name]),), 1 / drawn)
                 at = self._perturbed(prompts.detach(), step, k)
@@ -226,7 +226,10 @@ class TargetPrompts(TargetStage):
         draw = standard_normal(P, D, seed=self.settings.seed, step=step, task=target)
         return prompts + self.noise_std[:, None, None] * draw.to(prompts)
 
-    def _capped_rows(self) -> int:
+    def _rows(self) -> int:
+        """Return N_T, by which the penalty is divided; of several targets the rows that sampling counts."""
+        if len(self.targets) == 1:
+            return sum(len(rows.train) for rows in self.targets.values())
         return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
 
     def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
