@@ -135,6 +135,27 @@ def test_a_fingerprint_is_64_hexadecimal_digits(tiny_backbone):
 # Folders that cannot be used.
 
 
+def test_greedy_means_the_likeliest_token_whatever_the_folder_says_of_generation(copy):
+    (copy / "generation_config.json").write_text(json.dumps({"min_length": 30, "no_repeat_ngram_size": 3}))
+    settings = load(copy).model.generation_config
+    assert not settings.min_length
+    assert not settings.no_repeat_ngram_size
+    assert settings.eos_token_id == load(copy).tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        ({"precision": "float16"}, "unknown precision 'float16'; did you mean 'bfloat16'"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used here"),
+    ],
+)
+def test_a_precision_or_device_that_is_not_there_is_named(copy, options, part):
+    with pytest.raises(BackboneError, match=part):
+        load(copy, **options)
+
+
 def test_pickled_weights_are_never_loaded(copy, monkeypatch):
     weights = load_file(copy / "model.safetensors")
     (copy / "model.safetensors").unlink()

@@ -211,6 +211,21 @@ def test_where_no_cuda_graph_can_be_captured_the_passes_go_on_without(caplog: py
     assert caplog.text.count("cuda graphs are off") == 1
 
 
+def test_layers_that_wait_for_the_device_are_never_captured() -> None:
+    backbone = engine("v1.1").backbone
+    assert PackedT5Engine(backbone, replace(ACCELERATOR, graphs=True, layers="written")).graphs is None
+    assert PackedT5Engine(backbone, replace(ACCELERATOR, graphs=True)).graphs is not None
+
+
+def test_the_choice_of_attention_kernels_changes_no_gradient() -> None:
+    prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50], [2, 6]), engine("v1.1").backbone
+    efficient, other = (
+        PackedT5Engine(backbone, replace(ACCELERATOR, attention=attention)).gradients(prompts, batch, torch.ones(2))[1]
+        for attention in ("efficient", "any")
+    )
+    assert relative(efficient, other) < 1e-5
+
+
 def test_what_the_allocator_keeps_changes_no_value(calls_to_kept_memory: list[str]) -> None:
     prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1").backbone
     kept = PackedT5Engine(backbone).losses(prompts, batch)

@@ -81,12 +81,16 @@ def without_dropout(config: Any) -> Any:
 def require_usable(model: Any, name: str) -> None:
     """Check by a forward pass that a model reads embeddings, and predicts each token from those before it alone.
 
+    An encoder-decoder's generation settings are made plain.
+
     Raises:
         BackboneError: It does not, or an encoder-decoder has no start token.
     """
     config = model.config
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise BackboneError(f"the configuration of {name} lacks decoder_start_token_id; add it to config.json")
+    if config.is_encoder_decoder:
+        _plain_greedy(model)
     if config.model_type == "t5":
         return
     if not _reads_forward(model):
@@ -94,8 +98,6 @@ def require_usable(model: Any, name: str) -> None:
             f"{name} is a {config.model_type} model that, in this version of transformers, does not predict the next "
             "token from the embeddings before it alone; give a model such as T5, BART, GPT-2, Llama or Qwen"
         )
-    if config.is_encoder_decoder:
-        _plain_greedy(model)
 
 
 @torch.no_grad()
@@ -119,7 +121,7 @@ def _reads_forward(model: Any) -> bool:
 
 
 def _plain_greedy(model: Any) -> None:
-    """Drop a folder's generation settings (BART's beams and banned repetitions): greedy means the likeliest token."""
+    """Drop a folder's generation settings (beams, banned repetitions): greedy means the likeliest token."""
     from transformers import GenerationConfig
 
     keys = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")

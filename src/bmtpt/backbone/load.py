@@ -12,7 +12,7 @@ import torch
 from bmtpt.backbone.families import fingerprint_of, loader_of, require_usable, without_dropout
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.offline import PARAMETERS, offline_folder
-from bmtpt.errors import BackboneError
+from bmtpt.errors import BackboneError, nearest
 
 NO_LIMIT = 10**9
 
@@ -28,9 +28,11 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "au
         device: ``auto`` is ``cuda`` where there is one, else ``cpu``.
 
     Raises:
-        BackboneError: The model is not there, is of a kind that cannot be used, or holds no safetensors weights.
+        BackboneError: There is no such device or precision; the model is not there, is of a kind that cannot be used,
+            or holds no safetensors weights.
     """
-    place = torch.device(_auto_device() if device == "auto" else device)
+    place = _device(device)
+    compute = _dtype(precision, place)
     source = str(offline_folder()) if name == "offline" else name
     model = _load_frozen(source, name)
     if name == "offline" and (count := _count(model)) != PARAMETERS:
@@ -40,7 +42,7 @@ def load_backbone(name: str, *, precision: Precision = "auto", device: str = "au
     table = model.get_input_embeddings()
     # Through the module: some models scale what they look up, and a prompt's rows stand beside the scaled ones.
     embeddings = table(torch.arange(len(table.weight))).detach().to(place)
-    model = model.to(place, _dtype(precision, place))
+    model = model.to(place, compute)
     return Backbone(name, model, tokenizer, fingerprint, embeddings)
 
 
@@ -152,13 +154,21 @@ def _count(model: Any) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
-def _auto_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
+        raise BackboneError(f"device '{name}' cannot be used here: {_first_line(error)}; use cpu") from error
 
 
 def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision in known:
+        return known[precision]
     if precision != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+        raise BackboneError(f"unknown precision '{precision}'; {nearest(precision, ('auto', *known))}")
     on_gpu = device.type == "cuda"
-    native = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    native = torch.cuda.is_bf16_supported(False) if on_gpu else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32

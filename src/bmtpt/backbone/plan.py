@@ -31,7 +31,9 @@ class Plan:
         label_multiple: Targets likewise.
         token_budget: Most padded tokens in a pass; None is `packing.TOKEN_BUDGET`, on CUDA `budget_for`.
         pass_cost: Fixed cost of one more pass, in tokens.
-        graphs: Replay passes as CUDA graphs (`graphs.py`).
+        attention: Kernels of the ``autograd`` layers' self-attention on CUDA: ``efficient`` is torch's memory-efficient
+            one, ``any`` whichever torch prefers.
+        graphs: Replay passes of the ``autograd`` layers as CUDA graphs (`graphs.py`).
         keep_freed: Keep freed memory from pass to pass while a call runs (`allocator.py`); CPU only.
         matmul: fp32 products on a CPU: ``auto`` takes oneDNN where it multiplies in true fp32, ``rounded`` also where
             it rounds to bfloat16 (errors near 2e-3), ``plain`` leaves torch's setting as it is.
@@ -43,13 +45,16 @@ class Plan:
     label_multiple: int = 1
     token_budget: int | None = None
     pass_cost: int = PASS_COST
+    attention: Literal["efficient", "any"] = "any"
     graphs: bool = False
     keep_freed: bool = True
     matmul: Literal["auto", "rounded", "plain"] = "auto"
 
 
 # The pass cost is reckoned, not measured: some 2,500 kernel launches of T5-base at 4 µs, while a token takes 0.8 µs.
-ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000)
+# Left to itself, torch prefers cuDNN's attention on the newest GPUs, whose backward pass with a mask has given NaN
+# (pytorch issue 196678); nobody has measured here whether it would be faster.
+ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000, attention="efficient")
 
 
 def plan_for(device: torch.device) -> Plan:

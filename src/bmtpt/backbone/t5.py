@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bmtpt.backbone.graphs import GraphedPasses
+from bmtpt.backbone.graphs import ROUNDED, TOLERANCE, GraphedPasses
 from bmtpt.backbone.machine import tuned
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import Pass, passes
@@ -167,14 +167,14 @@ class PackedT5Engine(PassEngine):
     def pass_gradients(
         self, prompts: Tensor, ids: Tensor, mask: Tensor | None, targets: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        if self._graphs is None:
+        if self.graphs is None:
             return super().pass_gradients(prompts, ids, mask, targets, weights)
-        losses, gradient = self._graphs(super().pass_gradients, prompts, ids, mask, targets, weights)
+        losses, gradient = self.graphs(super().pass_gradients, prompts, ids, mask, targets, weights)
         return losses, gradient
 
     def free_memory(self) -> None:
-        if self._graphs is not None:
-            self._graphs.clear()
+        if self.graphs is not None:
+            self.graphs.clear()
         super().free_memory()
 
     @property
@@ -183,15 +183,18 @@ class PackedT5Engine(PassEngine):
 
     @cached_property
     def _layers(self) -> Layers:
-        return WrittenLayers() if self.plan.layers == "written" else AutogradLayers()
+        return WrittenLayers() if self.plan.layers == "written" else AutogradLayers(self.plan.attention)
 
     @cached_property
     def _device_budget(self) -> int | None:
         return budget_for(self.backbone, self.plan)
 
     @cached_property
-    def _graphs(self) -> GraphedPasses | None:
-        return GraphedPasses() if self.plan.graphs else None
+    def graphs(self) -> GraphedPasses | None:
+        """Passes as CUDA graphs, if the plan wants them and its layers never wait for a number from the device."""
+        if not self.plan.graphs or self.plan.layers != "autograd":
+            return None
+        return GraphedPasses(TOLERANCE.get(self.backbone.dtype, ROUNDED))
 
     @cached_property
     def _encoder(self) -> list[EncoderLayer]:

@@ -7,17 +7,32 @@ be captured as a CUDA graph.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bmtpt.backbone.passes import IGNORED
 from bmtpt.backbone.t5_layers import TokenLoss, run
 from bmtpt.backbone.t5_weights import AttentionWeights, CrossWeights, FeedForwardWeights
 
+EFFICIENT = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""MATH is for devices that the memory-efficient kernel does not know."""
 
+
+@dataclass(frozen=True)
 class AutogradLayers:
-    """Activations are [R·S, D]; the residual is added by the last matmul of each sub-layer."""
+    """Activations are [R·S, D]; the residual is added by the last matmul of each sub-layer.
+
+    Attributes:
+        attention: As in `Plan`.
+    """
+
+    attention: Literal["efficient", "any"] = "any"
 
     def bias(self, relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:
         """Return [R, h, S, S], the last axis contiguous as the fused kernels want it; rows share memory if they can."""
@@ -27,8 +42,12 @@ class AutogradLayers:
     def self_attention(self, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
         R, h, S, _ = bias.shape
         q, k, v = (_normed(x, eps) @ weights.qkv).view(R, S, 3, h, -1).permute(2, 0, 3, 1, 4)  # each [R, h, S, k]
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        with self._kernels():
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return torch.addmm(x, mixed.transpose(1, 2).reshape(len(x), -1), weights.out)
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.attention == "any" else sdpa_kernel(EFFICIENT)
 
     def cross_attention(
         self, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
