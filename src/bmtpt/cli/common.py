@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -29,6 +30,28 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print what the user should know on standard error, which keeps standard output clean for JSON lines."""
     ERR.print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+class LogLines(logging.Handler):
+    """Prints what the library logs (which engine runs, and why) on standard error, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record unless the same was printed before."""
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            ERR.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_log() -> None:
+    """Have the library's log lines printed."""
+    log = logging.getLogger("bmtpt")
+    log.setLevel(logging.INFO)
+    log.addHandler(LogLines())
 
 
 def note_cut(count: int, rows: int | None = None) -> None:

@@ -42,12 +42,14 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from bmtpt.cli import (  # noqa: F401 (they register)
         artifact_commands,
+        common,
         study_commands,
         table_commands,
         task_commands,
         train_commands,
     )
 
+    common.show_log()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments)
