@@ -37,6 +37,7 @@ ENGINE_PLANS: dict[str, dict[str, object]] = {
     "packed_written": {"layers": "written"},
     "packed_autograd": {"layers": "autograd"},
     "packed_no_graphs": {"graphs": False},
+    "packed_any_attention": {"attention": "any"},
     "packed_recompute": {"memory": "recompute"},
 }
 """The packed engine with one setting of its plan changed."""
@@ -58,7 +59,7 @@ def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
         return PeftLoop(_with_sdpa(own), case)
     if name == "batched":
         return Batched(_with_sdpa(own), case, by_length(case, TOKEN_BUDGETS[case.particles.device.type]))
-    tasks = [collated(task.inputs, task.targets, LONGEST) for task in case.tasks]
+    tasks = [collated(task.inputs, task.targets, LONGEST).to(case.particles.device) for task in case.tasks]
     return Loop(own.requires_grad_(name == "loop_unfrozen"), tasks)
 
 
@@ -98,6 +99,9 @@ class Collated:
     mask: Tensor
     labels: Tensor
 
+    def to(self, device: torch.device) -> Collated:
+        return Collated(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -134,7 +138,8 @@ class PeftLoop:
         )
         self.model = get_peft_model(model, config)
         self.prompt = self.model.prompt_encoder["default"].embedding.weight
-        self.tasks = [self.collated(task) for task in case.tasks]
+        device = case.particles.device
+        self.tasks = [{key: ids.to(device) for key, ids in self.collated(task).items()} for task in case.tasks]
 
     def collated(self, task: TokenBatch) -> dict[str, Tensor]:
         rows = collated(task.inputs, task.targets)
@@ -169,9 +174,9 @@ class Batched:
         self.passes = [self._pass(pairs) for pairs in passes]
 
     def _pass(self, pairs: Pairs) -> tuple[Tensor, Tensor, Collated]:
-        n, m = (torch.tensor(column, device=self.case.particles.device) for column in zip(*pairs, strict=True))
-        rows = self.case.rows
-        return n, m, collated([rows.inputs[i] for i, _ in pairs], [rows.targets[i] for i, _ in pairs])
+        device, rows = self.case.particles.device, self.case.rows
+        n, m = (torch.tensor(column, device=device) for column in zip(*pairs, strict=True))
+        return n, m, collated([rows.inputs[i] for i, _ in pairs], [rows.targets[i] for i, _ in pairs]).to(device)
 
     def __call__(self, particles: Tensor) -> tuple[Tensor, Tensor]:
         leaf = particles.detach().clone().requires_grad_(True)

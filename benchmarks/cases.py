@@ -53,11 +53,8 @@ class Case:
         return torch.tensor(factors, device=self.particles.device)
 
     def to(self, device: torch.device) -> Case:
-        def moved(ids: Sequence[Tensor]) -> list[Tensor]:
-            return [row.to(device) for row in ids]
-
-        tasks = [TokenBatch(moved(task.inputs), moved(task.targets)) for task in self.tasks]
-        return replace(self, particles=self.particles.to(device), tasks=tasks)
+        """Send the particles; token ids stay on the CPU, from where training sends them too."""
+        return replace(self, particles=self.particles.to(device))
 
 
 def draw_lengths(K: int, B: int, seed: int = 0) -> list[Lengths]:
@@ -68,7 +65,7 @@ def draw_lengths(K: int, B: int, seed: int = 0) -> list[Lengths]:
     """
     rng = random.Random(seed)
     sources = [list(SOURCES.values())[k % len(SOURCES)] for k in range(K)]
-    rounds = [[(_text_length(rng, mean), rng.randint(*labels)) for mean, labels in sources] for _ in range(B)]
+    rounds = [[(text_length(rng, mean), rng.randint(*labels)) for mean, labels in sources] for _ in range(B)]
     return [list(task) for task in zip(*rounds, strict=True)]
 
 
@@ -91,6 +88,7 @@ def make_case(size: str, M: int, P: int, lengths: Sequence[Lengths], table: Tens
     return Case(size, table.cpu()[starts].clone(), tasks)
 
 
-def _text_length(rng: random.Random, mean: int) -> int:
+def text_length(rng: random.Random, mean: int) -> int:
+    """Draw the tokens of a text of a task with this mean."""
     drawn = mean * math.exp(0.35 * rng.normalvariate(0, 1) - 0.06)
     return int(min(LONGEST, max(SHORTEST, drawn)))

@@ -149,6 +149,7 @@ class ByExample:
         return task_means(torch.stack(losses, dim=1), self.case), leaf.grad
 
     def _backward(self, leaf: Tensor, text: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+        text, label = text.to(leaf.device), label.to(leaf.device)
         tokens = self.model.get_input_embeddings()(torch.cat([text, label[:-1]]))
         row = torch.cat([leaf, tokens.expand(len(leaf), -1, -1)], dim=1)
         logits = self.model(inputs_embeds=row, use_cache=False).logits[:, -len(label) :]  # [M, T, V]

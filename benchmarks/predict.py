@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -32,6 +31,7 @@ from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.peft_io import export_peft
 from bmtpt.prediction import ANSWER_TOKENS
+from cases import text_length
 from common import append_line, interleaved, machine_facts
 
 TASKS: dict[str, tuple[int, tuple[int, ...]]] = {
@@ -44,7 +44,6 @@ TASKS: dict[str, tuple[int, tuple[int, ...]]] = {
 }
 """Mean text tokens of each task, and the tokens of its label words (end included); none where it generates."""
 
-SHORTEST, LONGEST = 8, 256
 Way = Callable[[Sequence["Row"]], list[str]]
 """Answers the rows of one arriving batch, in order."""
 
@@ -105,15 +104,10 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
     words = {name: tuple(ids(length) for length in lengths) for name, (_, lengths) in TASKS.items()}
 
     def row(name: str) -> Row:
-        text = ids(_text_length(rng, TASKS[name][0]))
+        text = ids(text_length(rng, TASKS[name][0]))
         return Row(name, Query(prompts[name], text, words[name], 0 if words[name] else ANSWER_TOKENS))
 
     return [row(rng.choice(list(TASKS))) for _ in range(count)]
-
-
-def _text_length(rng: random.Random, mean: int) -> int:
-    drawn = mean * math.exp(0.35 * rng.normalvariate(0, 1) - 0.06)
-    return int(min(LONGEST, max(SHORTEST, drawn)))
 
 
 def _ways(backbone: Backbone, rows: Sequence[Row], folder: Path) -> dict[str, Way]:

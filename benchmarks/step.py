@@ -158,12 +158,19 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
         "size": setup.size,
         **{axis: getattr(setup, axis) for axis in ("M", "K", "B", "P", "precision")},
         **compared,
+        "graphs": {name: state for name, variant in variants.items() if (state := graphs_of(variant))},
         "useful_flop": flop,
         "matmul_gflops": peak,
         "share_of_peak": {name: flop / value / peak / 1e9 for name, value in compared["seconds"].items()},
         "machine": machine_facts(device),
     }
     return {**line, "targets": judged(line)}
+
+
+def graphs_of(variant: Variant) -> dict[str, Any] | None:
+    """Return how many CUDA graphs a variant replays and why it makes no more, if it may have any."""
+    graphs = getattr(getattr(variant, "engine", None), "graphs", None)
+    return graphs and {"captured": len(graphs.captured), "off": graphs.off}
 
 
 def checked_and_timed(
@@ -180,7 +187,7 @@ def checked_and_timed(
     """
     checks = {name: _checked(name, variant, case, truth, precision) for name, variant in variants.items()}
     steps = {name: SvgdStep.of(variant, case.particles) for name, variant in variants.items()}
-    _let_graphs_be_captured(steps, case.particles.device)
+    let_graphs_be_captured(steps, case.particles.device)
     times = interleaved(steps, {name: rounds[name] for name in steps})
     seconds = {name: time.seconds for name, time in times.items()}
     return {
@@ -211,10 +218,10 @@ def _checked(
     return {"relative_error": error, "cosine": cosine, "peak_bytes": peak}
 
 
-def _let_graphs_be_captured(steps: Mapping[str, SvgdStep], device: torch.device) -> None:
+def let_graphs_be_captured(steps: Mapping[str, SvgdStep], device: torch.device) -> None:
     """On a GPU an engine may record its passes when their shapes have come a few times: not while the clock runs."""
     if device.type == "cuda":
-        for name in steps.keys() - set(SLOW):
+        for name in [name for name in steps if name not in SLOW]:
             for _ in range(CALLS_BEFORE_GRAPHS):
                 steps[name]()
 
