@@ -61,7 +61,7 @@ def draw_lengths(K: int, B: int, seed: int = 0) -> list[Lengths]:
     """Draw B examples for each of K tasks: mean · exp(0.35·z − 0.06) text tokens, clipped to 8…256.
 
     The draw goes example by example over the tasks, so that a smaller B is the beginning of a larger one. Under this
-    order seed 0 pads at B = 4 as PERFORMANCE.md says; it does not name its generator.
+    order seed 0 pads at B = 4 as the design's own draw does, whose generator is not known.
     """
     rng = random.Random(seed)
     sources = [list(SOURCES.values())[k % len(SOURCES)] for k in range(K)]

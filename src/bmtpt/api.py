@@ -71,7 +71,7 @@ def learn(
         start: With `particle_init` prompt, what `learn` returns for `start_settings`, if it was learned before; None
             learns it first. Runs that differ in nothing but SVGD share it.
         folder: Where checkpoints, events and the posterior go; None keeps the posterior in memory only.
-        resume: Go on from the folder's checkpoint; ends in the same bits as a run that was never stopped.
+        resume: Go on from the folder's checkpoint; ends in the same bits as a run that was never stopped (on a CPU).
         overwrite: Replace a finished or unfinished run in the folder.
         listener: Hears every event.
 

@@ -155,7 +155,7 @@ def _pull_relu(grad: Tensor, hidden: Tensor) -> Tensor:
 class CrossAttention(torch.autograd.Function):
     """x + cross_attention(x·r, states), with scores (q·K)·E and values (p·E)·V instead of keys E·Kᵀ and values E·V.
 
-    With few label tokens that is far less work: T·h·D·S against S·D·h·k (PERFORMANCE.md).
+    With few label tokens that is far less work: T·h·D·S against S·D·h·k.
     Arguments: x [R·Q, D], states [R, S, D], weights, mask [R, 1, S] to add to the scores or None, eps.
     """
 
