@@ -11,6 +11,7 @@ import torch
 import baselines
 import causal
 import gpu
+import particle_init
 import plot
 import scaling
 import step
@@ -31,6 +32,15 @@ def few_setups():
         for module in (step, gpu):
             patch.setattr(module, "SMOKE", few)
         yield
+
+
+def test_the_tasks_of_the_particles_start_are_there():
+    assert [Path(name).stem for name in particle_init.SOURCES if Path(name).suffix] == [
+        "mnli_dev",
+        "qnli_rebuilt",
+        "qqp_subset",
+    ]
+    assert all(Path(name).is_file() for name in particle_init.SOURCES if Path(name).suffix)
 
 
 def lines_of(path: Path) -> list[dict]:
