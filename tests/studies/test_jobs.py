@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, get_args
 
 import pytest
@@ -206,7 +207,9 @@ def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(tmp_p
     file.write_text(yaml.safe_dump(slow_study(seeds=range(500)).model_dump(mode="json")))
     command = [sys.executable, "-m", "bmtpt", "study", str(file), "--out", str(tmp_path / "run"), "--jobs", "2"]
     pipe = subprocess.PIPE
-    running = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True)
+    # A shell's background jobs, and so a CI's, may have been told to ignore the signal, which children inherit.
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    running = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=heard)
     results = tmp_path / "run" / RESULTS
     wait_until(lambda: results.is_file() or running.poll() is not None)
     os.killpg(running.pid, signal.SIGINT)
