@@ -22,7 +22,6 @@ from bmtpt.artifacts import (
     PromptCard,
     load_artifact,
     require_backbone,
-    task_of,
 )
 from bmtpt.artifacts import versions as installed_versions
 from bmtpt.errors import ArtifactError, BackboneError
@@ -295,12 +294,6 @@ def test_written_files_have_the_permissions_of_ordinary_files(tmp_path: Path):
     expected = (tmp_path / "ordinary").stat().st_mode
     assert (tmp_path / "card.json").stat().st_mode == expected
     assert (tmp_path / "posterior.safetensors").stat().st_mode == expected
-
-
-def test_a_card_whose_task_is_none_is_refused_in_one_sentence():
-    card = a_prompt().card.model_copy(update={"task_definition": {"name": "cb", "text": "x", "metrik": []}})
-    with pytest.raises(ArtifactError, match=r"card.json of the prompt for .*: .*; give a card as it was written"):
-        task_of(card)
 
 
 def test_an_artifact_of_another_backbone_is_refused_by_both_names():

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt import prompts as initial
-from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, task_of, versions
+from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.load import load_backbone
@@ -36,7 +36,7 @@ from bmtpt.scoring import Evaluation, Prompts, ScorerKind, evaluate_prompts, mak
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stage_rows import cut_counts, row_counts, source_rows
 from bmtpt.stein.diagnostics import mean_gap_warning
-from bmtpt.tasks import TaskData, TaskSpec
+from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.train.events import Listener
 from bmtpt.train.run import Run, prepare_folder, require_free
 from bmtpt.types import Example
@@ -288,7 +288,7 @@ def evaluate(
         SettingsError: The scorer does not fit the task or the number of prompts.
     """
     require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
-    task = task or task_of(prompt.card)
+    task = task or saved_task(prompt.card.task_definition)
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.files import write_files_atomically
-from bmtpt.tasks.spec import TaskSpec
 
 FORMAT_VERSION: Final = 1
 CARD = "card.json"
@@ -121,23 +120,6 @@ class WeightsCard(_TargetCard):
     """Where tuned weights come from (`weight_tuning.py`)."""
 
     kind: Literal["weights"] = "weights"
-
-
-def task_of(card: _TargetCard) -> TaskSpec:
-    """Return the task that an artifact was trained for.
-
-    Raises:
-        ArtifactError: The card's definition of it is none.
-    """
-    try:
-        return TaskSpec.model_validate(card.task_definition)
-    except ValidationError as error:
-        what = error.errors()[0]
-        field = ".".join(map(str, what["loc"])) or "task_definition"
-        raise ArtifactError(
-            f"card.json of the prompt for {card.task} defines its task as this version cannot read it: "
-            f"{field}: {what['msg']}; give a card as it was written"
-        ) from error
 
 
 _AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard, MixtureCard)

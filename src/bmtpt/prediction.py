@@ -11,14 +11,14 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from bmtpt.artifacts import Prompt, require_backbone, task_of
+from bmtpt.artifacts import Prompt, require_backbone
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.scoring import make_scorer
-from bmtpt.tasks import TaskSpec
+from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.prepare import prepared
 from bmtpt.tasks.spec import placeholders
 from bmtpt.tasks.text import render
@@ -191,7 +191,7 @@ def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
         require_backbone(card.backbone, backbone.fingerprint, backbone.name)
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
-    task = task_of(card)
+    task = saved_task(card.task_definition)
     words = make_scorer(backbone, task).answers
     prompts = prompt.prompts if words else prompt.prompts[:1]  # texts have no average
     limit = card.settings.get("max_length") or task.max_length

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bmtpt.errors import TaskError
-from bmtpt.tasks import TaskSpec, builtin_tasks, describe, load_task
+from bmtpt.tasks import TaskSpec, builtin_tasks, describe, load_task, saved_task
 
 STUDY_TASKS = sorted((Path(__file__).parents[2] / "studies" / "tasks").glob("*.yaml"))
 TICKETS = """\
@@ -186,3 +186,9 @@ def test_listing_tasks_loads_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_card_whose_task_is_none_is_refused_in_one_sentence():
+    assert saved_task(load_task("cb").model_dump(mode="json")) == load_task("cb")
+    with pytest.raises(TaskError, match=r"card.json of the prompt for cb .*: .*; give a card as it was written"):
+        saved_task({"name": "cb", "text": "x", "metrik": []})

@@ -40,12 +40,12 @@ def evaluate(
     _one_of("--scorer", scorer, ("rank", "generate"))
     _one_of("--split", split, ("test", "select"))
     from bmtpt import api
-    from bmtpt.artifacts import Prompt, task_of
+    from bmtpt.artifacts import Prompt
     from bmtpt.results import append_results
-    from bmtpt.tasks import load_data, load_task
+    from bmtpt.tasks import load_data, load_task, saved_task
 
     loaded = Prompt.load(prompt)
-    rows = load_data(load_task(task) if task else task_of(loaded.card), data)
+    rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
     model = _model(backbone or loaded.card.backbone.name, precision)
     examples = rows.test if split == "test" else rows.select
     with ERR.status(f"scoring {len(examples):,} rows"):
@@ -82,10 +82,10 @@ def predict(
 
 
 def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
-    from bmtpt.artifacts import task_of
     from bmtpt.prediction import predict, read_rows, read_task_rows
+    from bmtpt.tasks import saved_task
 
-    tasks = {task: task_of(each.card) for task, each in prompts.items()}
+    tasks = {task: saved_task(each.card.task_definition) for task, each in prompts.items()}
     if len(prompts) > 1:
         return predict(model, prompts, read_task_rows(lines, tasks, name))
     ((task, alone),) = prompts.items()

@@ -5,7 +5,7 @@ Metrics are in `bmtpt.tasks.metrics`: they need NumPy, and what is exported here
 
 from bmtpt.tasks.check import check_file, describe
 from bmtpt.tasks.rows import TaskData, load_data
-from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task
+from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task, saved_task
 from bmtpt.tasks.splits import SplitLimits, few_shot
 from bmtpt.tasks.text import truncate
 
@@ -19,5 +19,6 @@ __all__ = [
     "few_shot",
     "load_data",
     "load_task",
+    "saved_task",
     "truncate",
 ]

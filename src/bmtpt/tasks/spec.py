@@ -15,6 +15,7 @@ Every scalar of the YAML is read as text, so ``yes``, ``no`` and ``1`` stay the 
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -298,3 +299,20 @@ def _first_problem(error: ValidationError) -> str:
         return f"key '{key}' is missing"
     message = problem["msg"].removeprefix("Value error, ")
     return f"key '{key}': {message}" if key else message
+
+
+def saved_task(definition: Mapping[str, Any]) -> TaskSpec:
+    """Return the task that an artifact's card defines.
+
+    Raises:
+        TaskError: The definition is none, or of another version.
+    """
+    try:
+        return TaskSpec.model_validate(definition)
+    except ValidationError as error:
+        what = error.errors()[0]
+        field = ".".join(map(str, what["loc"])) or "task_definition"
+        raise TaskError(
+            f"card.json of the prompt for {definition.get('name')} defines its task as this version cannot read it: "
+            f"{field}: {what['msg']}; give a card as it was written"
+        ) from error
