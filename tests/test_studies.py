@@ -203,6 +203,8 @@ def test_a_target_whose_task_file_changed_is_another_task(study, first, tmp_path
     with pytest.raises(SettingsError, match="target pairs, whose task file said something else then; choose another"):
         run_study(other, copy)
     assert not [row for row in read_results(copy / RESULTS) if row.seed == 9]
+    with pytest.raises(SettingsError, match="target pairs, whose task file said something else then"):
+        run_study(other.model_copy(update={"seeds": study.seeds}), copy)  # all of its cells are done
 
 
 def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_folder, tiny_task_folder, tmp_path):

@@ -140,13 +140,14 @@ class GridBench:
         """Check the methods and load all rows, so that what cannot be is named before anything is trained."""
         cells = [self.contenders[job.work[1]] for job in jobs if job.work[0] == "cell"]
         require_feasible((cell.method, cell.study.backbone) for cell in cells)
+        targets = self._same_targets()
         if jobs:
             for name in self.tasks:
                 self.data(name)
-            self._claim_targets()
+            write_text_atomically(self.folder / TARGETS, json.dumps(targets, indent=1) + "\n")
 
-    def _claim_targets(self) -> None:
-        """Note what the targets are; a task whose file changed since its first cells here is another task.
+    def _same_targets(self) -> dict[str, str]:
+        """Return what every target is; a task whose file changed since its first cells here is another task.
 
         Sources are in every line's settings hash. Targets are not: a study's lines have one hash for all of them.
         """
@@ -160,7 +161,7 @@ class GridBench:
                 f"{self.folder} holds cells of target {changed[0]}, whose task file said something else then; "
                 "choose another --out"
             )
-        write_text_atomically(note, json.dumps({**kept, **now}, indent=1) + "\n")
+        return {**kept, **now}
 
     def run(self, job: Job, listener: Listener | None) -> list[Result]:
         """Learn a source stage, or train and score a cell."""
