@@ -158,7 +158,8 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.empty(0, device=name).device
+        torch.empty(0, device=name)
+        return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
         raise BackboneError(f"device '{name}' cannot be used here: {_first_line(error)}; use cpu") from error
 

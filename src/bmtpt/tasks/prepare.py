@@ -105,8 +105,6 @@ def prepared(name: str, row: Row, training: bool) -> list[dict[str, Any]]:
     try:
         return PREPARE[name](row, training)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"the row is not as those of {name}: {type(error).__name__}: {error}") from error
 
 

@@ -310,9 +310,7 @@ def saved_task(definition: Mapping[str, Any]) -> TaskSpec:
     try:
         return TaskSpec.model_validate(definition)
     except ValidationError as error:
-        what = error.errors()[0]
-        field = ".".join(map(str, what["loc"])) or "task_definition"
         raise TaskError(
             f"card.json of the prompt for {definition.get('name')} defines its task as this version cannot read it: "
-            f"{field}: {what['msg']}; give a card as it was written"
+            f"{_first_problem(error)}; give a card as it was written"
         ) from error
