@@ -15,9 +15,11 @@ from bmtpt.artifacts import Posterior, Prompt
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
+from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.scoring import make_scorer, metric_names, score_prompts
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.stage_rows import target_rows
+from bmtpt.stage_rows import source_rows, target_rows
+from bmtpt.stein import diagnose, svgd_direction
 
 QUICK = {"steps": 3, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 P, D = 3, 24
@@ -72,6 +74,22 @@ def test_the_cards_mean_gap_is_that_of_the_saved_particles_on_held_back_rows(tin
         assert posterior.card.diagnostics["particle_nll"][source.task.name] == pytest.approx(nll[1:].tolist(), rel=1e-4)
         gaps.append((nll[0] - nll[1:].mean()).item())
     assert posterior.card.diagnostics["mean_gap"] == pytest.approx(sum(gaps) / 2, abs=1e-5)
+
+
+def test_the_cards_svgd_diagnostics_are_those_of_the_saved_particles_on_the_last_steps_draw(
+    tiny_backbone, sources, posterior
+):
+    settings = LearnSettings.model_validate(posterior.card.settings)
+    train, held_back = source_rows(tiny_backbone, sources, settings)
+    stage = SvgdSource(HuggingFaceEngine(tiny_backbone), posterior.particles, train, held_back, settings)
+    batches = stage.draw(settings.steps - 1)
+    weights = torch.tensor([1 / sum(batch.target_tokens()) for batch in batches.values() for _ in range(len(batch))])
+    _, gradient = stage.engine.gradients(posterior.particles, joined(batches), weights)
+    _, info = svgd_direction(posterior.particles, -gradient)
+    wanted, found = diagnose(posterior.particles, -gradient, info)._asdict(), posterior.card.diagnostics["svgd"]
+    assert found.keys() == wanted.keys()
+    for name in ("bandwidth", "kernel_rank", "repulsion_to_drive", "spread", "mean_rms", "stein_discrepancy"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-3), name
 
 
 def _held_back(rows: int, count: int) -> list[int]:

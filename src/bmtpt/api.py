@@ -95,12 +95,16 @@ def learn(
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
     outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
-    trained = SvgdSource(engine, outcome.tensors[0], train, held_back, settings)
+    trained = SvgdSource(engine, outcome.tensors[0], train, held_back, stage)
     card = PosteriorCard(
         backbone=backbone_card(backbone),
         sources=tuple(names),
         settings=settings.model_dump(mode="json"),
-        diagnostics={**_summary(trained.held_back_nll()), "texts_cut": cut_counts(train)},
+        diagnostics={
+            **_summary(trained.held_back_nll()),
+            "svgd": trained.diagnosed(stage.steps - 1)._asdict(),
+            "texts_cut": cut_counts(train),
+        },
         steps=outcome.state.step + (start.card.steps if start else 0),
         seconds=outcome.state.seconds + (start.card.seconds if start else 0),
         versions=versions(),

@@ -79,7 +79,8 @@ class PosteriorCard(_Card):
     """Where a posterior comes from.
 
     Attributes:
-        diagnostics: Last SVGD diagnostics and validation figures.
+        diagnostics: Held-back losses of θ̄ and of the particles, how many texts were cut, and under `svgd` where the
+            particles ended (`stein.diagnostics.Diagnostics`).
     """
 
     kind: Literal["posterior"] = "posterior"

@@ -40,6 +40,20 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
     gap = posterior.card.diagnostics.get("mean_gap")
     if gap is not None:
         facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per token on held-back source rows"
+    return facts | _svgd_facts(posterior.card.diagnostics.get("svgd", {}))
+
+
+def _svgd_facts(svgd: Mapping[str, Any]) -> dict[str, str]:
+    """Return the last diagnostics of SVGD; one particle has no kernel to speak of, and older cards hold none."""
+    if svgd.get("stein_discrepancy") is None:
+        return {}
+    facts = {
+        "bandwidth": f"h = {svgd['bandwidth']:.3g} (embedding units)²",
+        "kernel": f"rank {svgd['kernel_rank']:.2f} of {len(svgd['kernel'])}",
+        "Stein discrepancy": f"{svgd['stein_discrepancy']:.3g} (squared; 0 is the posterior; noisy, of one draw)",
+    }
+    if svgd["repulsion_to_drive"] is not None:
+        facts["repulsion"] = f"{svgd['repulsion_to_drive']:.2g} of the drive"
     return facts
 
 

@@ -222,6 +222,9 @@ def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
     assert shown.code == 0, shown.err
     assert "shape: 2 × 4 × 24 (prompts × rows × width), fp32" in shown.out
     assert len(re.findall(r"^prompt \d, row \d: \S+ \S+ \S+$", shown.out, re.MULTILINE)) == 2 * 3
+    svgd = json.loads((runs / "post" / "card.json").read_text())["diagnostics"]["svgd"]
+    assert f"Stein discrepancy: {svgd['stein_discrepancy']:.3g} (squared" in shown.out
+    assert f"repulsion: {svgd['repulsion_to_drive']:.2g} of the drive" in shown.out
     prompt = bmtpt("inspect", runs / "prompt")
     # A ∘ (u vᵀ) with 4 rows of width 24, in a model of 28,832 parameters
     assert f"trained: {4 * 24 + 4 + 24} numbers, 0.4301% of the model" in prompt.out

@@ -17,7 +17,7 @@ from bmtpt.backbone.engine import Engine
 from bmtpt.data import Tokenised, epoch_rows
 from bmtpt.settings import LearnSettings
 from bmtpt.stein import SvgdInfo, annealing, diagnose, svgd_direction
-from bmtpt.stein.diagnostics import History, warnings
+from bmtpt.stein.diagnostics import Diagnostics, History, warnings
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
@@ -115,6 +115,15 @@ class SvgdSource:
             losses = self.engine.losses(candidates, rows.batch)
             found |= _token_means(losses, {name: rows.batch})
         return found
+
+    def diagnosed(self, step: int) -> Diagnostics:
+        """Return the state of the particles where they stand, judged by the score of a step's draw.
+
+        A pure function of the particles and the step: whoever resumes a run reads what the first run would have read.
+        """
+        self.backward(self.draw(step), step)
+        assert self.last is not None
+        return diagnose(*self.last)
 
     def _diagnostics(
         self, mean: dict[str, float], particles: dict[str, list[float]], losses: Sequence[float]

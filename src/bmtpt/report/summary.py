@@ -49,14 +49,18 @@ MEASURES = COSTS | {
     "attenuation": "share of the amplitude that is left",
     "covered_modes": "modes that some particle is at",
     "ece": "expected calibration error, 0 to 100",
+    "kernel_rank": "particles that act as different ones",
     "loss": "nats per example",
     "loss_rise": "nats per example above the prompt itself",
     "mean_error": "distance from the true mean in standard deviations",
     "mean_gap": "held-back loss of the mean above that of the particles, nats per label token",
     "mean_nll": "held-back loss of the mean, nats per label token",
+    "mean_rms": "root mean square of the mean, embedding units",
     "nll": "nats per example",
     "particle_nll": "held-back loss of the particles, nats per label token",
+    "repulsion_to_drive": "size of the repulsion over that of the drive, last step",
     "spread": "root mean square distance from the mean, embedding units",
+    "stein_discrepancy": "squared kernelised Stein discrepancy, last step",
     "variance_ratio": "variance of the particles over the true one",
 }
 """Figures that are no scores from 0 to 100 and of which more is not better: no table marks a best one."""

@@ -39,6 +39,10 @@ SOURCES = "sources"
 """What stands for the target in the lines of a source stage."""
 
 SOURCE_METRICS = frozenset({"spread", "mean_nll", "particle_nll", "mean_gap"})
+"""What the lines of a posterior hold at least; lines that are committed have no more."""
+
+SVGD_METRICS = ("kernel_rank", "repulsion_to_drive", "stein_discrepancy")
+"""Diagnostics of the last step that have lines too, where they are defined."""
 LISTS = {"targets", "tuning", "shots", "seeds", "source_seeds", "methods", "title", "data"}
 
 
@@ -271,6 +275,8 @@ def _source_lines(job: Job, posterior: Posterior, sources: Sources) -> list[Resu
         "mean_nll": sum(means) / len(means),
         "particle_nll": sum(own) / len(own),
         "mean_gap": facts["mean_gap"],
+        "mean_rms": float(posterior.mean.square().mean().sqrt()),
+        **{name: value for name in SVGD_METRICS if (value := facts.get("svgd", {}).get(name)) is not None},
     }
     place = job.place
     return [
