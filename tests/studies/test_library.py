@@ -12,17 +12,17 @@ from bmtpt.studies import named_studies, run_study
 from bmtpt.studies.jobs import to_do
 from bmtpt.studies.kinds import make_bench
 from bmtpt.studies.lines import done_jobs
-from bmtpt.studies.load import checked
+from bmtpt.studies.load import checked, find_study, study_values
 from bmtpt.studies.run import RESULTS
 from bmtpt.studies.spec import KINDS, StudySpec
 
 
 @pytest.fixture
-def smoke(known_part, tiny_t5_folder, tiny_task_folder):
+def smoke(tiny_t5_folder, tiny_task_folder):
     """Return a function that reads a study at scale smoke, on the tiny model and tasks."""
 
     def read(name):
-        values = known_part(name, "smoke")
+        values = study_values(find_study(name), "smoke")
         kind = KINDS[values.get("kind", "grid")]
         if issubclass(kind, StudySpec):
             sources = [str(tiny_task_folder / f"{each}.yaml") for each in ("sentiment", "answers")]

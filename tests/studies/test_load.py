@@ -11,7 +11,7 @@ from bmtpt.errors import SettingsError
 from bmtpt.report.published import read_published
 from bmtpt.settings import validated
 from bmtpt.studies import load_study, named_studies
-from bmtpt.studies.load import LIBRARY, checked, study_values
+from bmtpt.studies.load import LIBRARY, checked, find_study, study_values
 from bmtpt.studies.spec import KINDS
 from bmtpt.studies.variants import expand
 from bmtpt.tasks import builtin_tasks
@@ -52,6 +52,21 @@ def test_what_the_caller_gives_goes_over_the_scale(tmp_path):
     path = written(tmp_path, "base", {**BASE, "scales": {"small": {"backbone": "b"}}})
     found = load_study(path, "small", {"backbone": "c", "targets": ["rte", "wic"]})
     assert (found.backbone, found.targets) == ("c", ("rte", "wic"))
+
+
+def test_a_target_may_be_a_source_only_where_the_study_says_so(tmp_path):
+    path = written(tmp_path, "base", {**BASE, "sources": ["sst2", "rte"], "targets": ["rte", "cb"]})
+    with pytest.raises(SettingsError, match=r"rte is both a source and a target; name it once, or set sources_as_"):
+        load_study(path)
+    assert load_study(path, changes={"sources_as_targets": True}).targets == ("rte", "cb")
+    with pytest.raises(SettingsError, match=r"rte is both for tuning and a target; name it once$"):
+        load_study(path, changes={"sources": ["sst2"], "tuning": ["rte"], "sources_as_targets": True})
+
+
+def test_paper_full_has_the_21_targets_of_the_paper():
+    study = load_study("paper-full", "paper")
+    assert len(study.targets) == 21
+    assert set(study.sources) - set(study.targets) == {"squad", "record"}
 
 
 @pytest.mark.parametrize(
@@ -116,8 +131,8 @@ def test_every_study_of_the_issue_is_there():
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", sorted(ISSUE | OURS))
-def test_a_study_that_comes_with_bmtpt_is_valid_at_every_scale(name, scale, known_part):
-    values = known_part(name, scale)
+def test_a_study_that_comes_with_bmtpt_is_valid_at_every_scale(name, scale):
+    values = study_values(find_study(name), scale)
     kind = KINDS[values.get("kind", "grid")]
     study = checked(validated(kind, values, name), name)
     assert study.name == name

@@ -92,14 +92,22 @@ def checked(study: BaseStudy, where: str) -> AnyStudy:
 
 
 def _require_one_place(study: StudySpec, where: str) -> None:
-    """Refuse a task that is trained on and scored, or named twice; two files may hold one task."""
+    """Refuse a task that is trained on and scored (unless the study allows it), or named twice.
+
+    Two files may hold one task.
+    """
     places: dict[str, str] = {}
     for place, names in (("a source", study.sources), ("for tuning", study.tuning), ("a target", study.targets)):
         for task in (load_task(name).name for name in names):
-            if task in places:
+            if task not in places:
+                places[task] = place
+            elif (places[task], place) != ("a source", "a target"):
                 both = f"both {places[task]} and {place}" if places[task] != place else f"{place} twice"
                 raise SettingsError(f"{where}: {task} is {both}; name it once")
-            places[task] = place
+            elif not study.sources_as_targets:
+                raise SettingsError(
+                    f"{where}: {task} is both a source and a target; name it once, or set sources_as_targets: true"
+                )
 
 
 def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:

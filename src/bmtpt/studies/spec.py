@@ -160,7 +160,9 @@ class StudySpec(BaseStudy):
         backbone: Hub id, folder or "offline".
         data: "hub", "offline" or a data folder.
         sources: Source tasks, by name or by path of a YAML file (relative to the study's own file).
-        targets: Target tasks, likewise; none may be a source.
+        targets: Target tasks, likewise; none may be a source, unless `sources_as_targets` says so.
+        sources_as_targets: Targets may be sources too, as in the literature. What is scored there is no transfer to a
+            new task, though never on a row that was trained on.
         tuning: Targets on which settings may be tuned; they are not reported, so none may be a target.
         shots: Training examples per target; null for all.
         seeds: Each seed draws its own shots and starts.
@@ -190,6 +192,7 @@ class StudySpec(BaseStudy):
     data: str = "hub"
     sources: tuple[str, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=1)
+    sources_as_targets: bool = later(False)
     tuning: tuple[str, ...] = later(())
     shots: tuple[PositiveInt | None, ...] = Field(default=(None,), min_length=1)
     source_seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
