@@ -1,4 +1,4 @@
-"""How the particles' start decides whether their mean is of any use (METHOD.md, section 1).
+"""How the particles' start decides whether their mean is of any use (docs/method.md, section 1).
 
     python benchmarks/particle_init.py --data ../shared/data --out studies/results/particle_init.jsonl
 

@@ -116,7 +116,7 @@ def _setups(options: Namespace, device: torch.device) -> list[Setup]:
 
 @dataclass
 class SvgdStep:
-    """One step of the source stage by any variant: score, φ, optimiser (METHOD.md, section 1)."""
+    """One step of the source stage by any variant: score, φ, optimiser (docs/method.md, section 1)."""
 
     variant: Variant
     particles: Tensor

@@ -62,7 +62,7 @@ def learn(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Posterior:
-    """Learn a posterior over soft prompts from source tasks (METHOD.md, section 1).
+    """Learn a posterior over soft prompts from source tasks (docs/method.md, section 1).
 
     Args:
         backbone: The frozen model.
@@ -150,7 +150,7 @@ def adapt(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Prompt:
-    """Adapt a posterior to one target by MAP (METHOD.md, section 2).
+    """Adapt a posterior to one target by MAP (docs/method.md, section 2).
 
     Args:
         posterior: The prior's source.

@@ -128,7 +128,7 @@ _AnyCard = TypeVar("_AnyCard", PosteriorCard, PromptCard, MixtureCard)
 
 @dataclass(frozen=True)
 class Posterior:
-    """The source posterior: M SVGD particles (METHOD.md, section 1).
+    """The source posterior: M SVGD particles (docs/method.md, section 1).
 
     Attributes:
         particles: Soft prompts, stored as fp32.

@@ -1,4 +1,4 @@
-"""Target priors from a source posterior, as penalties −log p(θ) without their constants (METHOD.md, section 2).
+"""Target priors from a source posterior, as penalties −log p(θ) without their constants (docs/method.md, section 2).
 
 A penalty belongs to the *summed* negative log-likelihood of the N_T training examples; whoever trains on the mean
 over examples divides it by N_T, so that σ keeps its meaning whatever the batch size.

@@ -1,7 +1,7 @@
 """What a soft prompt is: P rows of D numbers in the space of the language model's input embeddings.
 
 Initialisers return `[P, D]` (one prompt) or `[M, P, D]` (particles) and take their randomness as a generator.
-A target prompt is decomposed as θ = A ∘ (u vᵀ): METHOD section 2, after Wang et al. 2023 (MPT).
+A target prompt is decomposed as θ = A ∘ (u vᵀ): docs/method.md, section 2, after Wang et al. 2023 (MPT).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def independent_particles(
 ) -> Float[Tensor, "M P D"]:
     """Start each particle from another draw (the paper). Errors as `from_vocabulary`.
 
-    On FLAN-T5-small such particles stayed near their own starts: each was good and their mean was not (METHOD
-    section 1; `bmtpt.stein.diagnostics.mean_gap_warning`).
+    On FLAN-T5-small such particles stayed near their own starts: each was good and their mean was not
+    (docs/results.md; `bmtpt.stein.diagnostics.mean_gap_warning`).
     """
     _check_particles(particles)
     draws = [from_vocabulary(table, frequent_ids, prompt_length, generator) for _ in range(particles)]

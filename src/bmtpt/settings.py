@@ -1,7 +1,7 @@
 """The settings of each stage: the same names in YAML, on the command line and in Python.
 
 Validated once at the edge, immutable inside. Defaults marked [paper] are those of arXiv 2402.08594 or of its family
-(METHOD.md); the others are ours.
+(docs/method.md); the others are ours.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class LoopSettings(BaseModel):
 
 
 class LearnSettings(LoopSettings):
-    """Settings of the source stage (METHOD.md, section 1).
+    """Settings of the source stage (docs/method.md, section 1).
 
     Attributes:
         particles: M [paper: 5].
@@ -108,8 +108,8 @@ class LearnSettings(LoopSettings):
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
-            trained first with M = 1 for `init_steps` steps. METHOD.md measured that independent starts stay apart
-            and leave a worthless mean.
+            trained first with M = 1 for `init_steps` steps. Independent starts stay apart and can leave a
+            worthless mean (docs/results.md).
         init_jitter: Standard deviation of the jitter, in embedding units, for `shared` and `prompt`.
         init_steps: Steps of the M = 1 training for `prompt`; they are taken off `steps`, so the cost is equal or less.
         batch_size: Examples drawn per source task and step [paper: 1].
@@ -152,7 +152,7 @@ class LearnSettings(LoopSettings):
 
 
 class AdaptSettings(LoopSettings):
-    """Settings of the target stage (METHOD.md, section 2).
+    """Settings of the target stage (docs/method.md, section 2).
 
     Attributes:
         prior: `mean` N(θ̄, σ²I) [paper], `mixture` of one Gaussian per particle, or `none`.

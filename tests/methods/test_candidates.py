@@ -8,7 +8,8 @@ import torch
 from bmtpt.methods.map_target import map_candidates, starts
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.source_ensemble import ensemble_candidates
-from bmtpt.methods.spot import source_mean_candidate, spot_candidates
+from bmtpt.methods.source_mean import source_mean_candidate
+from bmtpt.methods.spot import spot_candidates
 from bmtpt.settings import AdaptSettings
 
 M, P, D = 4, 2, 3

@@ -1,4 +1,4 @@
-"""SVGD against closed forms on Gaussians (METHOD section 1, golden facts)."""
+"""SVGD against closed forms on Gaussians (docs/method.md, section 1, golden facts)."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_on_an_isotropic_gaussian_svgd_ends_at_the_simplex_of_the_golden_fact():
 
 
 def test_the_variance_ratio_is_the_closed_form_of_variance_collapse():
-    """s²·(M−1)/M·log(M+1)/n at n ≥ M − 1 (METHOD section 1)."""
+    """s²·(M−1)/M·log(M+1)/n at n ≥ M − 1 (docs/method.md, section 1)."""
     spec = CollapseSpec(name="c", distributions=("gaussian",), dimensions=(10,), learn=SETTINGS)
     bench = collapse.CollapseBench(spec)
     (job,) = bench.jobs()

@@ -15,9 +15,9 @@ from bmtpt.backbone.framing import Framing, framing_of
 from bmtpt.errors import BackboneError
 
 FREQUENT_TOKENS = 5_000
-"""Prompts start from rows among the most frequent tokens (METHOD.md, section 1). SentencePiece orders its pieces by
-frequency, and BPE its merges by the frequency of the pair when it was merged, so these are the lowest ids that are
-not special. BPE puts 256 lone bytes in front of its merges, most of them rare: they are left out."""
+"""Prompts start from rows among the most frequent tokens (docs/method.md, section 1). SentencePiece orders its
+pieces by frequency, and BPE its merges by the frequency of the pair when it was merged, so these are the lowest ids
+that are not special. BPE puts 256 lone bytes in front of its merges, most of them rare: they are left out."""
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 

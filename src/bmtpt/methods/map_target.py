@@ -1,4 +1,4 @@
-"""BMTPT's target stage: MAP with the source posterior as the prior (METHOD.md, section 2).
+"""BMTPT's target stage (arXiv 2402.08594; docs/method.md, section 2): MAP with the source posterior as the prior.
 
     objective(θ) = NLL(D | θ) + ‖θ − θ̄‖² / (2σ²)                            prior = mean     [paper]
     objective(θ) = NLL(D | θ) − log (1/M) Σ_m N(θ; θ_m, σ²I)                prior = mixture  [ours]

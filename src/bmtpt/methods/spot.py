@@ -21,10 +21,3 @@ def spot_candidates(
     """Return starts at the ``count`` source prompts with the lowest validation NLL on the target (SPoT: one)."""
     ranked = sorted(source_prompts, key=lambda name: validation_nll[name])
     return [Candidate(source_prompts[name], f"source {name}") for name in ranked[:count]]
-
-
-def source_mean_candidate(source_prompts: Mapping[str, Float[Tensor, "P D"]]) -> Candidate:
-    """Return the start at the mean of the individually tuned source prompts: averaging in place of a posterior."""
-    total = sum(source_prompts.values())
-    assert isinstance(total, Tensor)
-    return Candidate(total / len(source_prompts), "mean of source prompts")

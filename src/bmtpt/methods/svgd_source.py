@@ -1,7 +1,10 @@
-"""The source stage: SVGD on the product of the source tasks' likelihoods (METHOD.md, section 1).
+"""BMTPT's source stage (arXiv 2402.08594; docs/method.md, section 1): SVGD on the product of the tasks' likelihoods.
 
-score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j)        L_k = mean cross-entropy per target token over task k's draw
-θ_i       ← θ_i + ε φ(θ_i)                −φ is what the optimiser is handed as the gradient
+    score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j)        L_k = mean cross-entropy per target token over task k's draw
+    φ(θ_i)     = (1/M) Σ_j [ k(θ_j, θ_i)·score(θ_j) + ∇_{θ_j} k(θ_j, θ_i) ]
+    θ_i       ← θ_i + ε φ(θ_i)                −φ is what the optimiser is handed as the gradient
+
+φ is `stein/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
 """
 
 from __future__ import annotations

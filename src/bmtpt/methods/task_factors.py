@@ -1,7 +1,7 @@
-"""Task information in the source stage, the paper's fourth open question (METHOD.md, section 1) [ours].
+"""Task information in the source stage, an open question of arXiv 2402.08594 [ours].
 
-score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j ∘ (u_k v_kᵀ))        u_k and v_k start at ones
-u_k, v_k   descend on (1/M) Σ_j L_k(θ_j ∘ (u_k v_kᵀ))
+    score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j ∘ (u_k v_kᵀ))        u_k and v_k start at ones
+    u_k, v_k   descend on (1/M) Σ_j L_k(θ_j ∘ (u_k v_kᵀ))
 
 What only one source needs can go into its factor; the shared particles alone go into the posterior.
 """

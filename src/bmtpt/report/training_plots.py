@@ -251,7 +251,7 @@ def task_map(prompts: Mapping[str, NDArray[np.float64]]) -> tuple[str, str] | No
     """Draw prompts [P, D] of one width as points, with a sentence on what the axes keep; None for fewer than three.
 
     Prompts are averaged over their rows first: flattened prompts are nearly orthogonal whatever their tasks
-    (METHOD section 1), so a map of those would show nothing.
+    (docs/method.md, section 1), so a map of those would show nothing.
     """
     import numpy as np
 

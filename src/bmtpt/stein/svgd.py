@@ -1,4 +1,4 @@
-"""Stein variational gradient descent (Liu and Wang 2016) on soft prompts: METHOD section 1.
+"""Stein variational gradient descent (Liu and Wang 2016) on soft prompts: docs/method.md, section 1.
 
     φ(θ_i) = (1/M) Σ_j [ k(θ_j, θ_i)·score(θ_j) + ∇_{θ_j} k(θ_j, θ_i) ]
     θ_i   ← θ_i + ε φ(θ_i)                        (hand −φ to a torch optimiser as the gradient)

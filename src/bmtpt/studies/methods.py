@@ -24,7 +24,8 @@ from bmtpt.methods.mpt import mpt_candidate
 from bmtpt.methods.perturbation import perturbed_candidates
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.source_ensemble import ensemble_candidates
-from bmtpt.methods.spot import source_mean_candidate, spot_candidates
+from bmtpt.methods.source_mean import source_mean_candidate
+from bmtpt.methods.spot import spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.prompts import Decomposed
 from bmtpt.results import settings_hash
