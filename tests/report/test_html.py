@@ -95,6 +95,24 @@ def test_only_the_last_check_warns_and_a_sentence_on_the_mean_stands_once(run_fo
     assert [found[:8] for found in re.findall(r'class="warning">(.*?)</p>', text)] == ["On sst2,", "Unstable"]
 
 
+def test_targets_without_a_gain_over_plain_prompt_tuning_are_named_in_one_warning(result, tmp_path):
+    ours, plain = {"cb": 0.8, "rte": 0.5, "paws": 0.7}, {"cb": 0.6, "rte": 0.6, "paws": 0.7}
+    lines = [
+        result(method, target, seed, value, metric=metric, primary=metric == "accuracy")
+        for method, losses in (("bmtpt", ours), ("pt", plain))
+        for target, loss in losses.items()
+        for seed in (0, 1)
+        for metric, value in (("accuracy", 60.0), ("nll", loss + 0.1 * seed))
+    ]
+    append_results(tmp_path / "results.jsonl", lines)
+    text = write_report([tmp_path / "results.jsonl"], tmp_path / "r.html").read_text(encoding="utf-8")
+    (warning,) = re.findall(r'class="warning">(.*?)</p>', text)
+    assert warning.startswith(
+        "On cb (32 shots), paws (32 shots) (averages of the test NLL): The posterior is no better"
+    )
+    assert "(0.8 against 0.7)" in warning
+
+
 def test_the_starts_of_a_target_are_called_candidates(tmp_path):
     folder = tmp_path / "target"
     folder.mkdir()

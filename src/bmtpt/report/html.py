@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from bmtpt.errors import ArtifactError
 from bmtpt.files import write_text_atomically
+from bmtpt.report.entries import row_name
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
 from bmtpt.report.summary import (
     MEASURES,
     Cell,
     by_measure,
     display_name,
+    method_and_variant,
     methods_of,
     paired_difference,
     pairs_to_compare,
@@ -65,7 +67,7 @@ def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     with style():
         return environment.from_string(source).render(
-            studies=[_study(group) for group in _by_study(results)],
+            studies=[section for group in _by_study(results) for section in _sections(group)],
             runs=[_run(run) for run in runs],
             maps=_maps(runs),
             words=WORD_COLUMNS,
@@ -76,7 +78,33 @@ def _by_study(results: Iterable[Result]) -> list[list[Result]]:
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.study, result.backbone), []).append(result)
-    return [table for group in groups.values() for table in by_measure(group)]
+    return list(groups.values())
+
+
+def _sections(group: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return a section for the scores of a study and one for each measure; its warnings stand beside the scores."""
+    tables = [_study(table) for table in by_measure(group)]
+    return [{**table, "warnings": _no_gain(group) if number == 0 else []} for number, table in enumerate(tables)]
+
+
+def _no_gain(group: Sequence[Result]) -> list[str]:
+    """Return one sentence on the targets where the posterior gives no lower test loss than plain prompt tuning.
+
+    Where one of the two stands in several variants, nobody can say which is meant.
+    """
+    from bmtpt.stein.diagnostics import no_gain_warning
+
+    losses: dict[str, dict[str, list[float]]] = {}
+    for cell in summarise([row.model_copy(update={"primary": True}) for row in group if row.metric == "nll"]):
+        method, _ = method_and_variant(cell.method)
+        losses.setdefault(method, {}).setdefault(row_name(cell.row), []).append(cell.mean)
+    ours, plain = losses.get(JUDGED, {}), losses.get("pt", {})
+    alone = [row for row in ours if len(ours[row]) == len(plain.get(row, [])) == 1]
+    bad = [(row, *ours[row], *plain[row]) for row in alone if no_gain_warning(*ours[row], *plain[row])]
+    if not bad:
+        return []
+    rows, own, plains = zip(*bad, strict=True)
+    return [f"On {', '.join(rows)} (averages of the test NLL): {no_gain_warning(fmean(own), fmean(plains))}"]
 
 
 def _study(results: Sequence[Result]) -> dict[str, Any]:
