@@ -18,7 +18,18 @@ from typing import TYPE_CHECKING, Any
 from baselines import NAMES
 from bmtpt.report.svg import colour
 from bmtpt.report.training_plots import panels
-from result_tables import DEVICES, Line, blocks, fill, plot_path, predict_lines, read_lines, scaling_lines, step_lines
+from result_tables import (
+    DEVICES,
+    Line,
+    blocks,
+    day,
+    fill,
+    plot_path,
+    predict_lines,
+    read_lines,
+    scaling_lines,
+    step_lines,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +99,7 @@ def step_plot(lines: Sequence[Line]) -> Figure:
         _bars(axis, [SHORT[name] for name in names], [line["ratio"][name] for name in names], "{:.1f}")
         for bar, name in zip(axis.patches, names, strict=True):
             bar.set_color(colour(list(NAMES).index(name)))
-        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}")
+        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}, {day(line)}")
         axis.set_xlabel("time of a step, engine=packed = 1")
     return figure
 

@@ -46,14 +46,18 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
-    """Return the last line of each case of a kind of device, in the order of the shapes."""
+    """Return the last line of each case and day of a kind of device, in the order of the shapes.
+
+    A virtual machine is not the same every day: what it gave on each stands beside the others.
+    """
     own = [line for line in lines if line["benchmark"] == "step" and _kind(line) == device]
     own = [line for line in own if line["size"] not in TINY]
-    last = {(machine(line), line["size"], line["precision"], line["B"]): line for line in own}
     sizes, precisions = list(SHAPES), list(DTYPES)
-    return sorted(
-        last.values(), key=lambda x: (machine(x), sizes.index(x["size"]), precisions.index(x["precision"]), x["B"])
-    )
+
+    def order(x: Line) -> tuple[Any, ...]:
+        return machine(x), sizes.index(x["size"]), precisions.index(x["precision"]), x["B"], day(x)
+
+    return sorted({order(line): line for line in own}.values(), key=order)
 
 
 def scaling_lines(lines: Sequence[Line], device: str) -> list[Line]:
@@ -70,6 +74,10 @@ def machine(line: Line) -> str:
     return str(_facts(line).get("gpu") or _facts(line)["cpu"])
 
 
+def day(line: Line) -> str:
+    return str(_facts(line)["date"])
+
+
 # Blocks
 
 
@@ -82,14 +90,17 @@ def floor_table() -> str:
 
 
 def targets_table(lines: Sequence[Line]) -> str:
-    """One row per target; the last result line that it applies to counts."""
-    found = {(_kind(line), target["what"]): target for line in lines for target in line.get("targets", ())}
-    unknown = {"value": None}
-    keys = [(target.where["device"], target.what) for target in TARGETS]
-    rows = [
-        [_place(target.where), target.what, verdict(found.get(key, unknown))]
-        for target, key in zip(TARGETS, keys, strict=True)
-    ]
+    """One row per target; of every day the last result line that it applies to counts."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for line in lines:
+        for target in line.get("targets", ()):
+            found.setdefault((_kind(line), target["what"]), {})[day(line)] = verdict(target)
+    unknown = {"": verdict({"value": None})}
+    rows = []
+    for target in TARGETS:
+        days = found.get((target.where["device"], target.what), unknown)
+        told = days.values() if len(days) == 1 else [f"{text} ({date})" for date, text in sorted(days.items())]
+        rows.append([_place(target.where), target.what, "; ".join(told)])
     return table(["where", "target", "measured"], rows, numbers_from=3)
 
 
@@ -102,8 +113,8 @@ def step_block(lines: Sequence[Line], device: str) -> str:
 
 
 def step_table(lines: Sequence[Line]) -> str:
-    head = ["shape", "B", "precision", "packed, s", *(f"× {letter}" for letter in LETTERS)]
-    return table([*head, "TFLOP/s", "of matmul peak"], map(_step_row, lines), numbers_from=3)
+    head = ["shape", "B", "precision", "day", "packed, s", *(f"× {letter}" for letter in LETTERS)]
+    return table([*head, "TFLOP/s", "of matmul peak", "most × (b)"], map(_step_row, lines), numbers_from=4)
 
 
 def _step_row(line: Line) -> list[str]:
@@ -111,14 +122,22 @@ def _step_row(line: Line) -> list[str]:
     seconds = line["seconds"].get("packed")
     rate = line["useful_flop"] / seconds / 1e12 if seconds else None
     share = line["share_of_peak"].get("packed")
-    return [*_case(line), _or_dash(seconds, "{:.3g}"), *ratios, _or_dash(rate, "{:.3g}"), _or_dash(share, "{:.0%}")]
+    at_peak = line["share_of_peak"].get("loop_frozen")
+    return [
+        *(*_case(line), day(line), _or_dash(seconds, "{:.3g}"), *ratios),
+        *(_or_dash(rate, "{:.3g}"), _or_dash(share, "{:.0%}"), _or_dash(at_peak and 1 / at_peak, "{:.1f}")),
+    ]
 
 
 def _every_variant(lines: Sequence[Line]) -> str:
-    head = ["shape", "B", "precision", "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
-    names = (*NAMES, *ENGINE_PLANS)
-    rows = ([*_case(line), name, *_variant(line, name)] for line in lines for name in names if name in line["seconds"])
-    return table(head, rows, numbers_from=4)
+    head = ["shape", "B", "precision", "day", "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
+    rows = (
+        [*_case(line), day(line), name, *_variant(line, name)]
+        for line in lines
+        for name in (*NAMES, *ENGINE_PLANS)
+        if name in line["seconds"]
+    )
+    return table(head, rows, numbers_from=5)
 
 
 def _variant(line: Line, name: str) -> list[str]:
