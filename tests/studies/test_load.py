@@ -20,7 +20,7 @@ ISSUE = {
     *("paper-full", "paper-fewshot", "paper-scale", "prior", "particles", "kernels", "collapse", "collapse-prompts"),
     *("task-information", "dissimilar", "decomposition", "ensemble", "smoothing", "gaussian"),
 }
-OURS = {"ablation", "headroom", "start", "tuning", "tuning-unfamiliar", "unfamiliar", "wording"}
+OURS = {"ablation", "headroom", "multi-target", "start", "tuning", "tuning-unfamiliar", "unfamiliar", "wording"}
 SCALES = ("smoke", "small", "paper")
 
 

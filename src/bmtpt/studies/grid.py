@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.api import evaluate, result_rows, start_settings
-from bmtpt.artifacts import Posterior, Prompt, PromptMixture, versions
+from bmtpt.artifacts import Posterior, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.errors import SettingsError
@@ -20,14 +20,12 @@ from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
-from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, run_cell, stages
+from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, Trained, run_cell, stages
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
 from bmtpt.train.events import Listener
 from bmtpt.types import DATA_ORDER
 from bmtpt.weight_tuning import TunedModel
-
-Trained = Prompt | PromptMixture | TunedModel
 
 PROMPT_SETTINGS = "settings_hash.txt"
 """File of a kept prompt's folder that says which settings it was trained with."""
@@ -50,11 +48,14 @@ def study_hash(study: StudySpec, seed: int) -> str:
     """Return the hash of everything that decides the values of a seed's cells.
 
     The lists of cells are left out, so that a study can grow. Source tasks go in by what they say, and the place of the
-    data not at all, so that a study may be moved: every line says how its rows relate to the published ones.
+    data not at all, so that a study may be moved: every line says how its rows relate to the published ones. Targets
+    that are trained together decide each other's values: they go in like sources.
     """
     decisive = set(StudySpec.model_fields) - LISTS
     facts = {name: value for name, value in identity_of(study).items() if name in decisive}
-    return settings_hash({**facts, "sources": _source_tasks(study), "source_seed": study.source_seed(seed)})
+    if study.together:
+        facts["targets"] = _definitions(study.targets)
+    return settings_hash({**facts, "sources": _definitions(study.sources), "source_seed": study.source_seed(seed)})
 
 
 def prompt_folder(folder: Path, target: str, method: str, shots: int | None, seed: int, variant: str = "") -> Path:
@@ -98,24 +99,28 @@ class GridBench:
         return [each for each in self.contenders.values() if averages or each.method != "source_ensemble"]
 
     def _cell_jobs(self, contender: Contender, target: str, shots: int | None, seed: int) -> Iterator[Job]:
-        """Yield a cell behind what it needs."""
+        """Yield a cell behind what it needs; it is the same one for all targets that are trained together."""
         names = [self.tasks[name].name for name in self.study.sources]
         needs: list[Job] = []
         for stage in stages(contender.method, contender.study, names):
             rests_on = () if stage[0] == "prompt" else tuple(needs)
             needs.append(self._stage_job(contender, stage, self.study.source_seed(seed), rests_on))
         yield from needs
-        task = self.tasks[target]
-        place = Place(self.study.name, *contender.key, task.name, shots, seed)
-        key = self._hash(contender, seed)
-        yield Job(place, key, frozenset(metric_names(task)), ("cell", contender.key, target), tuple(needs))
+        targets = self.study.targets if contender.study.together else (target,)
+        lines = {
+            Place(self.study.name, *contender.key, task.name, shots, seed): frozenset(metric_names(task))
+            for task in (self.tasks[name] for name in targets)
+        }
+        (place, metrics), *beside = lines.items()
+        work = ("cell", contender.key, targets)
+        yield Job(place, self._hash(contender, seed), metrics, work, tuple(needs), beside=tuple(beside))
 
     def _stage_job(self, contender: Contender, stage: Stage, seed: int, rests_on: tuple[Job, ...]) -> Job:
         """Return the job of a source stage; contenders with the same source settings share it."""
         study = contender.study
         if stage == START_STAGE:
             study = study.model_copy(update={"learn": start_settings(study.learn)})
-        own = {"sources": _source_tasks(study), "stage": stage, "seed": seed}
+        own = {"sources": _definitions(study.sources), "stage": stage, "seed": seed}
         facts = {**_source_facts(study), **_stage_facts(study, stage), **own}
         key = settings_hash(facts)
         if key not in self._stages:
@@ -181,32 +186,37 @@ class GridBench:
         posterior = getattr(sources, str(kind))(*arguments)
         return _source_lines(job, posterior, sources) if job.metrics else []
 
-    def _run_cell(self, job: Job, contender: Contender, target: str, listener: Listener | None) -> list[Result]:
-        place, data = job.place, self.data(target)
+    def _run_cell(
+        self, job: Job, contender: Contender, targets: Sequence[str], listener: Listener | None
+    ) -> list[Result]:
+        place, rows = job.place, tuple(self.data(name) for name in targets)
         sources = self.sources(contender, contender.study.source_seed(place.seed), listener)
-        cell = Cell(contender.method, data, place.shots, place.seed)  # type: ignore[arg-type]
-        prompt = self._kept(run_cell(cell, sources, listener), job)
-        length = contender.study.adapt.max_length
-        evaluation = evaluate(sources.backbone, prompt, data.test, task=data.task, max_length=length)
-        rows = result_rows(
-            sources.backbone, prompt, data, evaluation, study=place.study, settings_hash=job.settings_hash
-        )
+        cell = Cell(contender.method, rows, place.shots, place.seed)  # type: ignore[arg-type]
+        trained = run_cell(cell, sources, listener)
+        return [line for data in rows for line in self._scored(trained[data.task.name], data, sources, job)]
+
+    def _scored(self, trained: Trained, data: TaskData, sources: Sources, job: Job) -> list[Result]:
+        """Keep what was trained for a target; return its lines."""
+        place, key = job.place._replace(target=data.task.name), job.settings_hash
+        backbone, length = sources.backbone, sources.study.adapt.max_length
+        prompt = self._kept(trained, place, key)
+        evaluation = evaluate(backbone, prompt, data.test, task=data.task, max_length=length)
+        rows = result_rows(backbone, prompt, data, evaluation, study=place.study, settings_hash=key)
         return [row.model_copy(update={"variant": place.variant}) for row in rows]
 
-    def _kept(self, trained: Trained, job: Job) -> Trained:
+    def _kept(self, trained: Trained, cell: Place, key: str) -> Trained:
         if isinstance(trained, TunedModel):  # as large as the model, and the lines are what a study is for
             return trained
-        place = self.place_of_prompt(job)
+        place = self.place_of_prompt(cell)
         again = place.is_dir()
         if again:
             (place / PROMPT_SETTINGS).unlink(missing_ok=True)
         kept = trained.save(place, overwrite=again)
-        write_text_atomically(place / PROMPT_SETTINGS, job.settings_hash)
+        write_text_atomically(place / PROMPT_SETTINGS, key)
         return kept
 
-    def place_of_prompt(self, job: Job) -> Path:
+    def place_of_prompt(self, place: Place) -> Path:
         """Return where a cell's prompt is kept."""
-        place = job.place
         return prompt_folder(self.folder, place.target, place.method, place.shots, place.seed, place.variant)
 
     def sources(self, contender: Contender, seed: int, listener: Listener | None = None) -> Sources:
@@ -244,9 +254,9 @@ def _by_backbone(contenders: Sequence[Contender]) -> list[Contender]:
     return [each for key in dict.fromkeys(keys) for each, own in zip(contenders, keys, strict=True) if own == key]
 
 
-def _source_tasks(study: StudySpec) -> list[dict[str, Any]]:
-    """Return what the source tasks say."""
-    return [_definition(load_task(name)) for name in study.sources]
+def _definitions(names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return what tasks say."""
+    return [_definition(load_task(name)) for name in names]
 
 
 def _definition(task: TaskSpec) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A cell of a study, or what cells wait for.
+    """A cell of a study, the cells of targets that are trained in one run, or what cells wait for.
 
     Attributes:
         place: Where its result lines stand.
@@ -37,6 +37,7 @@ class Job:
         work: For the bench: what is to be done.
         needs: Jobs that come first.
         on_demand: It is done when another job needs it, and not for its own lines' sake.
+        beside: Further places that it writes lines for, and what these hold when they are whole.
     """
 
     place: Place
@@ -45,6 +46,12 @@ class Job:
     work: tuple[Any, ...] = ()
     needs: tuple[Job, ...] = ()
     on_demand: bool = False
+    beside: tuple[tuple[Place, frozenset[str]], ...] = ()
+
+    @property
+    def lines(self) -> dict[Place, frozenset[str]]:
+        """What it writes: metrics by place."""
+        return {self.place: self.metrics, **dict(self.beside)}
 
     @property
     def name(self) -> str:
@@ -52,7 +59,8 @@ class Job:
         place = self.place
         method = f"{place.method}[{place.variant}]" if place.variant else place.method
         shots = "" if place.shots is None else f" k={place.shots}"
-        return f"{place.target} {method}{shots} seed={place.seed}"
+        targets = "+".join(each.target for each in self.lines)
+        return f"{targets} {method}{shots} seed={place.seed}"
 
 
 class Bench(Protocol):
@@ -90,5 +98,5 @@ def place_of(row: Result) -> Place:
 
 def in_order(results: Sequence[Result], jobs: Sequence[Job]) -> list[Result]:
     """Sort results by the order of their jobs, whichever process was first."""
-    order: Mapping[Place, int] = {job.place: number for number, job in enumerate(jobs)}
+    order: Mapping[Place, int] = {place: number for number, job in enumerate(jobs) for place in job.lines}
     return sorted(results, key=lambda row: order[place_of(row)])

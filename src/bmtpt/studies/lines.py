@@ -27,13 +27,15 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
     _drop_torn_line(path)
     rows = read_results(path)
     _require_same_settings(path, rows, jobs)
-    wanted = {(job.settings_hash, job.place): job.metrics for job in jobs}
     found: dict[Key, set[str]] = defaultdict(set)
     for row in rows:
         found[_key(row)].add(row.metric)
-    kept = [row for row in rows if found[_key(row)] >= wanted.get(_key(row), frozenset())]
+    parts = [_parts(job) for job in jobs]
+    torn = {key for part in parts if not all(found[key] >= metrics for key, metrics in part.items()) for key in part}
+    kept = [row for row in rows if _key(row) not in torn]
     if len(kept) < len(rows):
         _write(path, kept)
+    wanted = {key for part in parts for key in part}
     return [row for row in kept if _key(row) in wanted]
 
 
@@ -62,10 +64,17 @@ def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
 
 
 def _require_same_settings(path: Path, rows: Sequence[Result], jobs: Sequence[Job]) -> None:
-    places = {job.place: job.name for job in jobs}
-    wanted = {(job.settings_hash, job.place) for job in jobs}
+    places = {place: job for job in jobs for place in job.lines}
+    wanted = {key for job in jobs for key in _parts(job)}
     if odd := [row for row in rows if place_of(row) in places and _key(row) not in wanted]:
-        raise SettingsError(f"{path} holds {places[place_of(odd[0])]} with other settings; choose another --out")
+        job = places[place_of(odd[0])]
+        others = " or of another list of targets" if job.beside else ""
+        raise SettingsError(f"{path} holds {job.name} with other settings{others}; choose another --out")
+
+
+def _parts(job: Job) -> dict[Key, frozenset[str]]:
+    """Return what a job's lines hold when they are whole: metrics by key."""
+    return {(job.settings_hash, place): metrics for place, metrics in job.lines.items()}
 
 
 def _key(row: Result) -> Key:

@@ -87,7 +87,7 @@ def checked(study: BaseStudy, where: str) -> AnyStudy:
     try:
         study.contenders()
     except SettingsError as error:
-        raise SettingsError(f"{where}: variants: {error}") from error
+        raise SettingsError(f"{where}: {error}") from error
     return study  # type: ignore[return-value]
 
 

@@ -159,42 +159,52 @@ def _claim(folder: Path, identity: str) -> None:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the target stage: a method on a target with some shots and a seed."""
+    """One run of the target stage: a method with some shots and a seed, on one target or on several together."""
 
     method: MethodName
-    target: TaskData
+    targets: tuple[TaskData, ...]
     shots: int | None
     seed: int
 
+    @property
+    def name(self) -> str:
+        """For people."""
+        targets = "+".join(target.task.name for target in self.targets)
+        return f"{targets} {self.method} k={self.shots} seed={self.seed}"
 
-def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt | PromptMixture | TunedModel:
-    """Train one cell."""
-    study, target = sources.study, cell.target.task.name
+
+Trained = Prompt | PromptMixture | TunedModel
+
+
+def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Mapping[str, Trained]:
+    """Train one cell; return what predicts each target."""
+    study = sources.study
     ensemble = cell.method == "source_ensemble"
     settings = study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": ensemble})
-    heard = _named(listener, f"{target} {cell.method} k={cell.shots} seed={cell.seed}")
+    heard = _named(listener, cell.name)
     if cell.method in get_args(WeightMethod):
-        method = cast(WeightMethod, cell.method)
-        return fit_weights(sources.backbone, cell.target, settings, study.weights, method=method, listener=heard)
+        (target,), method = cell.targets, cast(WeightMethod, cell.method)
+        tuned = fit_weights(sources.backbone, target, settings, study.weights, method=method, listener=heard)
+        return {target.task.name: tuned}
     if cell.method in ("bmtpt_no_prior", "multitask"):
         settings = settings.model_copy(update={"prior": "none"})
     if cell.method == "attempt":
         return fit_attempt(
             sources.backbone,
-            [cell.target],
+            cell.targets,
             sources.prompts(),
             settings,
             study.attempt,
             candidates=study.candidates,
             listener=heard,
-        )[target]
+        )
     posterior = None
     if cell.method in ("multitask", "bmtpt", "bmtpt_no_prior"):
         posterior = sources.posterior(1 if cell.method == "multitask" else study.learn.particles)
     particles = posterior.particles.to(sources.backbone.device) if posterior else None
     return fit_targets(
         sources.backbone,
-        [cell.target],
+        cell.targets,
         _candidates(cell, sources, particles, settings),
         settings,
         method=cell.method,
@@ -202,7 +212,7 @@ def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Prompt 
         sources=() if cell.method in ("pt", "ptp") else [source.task.name for source in sources.data],
         posterior=posterior.weights_sha256 if posterior else None,
         listener=heard,
-    )[target]
+    )
 
 
 def _candidates(

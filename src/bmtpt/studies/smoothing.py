@@ -68,7 +68,7 @@ class SmoothingBench(GridBench):
 
     def _run_surface(self, job: Job) -> list[Result]:
         _, cell, radius = job.work
-        contender, data = self.contenders[cell.work[1]], self.data(cell.work[2])
+        contender, data = self.contenders[cell.work[1]], self.data(*cell.work[2])
         prompt = self._prompt_of(cell)
         backbone = self.backbone(contender.study)
         length = contender.study.adapt.max_length or data.task.max_length
@@ -81,7 +81,7 @@ class SmoothingBench(GridBench):
 
     def _prompt_of(self, cell: Job) -> Prompt:
         """Return the prompt that a cell ended with, and no other run's, which would stand in the same folder."""
-        place = self.place_of_prompt(cell)
+        place = self.place_of_prompt(cell.place)
         note = place / PROMPT_SETTINGS
         if not note.is_file() or note.read_text(encoding="utf-8") != cell.settings_hash:
             raise ArtifactError(

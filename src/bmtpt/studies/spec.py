@@ -35,6 +35,8 @@ PromptMethod = Literal[
 MethodName = Literal[PromptMethod, WeightMethod]
 SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "mpt"}
 """Methods that need a prompt tuned on each source alone."""
+TOGETHER_METHODS = ("attempt", "mpt", "bmtpt", "bmtpt_no_prior")
+"""Methods that can train several targets in one run."""
 
 Distribution = Literal["gaussian", "gaussian_mixture", "student_mixture"]
 
@@ -122,16 +124,18 @@ class BaseStudy(BaseModel):
         keys = [contender.key for contender in found]
         if twice := [key for key in keys if keys.count(key) > 1]:
             method, name = twice[0]
-            raise SettingsError(f"{method} has two variants named '{name}'; make a second study for one of them")
+            raise SettingsError(
+                f"variants: {method} has two variants named '{name}'; make a second study for one of them"
+            )
         return found
 
     def _with(self, variant: Variant) -> Self:
         plain = self.model_copy(update={"variants": {}})
         if not variant.overrides:
             return plain
-        found = validated(type(self), variant.applied(plain.model_dump(mode="json")))
+        found = validated(type(self), variant.applied(plain.model_dump(mode="json")), "variants")
         if odd := [option for option, _ in variant.overrides if not self._may_vary(option)]:
-            raise SettingsError(f"option '{odd[0]}' cannot be varied; make a second study")
+            raise SettingsError(f"variants: option '{odd[0]}' cannot be varied; make a second study")
         return found
 
     def _may_vary(self, option: str) -> bool:
@@ -177,10 +181,14 @@ class StudySpec(BaseStudy):
         weights: Learning rates and sizes of the methods that tune weights.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
+        together: Train all targets in one run per method, shots and seed: those of BMTPT and MPT share A and have u and
+            v of their own, those of ATTEMPT share the attention. A step's `batch_size` is that of all targets. Other
+            methods cannot, so it is usually set in the variants of some.
     """
 
     _varied: ClassVar[tuple[str, ...]] = (
         *("learn", "source_prompt", "adapt", "attempt", "mpt", "noise_std", "weights", "candidates", "backbone"),
+        "together",
     )
     _fixed: ClassVar[tuple[str, ...]] = (
         *("learn.seed", "source_prompt.seed", "adapt.seed", "adapt.shots", "adapt.ensemble"),
@@ -205,6 +213,7 @@ class StudySpec(BaseStudy):
     weights: WeightSettings = later(WeightSettings())
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
+    together: bool = later(False)
 
     @model_validator(mode="after")
     def _prompts_of_one_length(self) -> StudySpec:
@@ -229,6 +238,21 @@ class StudySpec(BaseStudy):
     def compared(self) -> tuple[str, ...]:
         """Return the methods."""
         return self.methods
+
+    def contenders(self) -> list[Contender]:
+        """Return every method with every one of its variants.
+
+        Raises:
+            SettingsError: As for every study; or a method is to train targets together and cannot.
+        """
+        found = super().contenders()
+        odd = [each.method for each in found if each.study.together and each.method not in TOGETHER_METHODS]
+        if odd:
+            raise SettingsError(
+                f"option 'together': {', '.join(dict.fromkeys(odd))} cannot train several targets in one run; "
+                f"set it for {', '.join(TOGETHER_METHODS)} only (in their variants)"
+            )
+        return found
 
     def stage_precision(self) -> dict[str, str]:
         """Return the precision that source stages are learned in, for their hashes; nothing where it is `auto`."""
@@ -264,6 +288,13 @@ class SmoothingSpec(StudySpec):
         if odd := [method for method in methods if method in several]:
             raise ValueError(f"{odd[0]} ends with no single prompt to measure the loss around; leave it out")
         return methods
+
+    @field_validator("together")
+    @classmethod
+    def _one_by_one(cls, together: bool) -> bool:
+        if together:
+            raise ValueError("the loss is measured around prompts that were trained one by one; leave it out")
+        return together
 
 
 class GaussianSpec(BaseStudy):
