@@ -10,10 +10,14 @@ from causal_plain import tiny_causal
 from plain import random_batch, random_prompts
 from plain import tiny_backbone as tiny_t5
 
+import bmtpt
 from bmtpt.backbone import allocator, machine
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.machine import CpuTuning
+from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.plan import Plan
+from bmtpt.prediction import predict
+from bmtpt.settings import AdaptSettings, LearnSettings
 
 needs_onednn = pytest.mark.skipif(machine._setting() is None, reason="this torch has no switch for oneDNN's products")
 
@@ -170,3 +174,20 @@ def test_the_line_says_why_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(machine, "not_kept", lambda: "you have set MALLOC_TOP_PAD_")
     assert machine._memory(True) == "freed memory not kept (you have set MALLOC_TOP_PAD_)"
     assert machine._memory(False) == "freed memory not kept (switched off)"
+
+
+def test_tuning_can_be_switched_off_from_learning_to_prediction(
+    tiny_backbone: Backbone, tiny_tasks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise AssertionError("cpu_tuning is none")
+
+    monkeypatch.setattr(machine, "kept_memory", refused)
+    monkeypatch.setattr(machine, "onednn_products", refused)
+    small: dict[str, Any] = {"steps": 1, "evaluate_every": 1, "validation_rows": 2, "cpu_tuning": "none"}
+    target = tiny_tasks["pairs"]
+    learning = LearnSettings(particles=2, prompt_length=2, **small)
+    posterior = bmtpt.learn(tiny_backbone, [tiny_tasks["sentiment"]], learning)
+    prompt = bmtpt.adapt(posterior, target, AdaptSettings(shots=4, **small), backbone=tiny_backbone)
+    bmtpt.evaluate(tiny_backbone, prompt, target.test[:2])
+    list(predict(tiny_backbone, prompt, target.test[:2]))
