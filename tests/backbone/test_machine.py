@@ -12,7 +12,9 @@ from plain import tiny_backbone as tiny_t5
 
 import bmtpt
 from bmtpt.backbone import allocator, machine
+from bmtpt.backbone.causal import CausalEngine
 from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.generic import HuggingFaceCausalEngine, HuggingFaceEngine
 from bmtpt.backbone.machine import CpuTuning
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.plan import Plan
@@ -191,3 +193,52 @@ def test_tuning_can_be_switched_off_from_learning_to_prediction(
     prompt = bmtpt.adapt(posterior, target, AdaptSettings(shots=4, **small), backbone=tiny_backbone)
     bmtpt.evaluate(tiny_backbone, prompt, target.test[:2])
     list(predict(tiny_backbone, prompt, target.test[:2]))
+
+
+# Attention on CUDA
+
+
+def kernels() -> dict[str, bool]:
+    cuda = torch.backends.cuda
+    return {
+        "flash": cuda.flash_sdp_enabled(),
+        "efficient": cuda.mem_efficient_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+        "cudnn": cuda.cudnn_sdp_enabled(),
+    }
+
+
+SOUND = {"flash": True, "efficient": True, "math": True, "cudnn": False}
+
+
+@pytest.mark.parametrize("kind", [CausalEngine, HuggingFaceCausalEngine, HuggingFaceEngine])
+def test_on_cuda_cudnns_attention_is_shut_out_for_the_duration(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
+    before = kernels()
+    with kind(tiny_causal("gpt2")).settings():
+        assert kernels() == SOUND
+    assert kernels() == before
+
+
+def test_attention_kernels_that_the_user_has_switched_off_stay_off() -> None:
+    before = kernels()
+    torch.backends.cuda.enable_flash_sdp(False)
+    try:
+        with machine.sound_attention():
+            assert kernels() == {**SOUND, "flash": False}
+        assert kernels() == {**before, "flash": False}
+    finally:
+        torch.backends.cuda.enable_flash_sdp(before["flash"])
+
+
+def test_where_cudnns_is_the_only_kernel_left_the_others_stand_in() -> None:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.CUDNN_ATTENTION), machine.sound_attention():
+        assert kernels() == SOUND
+
+
+def test_other_devices_than_cpu_and_cuda_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backbone, "device", torch.device("mps"))
+    before = kernels()
+    with CausalEngine(tiny_causal("gpt2")).settings():
+        assert kernels() == before
+        assert allocator._depth == 0

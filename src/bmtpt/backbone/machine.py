@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any, Literal
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bmtpt.backbone.allocator import kept_memory, not_kept
 from bmtpt.backbone.model import Backbone
@@ -28,7 +29,21 @@ def model_settings(backbone: Backbone, tuning: CpuTuning, engine: str) -> Abstra
     """Return what holds while an engine runs Hugging Face's forward pass on the backbone's device."""
     if backbone.device.type == "cpu":
         return tuned(cpu_plan(Plan(), tuning), backbone.dtype, engine)
-    return nullcontext()
+    return sound_attention() if backbone.device.type == "cuda" else nullcontext()
+
+
+def sound_attention() -> AbstractContextManager[None]:
+    """Keep attention away from cuDNN, whose backward pass with a mask has given NaN (pytorch issue 196678).
+
+    Of the other kernels those are used that torch may use anyway, or all if that is none.
+    """
+    cuda = torch.backends.cuda
+    others = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),  # type: ignore[no-untyped-call]
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),  # type: ignore[no-untyped-call]
+        SDPBackend.MATH: cuda.math_sdp_enabled(),  # type: ignore[no-untyped-call]
+    }
+    return sdpa_kernel([kernel for kernel, enabled in others.items() if enabled] or list(others))
 
 
 def cpu_plan(plan: Plan, tuning: CpuTuning) -> Plan:
