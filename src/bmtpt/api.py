@@ -85,7 +85,7 @@ def learn(
     settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
     train, held_back = source_rows(backbone, sources, settings)
-    engine = choose_engine(backbone, settings.engine, settings.memory)
+    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     _require_start(start, settings, backbone)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     run = Run(backbone.fingerprint, folder, resume, listener)
@@ -252,7 +252,7 @@ def fit_targets(
         sources, posterior: For the card.
     """
     rows = all_target_rows(backbone, targets, settings)
-    engine = choose_engine(backbone, settings.engine, settings.memory)
+    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}
     for place in places.values():
         require_free(place, resume=resume, overwrite=overwrite, kind="prompt")
@@ -296,9 +296,17 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
-    asked = prompt.card.settings.get("engine", "auto")
-    engine = prompt.engine if isinstance(prompt, TunedModel) else choose_engine(backbone, asked)
-    return evaluate_prompts(engine, _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer))
+    return evaluate_prompts(
+        _engine_of(backbone, prompt), _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer)
+    )
+
+
+def _engine_of(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Engine:
+    """Return the engine that a prompt was trained with."""
+    if isinstance(prompt, TunedModel):
+        return prompt.engine
+    noted = prompt.card.settings
+    return choose_engine(backbone, noted.get("engine", "auto"), cpu_tuning=noted.get("cpu_tuning", "auto"))
 
 
 def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Prompts:

@@ -54,7 +54,7 @@ def learn_mpt(
     settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
     train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=True, overwrite=False)
-    engine = choose_engine(backbone, settings.engine, settings.memory)
+    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     if not isinstance(engine, PassEngine):
         raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{backbone.name}' is none")
     run = Run(backbone.fingerprint, folder, True, listener)
@@ -95,7 +95,7 @@ def fit_attempt(
     rows = all_target_rows(backbone, targets, settings)
     sources = torch.stack(list(source_prompts.values()))
     stage = Attempt(
-        choose_engine(backbone, settings.engine, settings.memory),
+        choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning),
         rows,
         plain_candidates(backbone, sources.shape[1], settings.seed, candidates),
         settings,

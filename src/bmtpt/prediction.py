@@ -136,7 +136,8 @@ def _answers(
     backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[tuple[str, Example]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     routes = {name: _route(backbone, name, prompt) for name, prompt in prompts.items()}
-    engine = choose_engine(backbone)
+    untuned = any(prompt.card.settings.get("cpu_tuning") == "none" for prompt in prompts.values())
+    engine = choose_engine(backbone, cpu_tuning="none" if untuned else "auto")
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
         asked = [_chosen(routes, name).ask(backbone, example) for name, example in batch]

@@ -28,6 +28,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
 WeightMethod = Literal["full", "bitfit", "lora", "adapter"]
 Memory = Literal["keep", "recompute"]
+CpuTuning = Literal["auto", "none"]
 
 
 LATER = {"later": True}
@@ -68,6 +69,8 @@ class LoopSettings(BaseModel):
             forward), or `auto`: packed where it can.
         memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
             the same gradient; T5's packed engine only.
+        cpu_tuning: On a CPU, while the model runs: `auto` keeps freed memory and takes the fp32 products of the faster
+            library where they are true fp32; `none` changes nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -84,6 +87,7 @@ class LoopSettings(BaseModel):
     precision: Precision = "auto"
     engine: EngineName = "auto"
     memory: Memory = later("keep")
+    cpu_tuning: CpuTuning = later("auto")
 
     @model_validator(mode="before")
     @classmethod

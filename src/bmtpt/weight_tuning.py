@@ -94,7 +94,7 @@ def fit_weights(
     settings = settings.model_copy(update={**used, "engine": "generic"})
     rows = all_target_rows(backbone, [target], settings)
     model = trainable_copy(backbone.model, method, weights, settings.seed)
-    engine = TunedEngine(replace(backbone, model=model), backbone.dtype)
+    engine = TunedEngine(replace(backbone, model=model), backbone.dtype, cpu_tuning=settings.cpu_tuning)
     stage = TargetWeights(engine, rows, settings)
     trained = train_targets(backbone, [target], stage, Run(backbone.fingerprint, None, False, listener), method=method)
     stage.keep(trained.tensors)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 # From malloc.h. While they last: nothing is allocated by mmap, and nothing is trimmed from the heap.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _WHILE_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1}
-# mallopt can set but not read, so "before" is glibc's own: 65,536 mmaps, and twice the largest mmap threshold (32 MiB),
-# where its dynamic threshold stands in any process that has freed one large tensor.
-_AFTERWARDS = {_MMAP_MAX: 65_536, _TRIM_THRESHOLD: 64 * 2**20}
+# mallopt can set but not read, and glibc no longer moves its thresholds once anybody has set one. So "before" is where
+# they stand in any process that has freed one large tensor: 32 MiB, the most the mmap threshold moves to, and twice it.
+_AFTERWARDS = {_MMAP_MAX: 65_536, _MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+
+_OF_THE_USER = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 _depth = 0
 
@@ -22,7 +25,8 @@ _depth = 0
 def kept_memory() -> Iterator[None]:
     """Keep freed blocks in the process for the duration: 1.2 times a packed training step on CPU.
 
-    Does something with glibc only. May be nested: what is outermost decides.
+    Does nothing where `not_kept` says why. May be nested: what is outermost decides. What remains changed: glibc's
+    thresholds stay for good where its own rule moves them once a block of nearly 32 MiB is freed.
     """
     global _depth
     _depth += 1
@@ -36,6 +40,16 @@ def kept_memory() -> Iterator[None]:
             _set(_AFTERWARDS)
 
 
+@cache
+def not_kept() -> str | None:
+    """Return why `kept_memory` leaves the allocator alone, or None if it does not."""
+    if platform.libc_ver()[0] != "glibc":
+        return "the C library is not glibc"
+    if found := [name for name in _OF_THE_USER if name in os.environ]:
+        return f"you have set {found[0]}"
+    return "you have set GLIBC_TUNABLES" if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", "") else None
+
+
 def _set(options: dict[int, int]) -> None:
     mallopt = _mallopt()
     if mallopt:
@@ -45,6 +59,4 @@ def _set(options: dict[int, int]) -> None:
 
 @cache
 def _mallopt() -> Callable[[int, int], int] | None:
-    if platform.libc_ver()[0] != "glibc":
-        return None
-    return ctypes.CDLL(None).mallopt
+    return None if not_kept() else ctypes.CDLL(None).mallopt

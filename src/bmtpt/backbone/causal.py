@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.causal_passes import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.model import Backbone
@@ -69,20 +67,16 @@ def _agrees(backbone: Backbone) -> bool:
     ids = torch.arange(7, device=backbone.device) % len(backbone.embeddings)
     prompts = backbone.embeddings[ids[:6]].view(2, 3, -1)
     batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])
-    truth = HuggingFaceCausalEngine(backbone).losses(prompts, batch)
-    difference = (CausalEngine(backbone).losses(prompts, batch) - truth).norm() / truth.norm()
+    truth = HuggingFaceCausalEngine(backbone, "none").losses(prompts, batch)
+    difference = (CausalEngine(backbone, "none").losses(prompts, batch) - truth).norm() / truth.norm()
     return float(difference) < AGREEMENT.get(backbone.dtype, 2e-2)
 
 
 @dataclass(frozen=True)
 class CausalEngine(CausalPassEngine):
-    """`Engine` for decoder-only models with full attention; see `causal_supports`.
+    """`Engine` for decoder-only models with full attention; see `causal_supports`."""
 
-    Attributes:
-        keep_memory: Keep freed memory from pass to pass while a call runs (`allocator.py`).
-    """
-
-    keep_memory: bool = True
+    name: ClassVar[str] = "packed"
 
     def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
         """Return keys and values [M, heads, P, d] of every layer: k₁, v₁, k₂, v₂, …"""
@@ -99,9 +93,6 @@ class CausalEngine(CausalPassEngine):
         rows, P = states[0].shape[0], states[0].shape[2]
         mask = torch.ones(rows, P, dtype=torch.int64, device=states[0].device)
         return CachedReading(self.backbone.model, new_cache(self.backbone.model.config, states), mask)
-
-    def settings(self) -> AbstractContextManager[object]:
-        return kept_memory() if self.keep_memory else nullcontext()
 
 
 @dataclass

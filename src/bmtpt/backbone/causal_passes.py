@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import wraps
+from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.engine import Query, Reply, answer_prompt_by_prompt
+from bmtpt.backbone.machine import CpuTuning, model_settings
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
 from bmtpt.backbone.passes import IGNORED, at_least_fp32, empty_cache, run_passes, summed_nll
@@ -39,6 +41,23 @@ class Reading(ABC):
         """Go on with ``copies`` of every row, next to each other."""
 
 
+Asked = ParamSpec("Asked")
+Found = TypeVar("Found")
+
+
+def within_settings(
+    ask: Callable[Concatenate[CausalPassEngine, Asked], Found],
+) -> Callable[Concatenate[CausalPassEngine, Asked], Found]:
+    """Let an engine's settings hold for all of a question: what its prompts share, the passes, the last backward."""
+
+    @wraps(ask)
+    def asked(self: CausalPassEngine, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Found:
+        with self.settings():
+            return ask(self, *args, **kwargs)
+
+    return asked
+
+
 @dataclass(frozen=True)
 class CausalPassEngine(ABC):
     """`Engine` in passes of bounded size; a subclass says what is shared by a prompt's rows and how they are read.
@@ -46,10 +65,16 @@ class CausalPassEngine(ABC):
     Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own: nothing
     is shared then, and examples go one by one.
     Axes of a pass: R rows (n examples × M prompts, example-major), C answers, T label tokens.
+
+    Attributes:
+        cpu_tuning: ``none`` leaves the CPU's libraries as they are (`machine.py`).
+        name: For the log.
     """
 
     backbone: Backbone
+    cpu_tuning: CpuTuning = "auto"
 
+    name: ClassVar[str] = "generic"
     token_budget: ClassVar[int] = TOKEN_BUDGET
 
     @abstractmethod
@@ -61,6 +86,7 @@ class CausalPassEngine(ABC):
         """Begin n·M rows behind what `prefix` returned."""
 
     @torch.no_grad()
+    @within_settings
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
         result = prompts.new_empty(len(prompts), len(batch))
@@ -77,6 +103,7 @@ class CausalPassEngine(ABC):
         self._run(parts, one_pass)
         return result
 
+    @within_settings
     def gradients(
         self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
@@ -112,6 +139,7 @@ class CausalPassEngine(ABC):
         return result, gradient
 
     @torch.no_grad()
+    @within_settings
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
@@ -140,6 +168,7 @@ class CausalPassEngine(ABC):
         return result
 
     @torch.no_grad()
+    @within_settings
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
@@ -187,12 +216,11 @@ class CausalPassEngine(ABC):
         return passes(tokens, copies=prompts, budget=self.token_budget)
 
     def settings(self) -> AbstractContextManager[object]:
-        """What holds while passes run; undone afterwards."""
-        return nullcontext()
+        """What holds while a question is answered; undone afterwards."""
+        return model_settings(self.backbone, self.cpu_tuning, self.name)
 
     def _run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
-        with self.settings():
-            run_passes(parts, one_pass, lambda: empty_cache(self.backbone.device))
+        run_passes(parts, one_pass, lambda: empty_cache(self.backbone.device))
 
     def _pass_losses(self, shared: tuple[Tensor, ...], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
         padded = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)

@@ -9,6 +9,7 @@ from typing import Literal
 from bmtpt.backbone.causal import CausalEngine, causal_supports
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.generic import HuggingFaceCausalEngine, HuggingFaceEngine
+from bmtpt.backbone.machine import CpuTuning, cpu_plan
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.plan import Memory, plan_for
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
@@ -18,11 +19,14 @@ EngineName = Literal["auto", "packed", "generic"]
 NAMES: tuple[EngineName, ...] = ("auto", "packed", "generic")
 
 
-def choose_engine(backbone: Backbone, engine: EngineName = "auto", memory: Memory = "keep") -> Engine:
+def choose_engine(
+    backbone: Backbone, engine: EngineName = "auto", memory: Memory = "keep", cpu_tuning: CpuTuning = "auto"
+) -> Engine:
     """Return the engine; ``auto`` is packed where it supports the backbone, else generic.
 
     Args:
         memory: ``recompute`` trades time for memory (see `bmtpt.backbone.plan.Plan`); the packed engine only.
+        cpu_tuning: ``none`` leaves the CPU's libraries as they are while calls run (`bmtpt.backbone.machine`).
 
     Raises:
         BackboneError: The name is unknown, or ``packed`` was asked for and does not support the backbone.
@@ -37,12 +41,13 @@ def choose_engine(backbone: Backbone, engine: EngineName = "auto", memory: Memor
         if memory == "recompute":
             raise BackboneError(f"memory=recompute needs the packed engine, and generic runs ({why}); use memory=keep")
         plain = HuggingFaceCausalEngine if backbone.decoder_only else HuggingFaceEngine
-        return _logged(plain(backbone), "generic", why)
+        return _logged(plain(backbone, cpu_tuning=cpu_tuning), "generic", why)
     if backbone.decoder_only:
         if memory == "recompute":
             raise BackboneError("memory=recompute is for T5, and this model is decoder-only; use memory=keep")
-        return _logged(CausalEngine(backbone), "packed", "each prompt's keys and values are shared by its examples")
-    plan = replace(plan_for(backbone.device), memory=memory)
+        why = "each prompt's keys and values are shared by its examples"
+        return _logged(CausalEngine(backbone, cpu_tuning), "packed", why)
+    plan = cpu_plan(replace(plan_for(backbone.device), memory=memory), cpu_tuning)
     why = "asked for" if engine == "packed" else "the fastest for T5"
     return _logged(PackedT5Engine(backbone, plan), "packed", f"{why}; memory={memory}, {plan.layers} layers")
 

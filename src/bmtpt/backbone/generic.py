@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,13 +16,20 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.causal_passes import CausalPassEngine, Reading, folded_head
+from bmtpt.backbone.machine import CpuTuning, model_settings
 from bmtpt.backbone.packing import Pass
 from bmtpt.backbone.passes import PassEngine, decoder_inputs, summed_nll
 
 
 @dataclass(frozen=True)
 class HuggingFaceEngine(PassEngine):
-    """`Engine` over an encoder-decoder's own forward pass."""
+    """`Engine` over an encoder-decoder's own forward pass.
+
+    Attributes:
+        cpu_tuning: ``none`` leaves the CPU's libraries as they are (`machine.py`).
+    """
+
+    cpu_tuning: CpuTuning = field(default="auto", kw_only=True)
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         encoder = self.backbone.model.get_encoder()
@@ -46,6 +54,9 @@ class HuggingFaceEngine(PassEngine):
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         self.backbone.require_positions(max(lengths, default=0))
         return super().cut(lengths, prompts)
+
+    def settings(self) -> AbstractContextManager[object]:
+        return model_settings(self.backbone, self.cpu_tuning, "generic")
 
 
 @dataclass(frozen=True)

@@ -162,7 +162,7 @@ class PackedT5Engine(PassEngine):
         return _rounded_up(length, self.plan.label_multiple)
 
     def settings(self) -> AbstractContextManager[object]:
-        return tuned(self.plan, self.backbone.dtype) if self.backbone.device.type == "cpu" else nullcontext()
+        return tuned(self.plan, self.backbone.dtype, "packed") if self.backbone.device.type == "cpu" else nullcontext()
 
     def pass_gradients(
         self, prompts: Tensor, ids: Tensor, mask: Tensor | None, targets: Tensor, weights: Tensor

@@ -71,10 +71,12 @@ class SmoothingBench(GridBench):
         contender, data = self.contenders[cell.work[1]], self.data(*cell.work[2])
         prompt = self._prompt_of(cell)
         backbone = self.backbone(contender.study)
-        length = contender.study.adapt.max_length or data.task.max_length
+        adapt = contender.study.adapt
+        length = adapt.max_length or data.task.max_length
         rows = tokenise(backbone, data.test[: self.study.rows], length)
         around = neighbours(prompt.prompts[0], radius, self.study.directions, job.place.seed).to(backbone.device)
-        losses = choose_engine(backbone, contender.study.adapt.engine).losses(around, rows.batch).mean(dim=1)
+        engine = choose_engine(backbone, adapt.engine, cpu_tuning=adapt.cpu_tuning)
+        losses = engine.losses(around, rows.batch).mean(dim=1)
         loss = float(losses[1:].mean())
         figures = {"loss_rise": loss - float(losses[0]), "loss": loss}
         return [_line(job, metric, value, prompt, data) for metric, value in figures.items()]
