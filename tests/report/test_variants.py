@@ -44,14 +44,29 @@ def test_a_line_without_variant_is_written_as_before_there_were_any(result, tmp_
 
 def test_variants_are_rows_with_their_own_means_and_the_best_of_a_column_is_bold(varied):
     table = score_table(varied)
-    assert table.header == ("method", "variant", "data", "cb (32 shots)", "rte (32 shots)", "mean over targets")
+    targets = ("cb (32 shots)", "rte (32 shots)", "mean over targets")
+    assert table.header == ("method", "variant", "data", *targets, "trained numbers", "seconds")
     names = [(row[0].text, row[1].text) for row in table.rows]
     bmtpt = [("BMTPT", f"particles={M}") for M in (1, 5, 15)]
     assert names == [("plain prompt tuning", ""), *bmtpt, ("constant answer", "")]
     expected = np.array(scores(varied, "particles=15", "cb"))
     assert table.rows[3][3].text == f"{expected.mean():.1f} ± {expected.std(ddof=1) / 2:.1f}"
-    assert [entry.best for row in table.rows for entry in row[3:]] == [False] * 9 + [True] * 3 + [False] * 3
-    assert table.rows[-1][3].text == "50.0"
+    best = [[entry.best for entry in row[3:]] for row in table.rows]
+    assert best == [[False] * 5] * 3 + [[True] * 3 + [False] * 2] + [[False] * 5]
+    assert [entry.text for entry in table.rows[-1][3:]] == ["50.0"] * 3 + ["–"] * 2
+
+
+def test_a_variants_row_ends_with_what_it_trains_and_its_mean_seconds(result):
+    costs = {"rank=1": [(100, 1.0), (100, 2.0), (100, 6.0)], "rank=2": [(2000, 0.5), (3000, 0.5), (3000, 0.8)]}
+    rows = [
+        result("bmtpt", target, 0, 50.0, variant=variant, trained_parameters=trained, seconds=seconds)
+        for variant, own in costs.items()
+        for target, (trained, seconds) in zip(("cb", "rte", "paws"), own, strict=True)
+    ]
+    assert [[entry.text for entry in row[-2:]] for row in score_table(rows).rows[:2]] == [
+        ["100", "3"],
+        ["2,000 to 3,000", "0.6"],
+    ]
 
 
 @pytest.mark.parametrize(("count", "second"), [(MOST_COLUMNS, "shots"), (MOST_COLUMNS + 1, "trained numbers")])
@@ -61,6 +76,7 @@ def test_too_many_methods_for_columns_are_rows_with_the_numbers_that_they_train(
     assert table.header[1] == second
     if second == "trained numbers":
         assert [row[1].text for row in table.rows[:3]] == ["0", "1,000", "2,000"]
+        assert table.header[2:] == ("data", "cb (32 shots)", "seconds")
         assert [row[3].best for row in table.rows[:-1]] == [False] * (count - 1) + [True]
 
 
@@ -137,6 +153,7 @@ def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
     assert all(row.primary for group in tables for row in group)
     text = to_markdown(score_table(tables[1]))
     assert "**" not in text
+    assert "trained numbers" not in text
     assert "0.2 ± 0" in text
     assert "variance of the particles over the true one" in text
     assert "nobody wins" in verdict(tables[1])
