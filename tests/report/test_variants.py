@@ -10,7 +10,7 @@ from scipy import stats
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.published import published_table
-from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summarise, with_shots
+from bmtpt.report.summary import by_measure, judged_of, of_metric, pairs_to_compare, summarise, with_shots
 from bmtpt.report.svg import style
 from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
 from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
@@ -99,6 +99,21 @@ def test_paired_differences_of_variants_are_those_of_scipy(varied):
         (["pt", "bmtpt", "bmtpt[a=1]"], [("bmtpt", "pt"), ("bmtpt", "bmtpt[a=1]")]),
         (["pt", "bmtpt[a=1]", "bmtpt[a=2]"], [("bmtpt[a=1]", "pt"), ("bmtpt[a=2]", "pt")]),
         (["bmtpt[a=1]", "bmtpt[a=2]", "bmtpt[a=3]"], [("bmtpt[a=2]", "bmtpt[a=1]"), ("bmtpt[a=3]", "bmtpt[a=1]")]),
+        (
+            ["bmtpt[n=2,a=1]", "bmtpt[n=2]", "bmtpt[n=9]", "bmtpt[n=9,a=1]"],
+            [
+                ("bmtpt[n=2,a=1]", "bmtpt[n=2]"),
+                ("bmtpt[n=9]", "bmtpt[n=2]"),
+                ("bmtpt[n=9,a=1]", "bmtpt[n=9]"),
+            ],
+        ),
+        (
+            ["bmtpt[a=1]", "bmtpt[b=2]", "bmtpt[a=1,b=2]"],
+            [
+                ("bmtpt[b=2]", "bmtpt[a=1]"),
+                ("bmtpt[a=1,b=2]", "bmtpt[a=1]"),
+            ],
+        ),
         (["svgd[a=1]", "pt"], []),
         (
             ["pt[r=1]", "pt[r=2]", "bmtpt[r=1,s=3]", "bmtpt[r=2,s=3]"],
@@ -157,6 +172,24 @@ def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
     assert "0.2 ± 0" in text
     assert "variance of the particles over the true one" in text
     assert "nobody wins" in verdict(tables[1])
+
+
+def test_paired_differences_of_a_measure_are_those_of_scipy_and_svgd_is_compared_where_there_are_no_prompts(result):
+    rng = np.random.default_rng(1)
+    rows = [
+        result(method, "product", seed, float(rng.normal()), variant=variant, metric="mean_error", constant_answer=None)
+        for method, variant in (("best_single", "dimension=2"), ("svgd", "dimension=2,kernel=rbf"))
+        for seed in range(5)
+    ]
+    averages, svgd = (np.array([row.value for row in rows if row.method == name]) for name in ("best_single", "svgd"))
+    interval = stats.ttest_rel(svgd, averages).confidence_interval(0.95)
+    assert judged_of(["best_single[dimension=2]", "svgd[dimension=2,kernel=rbf]"]) == "svgd"
+    assert judged_of(["svgd", "bmtpt"]) == judged_of(["pt"]) == "bmtpt"
+    table = difference_table(rows, "svgd")
+    assert table.header == ("method", "minus", "unit", "product (32 shots)")
+    expected = f"{(svgd - averages).mean():.3g} [{interval.low:.3g}, {interval.high:.3g}]".replace("-", "−")
+    assert [entry.text for entry in table.rows[0][2:]] == ["mean_error", expected]
+    assert "nobody wins" in verdict(rows, "svgd")
 
 
 def test_another_metric_than_the_headline_can_be_asked_for(result):

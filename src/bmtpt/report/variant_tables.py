@@ -96,7 +96,7 @@ def _words(name: str, cells: Sequence[Cell], varied: bool) -> tuple[Entry, Entry
 
 
 def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], method: str) -> ScoreTable:
-    """Lay out the pairs that are compared, by target; the last column is all targets together.
+    """Lay out the pairs that are compared, by target; the last column is all targets together, if there are several.
 
     Raises:
         ArtifactError: As `summarise`; or the method has no results.
@@ -107,8 +107,9 @@ def tall_difference_table(results: Sequence[Result], cells: Sequence[Cell], meth
     pairs = pairs_to_compare(names, method)
     found = [paired_difference(results, left, right) for left, right in pairs]
     rows = list(dict.fromkeys(row for each in found for row in each.rows))
-    body = [_difference_row(each, rows, cells[0].metric) for each in found]
-    header = ("method", "minus", "unit", *map(row_name, rows), ALL)
+    several = [ALL] if len(rows) > 1 else []
+    header = ("method", "minus", "unit", *map(row_name, rows), *several)
+    body = [_difference_row(each, rows, cells[0].metric)[: len(header)] for each in found]
     count = len(found) * len(rows)
     return ScoreTable(header, tuple(body), (CHANCE.format(count),) if count > 1 else ())
 
