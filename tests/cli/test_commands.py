@@ -292,7 +292,8 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     assert first.code == 0, first.err
     assert "BMTPT is best on" in first.out
     scores = (tmp_path / "out" / "results.jsonl").read_bytes()
-    assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt", "posterior"}
+    stages = {"posterior", "source prompt pairs", "source prompt sentiment"}
+    assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt"} | stages
     assert (tmp_path / "out" / "report.html").is_file()
     assert bmtpt(*command).out == first.out
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores

@@ -112,19 +112,34 @@ def test_the_best_of_each_row_is_bold_in_markdown_and_terminal(study):
         assert [e.best for e in row[4:]] == [m == best for m in means]
         assert f"**{means[best]:.1f} ± " in to_markdown(table)
         assert re.search(rf"\x1b\[1m *{means[best]:.1f} ± ", text_of(to_rich(table)))
-    assert to_markdown(table).count("**") == 2 * len(table.rows)
+    assert to_markdown(table).count("**") == 2 * len(("cb", "rte", "paws", "mean over targets"))
 
 
-def test_the_last_row_is_the_mean_over_targets_with_its_error_over_seeds(study):
-    last = score_table(study).rows[-1]
+def test_below_the_targets_stands_their_mean_with_its_error_over_seeds(study):
+    last = score_table(study).rows[3]
     assert last[0].text == "mean over targets"
     by_seed = np.mean([values(study, "pt", t) for t in ("cb", "rte", "paws")], axis=0)
     assert last[4].text == f"{by_seed.mean():.1f} ± {by_seed.std(ddof=1) / 2:.1f}"
 
 
+def test_the_last_rows_are_what_each_method_trains_and_its_mean_seconds(result):
+    costs = {("pt", "cb"): (500, [1.0, 3.0]), ("pt", "rte"): (500, [2.0, 6.0])}
+    costs |= {("bmtpt", "cb"): (1500, [10.0, 20.0]), ("bmtpt", "rte"): (700, [30.0, 40.0])}
+    rows = [
+        result(method, target, seed, 50.0, trained_parameters=trained, seconds=each)
+        for (method, target), (trained, seconds) in costs.items()
+        for seed, each in enumerate(seconds)
+    ]
+    table = score_table(rows)
+    assert [entry.text for entry in table.rows[-2][3:]] == ["–", "500", "700 to 1,500"]
+    assert [entry.text for entry in table.rows[-1][3:]] == ["–", "3", "25"]
+    assert not any(entry.best for row in table.rows[-2:] for entry in row)
+    assert "without the source stages" in table.notes[-1]
+
+
 def test_there_is_no_mean_over_targets_if_a_method_lacks_one(study):
     table = score_table([row for row in study if (row.method, row.target) != ("pt", "rte")])
-    assert {row[0].text: row[4].text == "–" for row in table.rows} == {"cb": False, "rte": True, "paws": False}
+    assert {row[0].text: row[4].text == "–" for row in table.rows[:-2]} == {"cb": False, "rte": True, "paws": False}
 
 
 def test_names_with_markup_are_shown_as_they_are(result):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.published import published_table
-from bmtpt.report.summary import by_measure, of_metric, pairs_to_compare, summarise, with_shots
+from bmtpt.report.summary import by_measure, judged_of, of_metric, pairs_to_compare, summarise, with_shots
 from bmtpt.report.svg import style
 from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
 from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
@@ -44,14 +44,29 @@ def test_a_line_without_variant_is_written_as_before_there_were_any(result, tmp_
 
 def test_variants_are_rows_with_their_own_means_and_the_best_of_a_column_is_bold(varied):
     table = score_table(varied)
-    assert table.header == ("method", "variant", "data", "cb (32 shots)", "rte (32 shots)", "mean over targets")
+    targets = ("cb (32 shots)", "rte (32 shots)", "mean over targets")
+    assert table.header == ("method", "variant", "data", *targets, "trained numbers", "seconds")
     names = [(row[0].text, row[1].text) for row in table.rows]
     bmtpt = [("BMTPT", f"particles={M}") for M in (1, 5, 15)]
     assert names == [("plain prompt tuning", ""), *bmtpt, ("constant answer", "")]
     expected = np.array(scores(varied, "particles=15", "cb"))
     assert table.rows[3][3].text == f"{expected.mean():.1f} ± {expected.std(ddof=1) / 2:.1f}"
-    assert [entry.best for row in table.rows for entry in row[3:]] == [False] * 9 + [True] * 3 + [False] * 3
-    assert table.rows[-1][3].text == "50.0"
+    best = [[entry.best for entry in row[3:]] for row in table.rows]
+    assert best == [[False] * 5] * 3 + [[True] * 3 + [False] * 2] + [[False] * 5]
+    assert [entry.text for entry in table.rows[-1][3:]] == ["50.0"] * 3 + ["–"] * 2
+
+
+def test_a_variants_row_ends_with_what_it_trains_and_its_mean_seconds(result):
+    costs = {"rank=1": [(100, 1.0), (100, 2.0), (100, 6.0)], "rank=2": [(2000, 0.5), (3000, 0.5), (3000, 0.8)]}
+    rows = [
+        result("bmtpt", target, 0, 50.0, variant=variant, trained_parameters=trained, seconds=seconds)
+        for variant, own in costs.items()
+        for target, (trained, seconds) in zip(("cb", "rte", "paws"), own, strict=True)
+    ]
+    assert [[entry.text for entry in row[-2:]] for row in score_table(rows).rows[:2]] == [
+        ["100", "3"],
+        ["2,000 to 3,000", "0.6"],
+    ]
 
 
 @pytest.mark.parametrize(("count", "second"), [(MOST_COLUMNS, "shots"), (MOST_COLUMNS + 1, "trained numbers")])
@@ -61,6 +76,7 @@ def test_too_many_methods_for_columns_are_rows_with_the_numbers_that_they_train(
     assert table.header[1] == second
     if second == "trained numbers":
         assert [row[1].text for row in table.rows[:3]] == ["0", "1,000", "2,000"]
+        assert table.header[2:] == ("data", "cb (32 shots)", "seconds")
         assert [row[3].best for row in table.rows[:-1]] == [False] * (count - 1) + [True]
 
 
@@ -83,6 +99,21 @@ def test_paired_differences_of_variants_are_those_of_scipy(varied):
         (["pt", "bmtpt", "bmtpt[a=1]"], [("bmtpt", "pt"), ("bmtpt", "bmtpt[a=1]")]),
         (["pt", "bmtpt[a=1]", "bmtpt[a=2]"], [("bmtpt[a=1]", "pt"), ("bmtpt[a=2]", "pt")]),
         (["bmtpt[a=1]", "bmtpt[a=2]", "bmtpt[a=3]"], [("bmtpt[a=2]", "bmtpt[a=1]"), ("bmtpt[a=3]", "bmtpt[a=1]")]),
+        (
+            ["bmtpt[n=2,a=1]", "bmtpt[n=2]", "bmtpt[n=9]", "bmtpt[n=9,a=1]"],
+            [
+                ("bmtpt[n=2,a=1]", "bmtpt[n=2]"),
+                ("bmtpt[n=9]", "bmtpt[n=2]"),
+                ("bmtpt[n=9,a=1]", "bmtpt[n=9]"),
+            ],
+        ),
+        (
+            ["bmtpt[a=1]", "bmtpt[b=2]", "bmtpt[a=1,b=2]"],
+            [
+                ("bmtpt[b=2]", "bmtpt[a=1]"),
+                ("bmtpt[a=1,b=2]", "bmtpt[a=1]"),
+            ],
+        ),
         (["svgd[a=1]", "pt"], []),
         (
             ["pt[r=1]", "pt[r=2]", "bmtpt[r=1,s=3]", "bmtpt[r=2,s=3]"],
@@ -137,9 +168,28 @@ def test_a_measure_has_a_table_of_its_own_no_best_and_its_meaning(result):
     assert all(row.primary for group in tables for row in group)
     text = to_markdown(score_table(tables[1]))
     assert "**" not in text
+    assert "trained numbers" not in text
     assert "0.2 ± 0" in text
     assert "variance of the particles over the true one" in text
     assert "nobody wins" in verdict(tables[1])
+
+
+def test_paired_differences_of_a_measure_are_those_of_scipy_and_svgd_is_compared_where_there_are_no_prompts(result):
+    rng = np.random.default_rng(1)
+    rows = [
+        result(method, "product", seed, float(rng.normal()), variant=variant, metric="mean_error", constant_answer=None)
+        for method, variant in (("best_single", "dimension=2"), ("svgd", "dimension=2,kernel=rbf"))
+        for seed in range(5)
+    ]
+    averages, svgd = (np.array([row.value for row in rows if row.method == name]) for name in ("best_single", "svgd"))
+    interval = stats.ttest_rel(svgd, averages).confidence_interval(0.95)
+    assert judged_of(["best_single[dimension=2]", "svgd[dimension=2,kernel=rbf]"]) == "svgd"
+    assert judged_of(["svgd", "bmtpt"]) == judged_of(["pt"]) == "bmtpt"
+    table = difference_table(rows, "svgd")
+    assert table.header == ("method", "minus", "unit", "product (32 shots)")
+    expected = f"{(svgd - averages).mean():.3g} [{interval.low:.3g}, {interval.high:.3g}]".replace("-", "−")
+    assert [entry.text for entry in table.rows[0][2:]] == ["mean_error", expected]
+    assert "nobody wins" in verdict(rows, "svgd")
 
 
 def test_another_metric_than_the_headline_can_be_asked_for(result):

@@ -11,7 +11,7 @@ from bmtpt.report.summary import options_of
 from bmtpt.studies.grid import study_hash
 from bmtpt.studies.load import checked
 from bmtpt.studies.spec import CollapseSpec, GaussianSpec, StudySpec
-from bmtpt.studies.variants import Variant, expand, merged
+from bmtpt.studies.variants import SOURCE_STAGE, Variant, expand, merged
 
 
 def spec(**changes) -> StudySpec:
@@ -38,7 +38,7 @@ def test_the_empty_grid_is_the_study_as_it_is():
 def test_the_part_of_a_name_that_concerns_the_source_stage_is_known():
     (point,) = expand([{"learn.scope": "row", "adapt.prior_std": 3.0, "backbone": "x"}])
     assert point.name == "scope=row,prior_std=3,backbone=x"
-    assert point.source_name == "scope=row,backbone=x"
+    assert point.name_of(SOURCE_STAGE) == "scope=row,backbone=x"
 
 
 @given(st.dictionaries(st.sampled_from("abc"), st.integers() | st.booleans() | st.floats(0.1, 9), min_size=1))

@@ -9,9 +9,6 @@ import typer
 
 from bmtpt.cli.main import app
 
-JUDGED = "bmtpt"
-"""The method that is compared with every other one, unless another is named."""
-
 
 @app.command(epilog="Example: bmtpt table studies/results/fewshot.jsonl --method bmtpt")
 def table(
@@ -20,7 +17,8 @@ def table(
         str | None,
         typer.Option(
             "--method",
-            help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. \\[default: bmtpt]",
+            help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. "
+            "\\[default: bmtpt, or svgd where there are no prompts]",
         ),
     ] = None,
     metric: Annotated[
@@ -43,7 +41,15 @@ def table(
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
     from bmtpt.report.published import published_table
-    from bmtpt.report.summary import by_measure, methods_of, of_metric, pairs_to_compare, summarise, with_shots
+    from bmtpt.report.summary import (
+        by_measure,
+        judged_of,
+        methods_of,
+        of_metric,
+        pairs_to_compare,
+        summarise,
+        with_shots,
+    )
     from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
     from bmtpt.results import read_results
 
@@ -56,7 +62,9 @@ def table(
         print(to_markdown(published_table(results)))
         return
     for group in [of_metric(results, metric)] if metric else by_measure(results):
+        names = methods_of(summarise(group))
+        judged = method or judged_of(names)
         print(to_markdown(score_table(group)))
-        print("\n" + verdict(group, method or JUDGED) + "\n")
-        if differences and (method or pairs_to_compare(methods_of(summarise(group)), JUDGED)):
-            print(to_markdown(difference_table(group, method or JUDGED)))
+        print("\n" + verdict(group, judged) + "\n")
+        if differences and (method or pairs_to_compare(names, judged)):
+            print(to_markdown(difference_table(group, judged)))

@@ -12,6 +12,12 @@ from bmtpt.report.summary import MEASURES, Cell, Interval, Row, standard_error_o
 Score = tuple[float, float | None]
 """A mean and its standard error."""
 
+COSTS_NOTE = (
+    "Trained numbers and seconds (mean wall time, beside whatever ran there) are the target stage's, without the "
+    "source stages."
+)
+"""What the costs beside scores are."""
+
 
 def row_words(row: Row) -> tuple[Entry, Entry]:
     """Return target and shots."""
@@ -74,8 +80,20 @@ def interval_text(interval: Interval | None, metric: str) -> str:
     return f"{mean} [{figure(interval.low, metric)}, {figure(interval.high, metric)}]"
 
 
+def trained_numbers(cells: Sequence[Cell]) -> Entry:
+    """Return how many numbers a method trains for a target: a range where targets differ."""
+    found = [cell.trained_parameters for cell in cells]
+    low, high = f"{min(found):,}", f"{max(found):,}"
+    return Entry(low if low == high else f"{low} to {high}")
+
+
+def mean_seconds(cells: Sequence[Cell]) -> Entry:
+    """Return the mean wall time of a method's target stages."""
+    return Entry(figure(fmean(cell.seconds for cell in cells), "seconds"))
+
+
 def notes(rows: Mapping[Row, Mapping[str, Cell]]) -> list[str]:
-    """Return the sentences under a table: seeds, metrics, and targets on which nothing beats a constant answer."""
+    """Return the sentences under a table: seeds, metrics, targets on which nothing beats a constant answer, costs."""
     cells = [cell for by_method in rows.values() for cell in by_method.values()]
     counts = sorted({len(cell.seeds) for cell in cells})
     metrics: dict[str, dict[str, None]] = {}
@@ -86,7 +104,7 @@ def notes(rows: Mapping[Row, Mapping[str, Cell]]) -> list[str]:
     found = [f"{mean}{_kind(metrics)}."]
     if weak := [row_name(row) for row, by_method in rows.items() if _no_better_than_constant(by_method)]:
         found.append(f"No method is above the constant answer on {', '.join(weak)}: these rows show nothing.")
-    return found
+    return found if set(metrics) & MEASURES.keys() else [*found, COSTS_NOTE]
 
 
 def _kind(metrics: Mapping[str, Mapping[str, None]]) -> str:

@@ -227,11 +227,18 @@ def methods_of(cells: Iterable[Cell]) -> list[str]:
     return sorted(found, key=lambda name: order.get(method_and_variant(name)[0], len(order)))
 
 
+def judged_of(names: Iterable[str]) -> str:
+    """Return the method that is compared with the others unless one is named: SVGD where there are no prompts."""
+    methods = {method_and_variant(name)[0] for name in names}
+    return "svgd" if "svgd" in methods and "bmtpt" not in methods else "bmtpt"
+
+
 def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]:
     """Return which contenders are compared with which: a method, or else each of its variants, with every other method.
 
     Of another method's variants those count that set what both set to the same value, or all if there are none.
-    Variants that stand alone are compared with the first of them.
+    Variants that stand alone are compared with the one that sets the least of what they set, to the same values (a
+    study's own settings, in each dimension); those that have none such, with the first that has none.
     """
     judged = [name for name in names if name == method] or [n for n in names if method_and_variant(n)[0] == method]
     rivals: dict[str, list[str]] = {}
@@ -239,13 +246,22 @@ def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]
         if name not in judged:
             rivals.setdefault(method_and_variant(name)[0], []).append(name)
     if not rivals:
-        return [(name, judged[0]) for name in judged[1:]]
+        plain = {name: _plainest(name, judged) for name in judged}
+        first = next(iter(plain.values()), "")
+        return [(name, first if plain[name] == name else plain[name]) for name in judged if name != first]
     return [
         (left, right)
         for left in judged
         for variants in rivals.values()
         for right in [name for name in variants if _agree(left, name)] or variants
     ]
+
+
+def _plainest(name: str, variants: Sequence[str]) -> str:
+    """Return the variant, maybe the same, that sets least and nothing but what this one sets, to the same values."""
+    options = {each: options_of(method_and_variant(each)[1]) for each in variants}
+    within = [each for each in variants if options[each].items() <= options[name].items()]
+    return min(within, key=lambda each: len(options[each]))
 
 
 def _agree(left: str, right: str) -> bool:

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from statistics import fmean
 
-from bmtpt.report.entries import interval_text, mean_over_targets, notes, row_words, score_entries, unit
+from bmtpt.report.entries import (
+    interval_text,
+    mean_over_targets,
+    mean_seconds,
+    notes,
+    row_words,
+    score_entries,
+    trained_numbers,
+    unit,
+)
 from bmtpt.report.layout import WORD_COLUMNS, Entry, ScoreTable, number, to_markdown, to_rich
 from bmtpt.report.summary import (
     DISPLAY_NAMES,
@@ -52,8 +61,8 @@ def score_table(results: Sequence[Result]) -> ScoreTable:
     """Lay the scores out as target × shots by method; with variants or many methods, as method by target.
 
     Columns: target, shots, data status, constant answer, then mean ± standard error per method; the best mean
-    of each row is marked (all of them on a tie). The last row is the mean over targets and stands there only if
-    there are several and every method has all of them.
+    of each row is marked (all of them on a tie). Below stand the mean over targets, if there are several and every
+    method has all of them, and what each method costs, if these are scores.
 
     Raises:
         ArtifactError: As `summarise`.
@@ -68,6 +77,7 @@ def score_table(results: Sequence[Result]) -> ScoreTable:
     body = [_score_row(row, by_method, names) for row, by_method in rows.items()]
     if len(rows) > 1 and all(len(by_method) == len(names) for by_method in rows.values()):
         body.append(_mean_row(list(rows.values()), names))
+    body += _cost_rows(cells, names)
     header = ("target", "shots", "data", "constant answer", *map(display_name, names))
     return ScoreTable(header, tuple(body), tuple(notes(rows)))
 
@@ -87,6 +97,15 @@ def _mean_row(rows: Sequence[dict[str, Cell]], names: Sequence[str]) -> tuple[En
     scores = [mean_over_targets([cells[name] for cells in rows]) for name in names]
     words = (Entry("mean over targets"), Entry(""), Entry(""))
     return (*words, Entry(number(constant)), *score_entries(scores, next(iter(rows[0].values())).metric))
+
+
+def _cost_rows(cells: Sequence[Cell], names: Sequence[str]) -> list[tuple[Entry, ...]]:
+    """Return the last rows of a table of scores: trained numbers and mean seconds per method; a measure has none."""
+    if cells[0].metric in MEASURES:
+        return []
+    own = [[cell for cell in cells if cell.method == name] for name in names]
+    rows = {"trained numbers": map(trained_numbers, own), "seconds": map(mean_seconds, own)}
+    return [(Entry(name), Entry(""), Entry(""), Entry("–"), *entries) for name, entries in rows.items()]
 
 
 def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreTable:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.api import evaluate, result_rows, start_settings
-from bmtpt.artifacts import Posterior, versions
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.errors import SettingsError
@@ -21,10 +20,11 @@ from bmtpt.settings import identity_of
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, Trained, run_cell, stages
+from bmtpt.studies.source_lines import SOURCES, stage_lines, stage_metrics, stage_name
 from bmtpt.studies.spec import Contender, StudySpec
+from bmtpt.studies.variants import SOURCE_STAGE
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
 from bmtpt.train.events import Listener
-from bmtpt.types import DATA_ORDER
 from bmtpt.weight_tuning import TunedModel
 
 PROMPT_SETTINGS = "settings_hash.txt"
@@ -33,14 +33,6 @@ PROMPT_SETTINGS = "settings_hash.txt"
 TARGETS = "targets.json"
 """File of a study's folder that says what each target's task was."""
 
-SOURCES = "sources"
-"""What stands for the target in the lines of a source stage."""
-
-SOURCE_METRICS = frozenset({"spread", "mean_nll", "particle_nll", "mean_gap"})
-"""What the lines of a posterior hold at least; lines that are committed have no more."""
-
-SVGD_METRICS = ("kernel_rank", "repulsion_to_drive", "stein_discrepancy")
-"""Diagnostics of the last step that have lines too, where they are defined."""
 LISTS = {"targets", "tuning", "shots", "seeds", "source_seeds", "methods", "title", "data"}
 
 
@@ -124,12 +116,10 @@ class GridBench:
         facts = {**_source_facts(study), **_stage_facts(study, stage), **own}
         key = settings_hash(facts)
         if key not in self._stages:
-            has_lines = stage == ("posterior", study.learn.particles)
-            name = "posterior" if has_lines else " ".join(map(str, stage))
-            place = Place(self.study.name, name, contender.variant.source_name, SOURCES, None, seed)
-            metrics = SOURCE_METRICS if has_lines else frozenset()
+            variant = contender.variant.name_of({*SOURCE_STAGE, *_stage_facts(study, stage)})
+            place = Place(self.study.name, stage_name(stage, study), variant, SOURCES, None, seed)
             work = ("stage", contender.key, stage)
-            self._stages[key] = Job(place, key, metrics, work, rests_on, on_demand=True)
+            self._stages[key] = Job(place, key, stage_metrics(stage, study), work, rests_on, on_demand=True)
         return self._stages[key]
 
     @cached_property
@@ -183,8 +173,7 @@ class GridBench:
     def _run_stage(self, job: Job, contender: Contender, stage: Stage, listener: Listener | None) -> list[Result]:
         kind, *arguments = stage
         sources = self.sources(contender, job.place.seed, listener)
-        posterior = getattr(sources, str(kind))(*arguments)
-        return _source_lines(job, posterior, sources) if job.metrics else []
+        return stage_lines(job, getattr(sources, str(kind))(*arguments), sources)
 
     def _run_cell(
         self, job: Job, contender: Contender, targets: Sequence[str], listener: Listener | None
@@ -272,40 +261,3 @@ def _source_facts(study: StudySpec) -> dict[str, Any]:
 
 def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:
     return {"mpt": identity_of(study.mpt)} if stage == MPT_STAGE else {}
-
-
-def _source_lines(job: Job, posterior: Posterior, sources: Sources) -> list[Result]:
-    """Return what is known of a posterior itself, with its cost: `spread` is rms per number, the others are nats."""
-    card, particles = posterior.card, posterior.particles
-    facts = card.diagnostics
-    own = [value for values in facts["particle_nll"].values() for value in values]
-    means = list(facts["mean_nll"].values())
-    measured = {
-        "spread": float((particles - posterior.mean).square().mean().sqrt()),
-        "mean_nll": sum(means) / len(means),
-        "particle_nll": sum(own) / len(own),
-        "mean_gap": facts["mean_gap"],
-        "mean_rms": float(posterior.mean.square().mean().sqrt()),
-        **{name: value for name in SVGD_METRICS if (value := facts.get("svgd", {}).get(name)) is not None},
-    }
-    place = job.place
-    return [
-        Result(
-            **place._asdict(),
-            backbone=sources.backbone.name,
-            sources=card.sources,
-            metric=metric,
-            value=value,
-            primary=False,
-            constant_answer=None,
-            invalid_share=0.0,
-            trained_parameters=particles.numel(),
-            trained_share=particles.numel() / sources.backbone.parameters,
-            steps=card.steps,
-            seconds=card.seconds,
-            settings_hash=job.settings_hash,
-            data=max((data.status for data in sources.data), key=DATA_ORDER.index),
-            versions=versions(),
-        )
-        for metric, value in measured.items()
-    ]

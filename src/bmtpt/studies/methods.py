@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 from jaxtyping import Float
@@ -32,7 +32,8 @@ from bmtpt.results import settings_hash
 from bmtpt.settings import AdaptSettings, LearnSettings, WeightMethod, identity_of
 from bmtpt.studies.spec import SOURCE_PROMPT_METHODS, MethodName, StudySpec
 from bmtpt.tasks import TaskData
-from bmtpt.train.events import Listener
+from bmtpt.train.events import Listener, end_of
+from bmtpt.train.loop import EVENTS
 from bmtpt.weight_tuning import TunedModel, fit_weights
 
 MPT = "mpt.safetensors"
@@ -106,7 +107,7 @@ class Sources:
         """Return MPT's shared prompt and mean factors over all sources."""
         settings = self._seeded(self.study.learn.model_copy(update={"particles": 1}))
         teachers = self._identity(self.data, self.study.source_prompt)
-        folder = self.folder / f"mpt-{settings_hash(identity_of(self.study.mpt))[:8]}"
+        folder = self._mpt_folder
         facts = {"student": self._identity(self.data, settings), "teachers": teachers, **identity_of(self.study.mpt)}
         _claim(folder, settings_hash(facts))
         if not (folder / MPT).is_file():
@@ -122,6 +123,14 @@ class Sources:
             tensors = {name: tensor.cpu().contiguous() for name, tensor in found._asdict().items()}
             write_files_atomically(folder, {MPT: to_safetensors(tensors)})
         return Decomposed(**load_file(folder / MPT, device=str(self.backbone.device)))
+
+    def mpt_end(self) -> dict[str, Any] | None:
+        """Return how MPT's stage ended (`step`, `seconds`), or None if its events are not there."""
+        return end_of(self._mpt_folder / EVENTS)
+
+    @property
+    def _mpt_folder(self) -> Path:
+        return self.folder / f"mpt-{settings_hash(identity_of(self.study.mpt))[:8]}"
 
     def _seeded(self, settings: LearnSettings) -> LearnSettings:
         return settings.model_copy(update={"seed": self.seed})

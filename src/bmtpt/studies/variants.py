@@ -6,7 +6,7 @@ is. A point is named after the last parts of its options: "kernel=imq,scope=row"
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -27,10 +27,9 @@ class Variant(NamedTuple):
     name: str = ""
     overrides: tuple[tuple[str, Any], ...] = ()
 
-    @property
-    def source_name(self) -> str:
-        """The part of the name that concerns the source stage."""
-        return _name([pair for pair in self.overrides if {pair[0], pair[0].partition(".")[0]} & set(SOURCE_STAGE)])
+    def name_of(self, options: Collection[str]) -> str:
+        """Return the part of the name that concerns some options, or groups of them."""
+        return _name([pair for pair in self.overrides if {pair[0], pair[0].partition(".")[0]} & set(options)])
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings with this point's values in them."""

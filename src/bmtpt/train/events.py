@@ -37,6 +37,13 @@ class EventLog:
             raise ArtifactError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
 
 
+def end_of(path: Path) -> dict[str, Any] | None:
+    """Return the last event "end" of a log, with its `step` and `seconds`, or None if there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    ends = (json.loads(line) for line in reversed(lines) if line.startswith('{"event": "end"') and line.endswith("}"))
+    return next(ends, None)
+
+
 def _step_of(line: str) -> float:
     """Return an event's step; a line cut short by a kill counts as never having been written."""
     with suppress(ValueError, KeyError, TypeError):
