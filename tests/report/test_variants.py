@@ -9,8 +9,9 @@ import pytest
 from scipy import stats
 
 from bmtpt.errors import ArtifactError
+from bmtpt.report.chosen import of_metric, on_targets, with_shots
 from bmtpt.report.published import published_table
-from bmtpt.report.summary import by_measure, judged_of, of_metric, pairs_to_compare, summarise, with_shots
+from bmtpt.report.summary import by_measure, judged_of, pairs_to_compare, summarise
 from bmtpt.report.svg import style
 from bmtpt.report.tables import difference_table, paired_difference, score_table, to_markdown, verdict
 from bmtpt.report.variant_plots import curves_over, variant_plot, varied_number
@@ -217,6 +218,13 @@ def test_lines_of_one_number_of_shots_can_be_asked_for(result):
     assert with_shots([few, more], 64) == [more]
     with pytest.raises(ArtifactError, match=f"no results with 5 shots; there are {few.shots}, 64"):
         with_shots([few, more], 5)
+
+
+def test_lines_of_some_targets_can_be_asked_for(result):
+    rows = [result("pt", target, 0, 50.0) for target in ("cb", "rte", "paws")]
+    assert [row.target for row in on_targets(rows, ["paws", "cb"])] == ["cb", "paws"]
+    with pytest.raises(ArtifactError, match="no results on target 'rta'; did you mean 'rte'"):
+        on_targets(rows, ["cb", "rta"])
 
 
 # Figures

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 from bmtpt.artifacts import Posterior
-from bmtpt.report.summary import of_metric, summarise
+from bmtpt.report.chosen import of_metric
+from bmtpt.report.summary import summarise
 from bmtpt.results import append_results, read_results
 from bmtpt.studies import run_study
 from bmtpt.studies.run import RESULTS

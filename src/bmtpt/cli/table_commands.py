@@ -31,6 +31,7 @@ def table(
     shots: Annotated[
         int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")
     ] = None,
+    targets: Annotated[list[str] | None, typer.Option("--target", help="Only the lines of these targets.")] = None,
     differences: Annotated[
         bool, typer.Option("--differences/--no-differences", help="With variants, many: leave the differences out.")
     ] = True,
@@ -40,16 +41,9 @@ def table(
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
+    from bmtpt.report.chosen import of_metric, on_targets, with_shots
     from bmtpt.report.published import published_table
-    from bmtpt.report.summary import (
-        by_measure,
-        judged_of,
-        methods_of,
-        of_metric,
-        pairs_to_compare,
-        summarise,
-        with_shots,
-    )
+    from bmtpt.report.summary import by_measure, judged_of, methods_of, pairs_to_compare, summarise
     from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
     from bmtpt.results import read_results
 
@@ -58,6 +52,8 @@ def table(
         raise ArtifactError(f"{files[0]} holds no result lines yet; name a file of a study that has run")
     if shots:
         results = with_shots(results, shots)
+    if targets:
+        results = on_targets(results, targets)
     if published:
         print(to_markdown(published_table(results)))
         return

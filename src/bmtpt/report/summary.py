@@ -125,12 +125,12 @@ def summarise(results: Sequence[Result]) -> list[Cell]:
         ArtifactError: A cell would mix backbones, metrics, or two settings under one seed.
     """
     groups: dict[tuple[str, int | None, str], list[Result]] = {}
-    for result in _without_repeats(results):
+    for result in without_repeats(results):
         groups.setdefault((result.target, result.shots, contender(result)), []).append(result)
     return [_cell(sorted(rows, key=lambda row: row.seed)) for rows in groups.values()]
 
 
-def _without_repeats(results: Iterable[Result]) -> Iterable[Result]:
+def without_repeats(results: Iterable[Result]) -> Iterable[Result]:
     last = {
         (r.study, r.backbone, r.target, r.shots, contender(r), r.metric, r.seed, r.settings_hash): r
         for r in results
@@ -283,38 +283,6 @@ def by_measure(results: Iterable[Result]) -> list[list[Result]]:
             kind = row.metric if row.metric in MEASURES else ""
             groups.setdefault(kind, []).append(row.model_copy(update={"primary": True}))
     return [groups[kind] for kind in sorted(groups, key=bool)]
-
-
-def of_metric(results: Iterable[Result], metric: str) -> list[Result]:
-    """Return the lines of one metric, or one line per run for one of `COSTS`, as if it were the headline.
-
-    Raises:
-        ArtifactError: No line has it.
-    """
-    rows = list(results)
-    if metric in COSTS:
-        changes = {"metric": metric, "primary": True, "constant_answer": None}
-        return list(_without_repeats(row.model_copy(update=changes | {"value": getattr(row, metric)}) for row in rows))
-    found = [row.model_copy(update={"primary": True}) for row in rows if row.metric == metric]
-    if not found:
-        raise ArtifactError(
-            f"no results of the metric '{metric}'; {nearest(metric, {row.metric for row in rows} | COSTS.keys())}"
-        )
-    return found
-
-
-def with_shots(results: Iterable[Result], shots: int) -> list[Result]:
-    """Return the lines of one number of training examples.
-
-    Raises:
-        ArtifactError: No line has it.
-    """
-    rows = list(results)
-    found = [row for row in rows if row.shots == shots]
-    if not found:
-        there = ", ".join(str(each) for each in sorted({row.shots for row in rows if row.shots}))
-        raise ArtifactError(f"no results with {shots} shots; there are {there or 'only lines with all rows'}")
-    return found
 
 
 # Paired differences
