@@ -7,7 +7,7 @@ cross-entropy per label token over task k's examples: the same quantity, so that
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -34,13 +34,19 @@ NAMES = {
 }
 OURS = ("generic", "packed")
 ENGINE_PLANS: dict[str, dict[str, object]] = {
-    "packed_written": {"layers": "written"},
-    "packed_autograd": {"layers": "autograd"},
     "packed_no_graphs": {"graphs": False},
+    "packed_pass_cost_500": {"pass_cost": 500},
+    "packed_pass_cost_12000": {"pass_cost": 12_000},
+    "packed_lengths_16": {"length_multiple": 16},
     "packed_any_attention": {"attention": "any"},
     "packed_recompute": {"memory": "recompute"},
+    "packed_written": {"layers": "written"},
+    "packed_autograd": {"layers": "autograd"},
+    "packed_memory_given_back": {"keep_freed": False},
+    "packed_plain_matmul": {"matmul": "plain"},
 }
-"""The packed engine with one setting of its plan changed."""
+"""The packed engine with one setting of its plan changed, in the order of what is most worth knowing on a GPU."""
+CPU_SETTINGS = ("keep_freed", "matmul")
 SLOW = ("loop_unfrozen", "loop_frozen", "peft")
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
 """Most padded tokens in one pass of the batched baseline."""
@@ -68,11 +74,20 @@ def _engine(name: str, backbone: Backbone) -> Engine:
     return replace(engine, chosen=replace(engine.plan, **ENGINE_PLANS[name])) if name in ENGINE_PLANS else engine
 
 
-def offered_plans() -> tuple[str, ...]:
-    """Return the names of the plans that this version's packed engine can be given."""
-    from bmtpt.backbone.t5 import PackedT5Engine
+def offered_plans(device: torch.device) -> tuple[str, ...]:
+    """Return the names of the plans that differ on a device from the one that this version takes there by default."""
+    try:
+        from bmtpt.backbone.plan import plan_for
+    except ImportError:  # a version without plans
+        return ()
+    default = plan_for(device)
+    return tuple(name for name, change in ENGINE_PLANS.items() if _matters(change, default, device))
 
-    return tuple(ENGINE_PLANS) if hasattr(PackedT5Engine, "plan") else ()
+
+def _matters(change: Mapping[str, object], default: Any, device: torch.device) -> bool:
+    """Tell whether a changed setting differs from the default and is one that the device heeds."""
+    unheeded = () if device.type == "cpu" else CPU_SETTINGS
+    return any(key not in unheeded and getattr(default, key) != value for key, value in change.items())
 
 
 def reference(model: Any, case: Case) -> Variant:

@@ -74,7 +74,7 @@ class Session:
 
     def compare_plans(self, setup: Setup) -> None:
         """Time the packed engine with one setting changed at a time; one that fails leaves the others."""
-        for name in offered_plans():
+        for name in offered_plans(self.device):
             self._measure(replace(setup, variants=("packed", name)), "plans")
 
     def _measure(self, setup: Setup, kind: str) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import NAMES, OURS, SLOW, Variant, build, offered_plans, reference
+from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, Variant, build, reference
 from bmtpt.settings import LearnSettings
 from bmtpt.stein import svgd_direction
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser
@@ -91,7 +91,7 @@ def _options(arguments: Sequence[str] | None) -> Namespace:
     options.add_argument("--sizes", nargs="+", choices=SHAPES)
     options.add_argument("--batch-sizes", nargs="+", type=int)
     options.add_argument("--precisions", nargs="+", choices=DTYPES)
-    options.add_argument("--variants", nargs="+", choices=[*NAMES, *offered_plans()])
+    options.add_argument("--variants", nargs="+", choices=[*NAMES, *ENGINE_PLANS])
     options.add_argument("--naive-rounds", type=int, default=2, help="rounds of the loops (default 2)")
     return options.parse_args(arguments)
 

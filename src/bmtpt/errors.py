@@ -34,19 +34,30 @@ class TrainingError(BmtptError):
     """Training cannot go on (for example, the loss is not a number)."""
 
 
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+"""What a RuntimeError says that means it."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an error means that memory ran out.
 
-    torch's CPU allocator and cuBLAS raise a plain RuntimeError, whose text is the only sign; torch's OutOfMemoryError
-    is known by name because this module must not import torch.
+    torch's CPU allocator, the CUDA driver, cuBLAS and cuDNN raise a plain RuntimeError, whose text is the only sign;
+    torch's OutOfMemoryError is known by name because this module must not import torch.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     True
+    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("CUDA error: unknown"))
+    (True, False)
     """
     named = type(error).__name__ == "OutOfMemoryError"
-    told = any(sign in str(error) for sign in ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED"))
+    told = any(sign in str(error) for sign in OUT_OF_MEMORY)
     return named or isinstance(error, MemoryError) or told
 
 

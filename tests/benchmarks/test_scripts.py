@@ -98,11 +98,18 @@ def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
     lines = lines_of(out)
     assert [line["size"] for line in lines if line["benchmark"] == "step"] == ["tiny", "tiny-gated"]
     plans = [line["seconds"].keys() - {"packed"} for line in lines if line["benchmark"] == "plans"]
-    assert plans == [{name} for name in baselines.offered_plans()]
+    assert plans == [{name} for name in baselines.offered_plans(torch.device("cpu"))]
     table = capsys.readouterr().out
     assert "tiny-gated, B = 2, bfloat16" in table
     assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
     assert "failed" not in table
+
+
+def test_a_plan_is_compared_only_where_it_differs_from_the_devices_default():
+    on_cpu, on_gpu = (baselines.offered_plans(torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert {"packed_autograd", "packed_memory_given_back", "packed_plain_matmul"} == set(on_cpu) - set(on_gpu)
+    assert {"packed_written", "packed_no_graphs", "packed_any_attention"} == set(on_gpu) - set(on_cpu)
+    assert {"packed_pass_cost_500", "packed_pass_cost_12000", "packed_lengths_16"} < set(on_gpu)
 
 
 def test_without_a_gpu_the_gpu_script_says_so(monkeypatch, capsys):
@@ -120,7 +127,7 @@ def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatc
         ratio = dict.fromkeys(setup.variants, 2.0)
         return {**lines[setup.size], "ratio": ratio}
 
-    monkeypatch.setattr(gpu, "offered_plans", tuple)
+    monkeypatch.setattr(gpu, "offered_plans", lambda device: ())
     monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
     assert gpu.main(SMOKE) == 1
     table = capsys.readouterr().out

@@ -1,7 +1,8 @@
 """Replay a pass as a CUDA graph: thousands of small kernels for one launch.
 
-A graph holds for one set of shapes. It is captured when those shapes come for the third time, and used only if its
-first replay gives what the same pass gave without it; whatever goes wrong, the passes run without graphs.
+A graph holds for one set of shapes. It is captured when those shapes come for the third time, from zeros, and must then
+give twice what the same pass gives without it: on the inputs of that call and on those of the next one. Whatever goes
+wrong, all graphs are dropped and the passes run without.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from bmtpt.errors import is_out_of_memory
 
 Tensors = tuple[Tensor, ...]
 Inputs = tuple[Tensor | None, ...]
+Function = Callable[..., Tensors]
 
 SEEN_BEFORE = 2
 """Passes of the same shapes before a capture, which costs about four of them."""
@@ -32,9 +34,13 @@ rounds to the other side goes through all later layers (bfloat16 itself is 5e-2 
 
 @dataclass
 class Captured:
-    """A graph with the tensors it reads and writes."""
+    """A graph with the tensors it reads and writes.
 
-    graph: torch.cuda.CUDAGraph
+    Attributes:
+        replay: Runs the graph, and keeps it alive.
+    """
+
+    replay: Callable[[], None]
     inputs: Inputs
     outputs: Tensors
 
@@ -42,9 +48,49 @@ class Captured:
         for held, given in zip(self.inputs, inputs, strict=True):
             if held is not None and given is not None:
                 held.copy_(given, non_blocking=True)
-        with torch.cuda.device(_device(self.inputs)):
-            self.graph.replay()
+        self.replay()
         return tuple(output.clone() for output in self.outputs)  # the next replay overwrites them
+
+
+@dataclass
+class CudaCapture:
+    """Captures functions, all on one stream and in one pool: only one graph runs at a time.
+
+    The stream is its own. torch ≥ 2.12 frees the cuBLAS workspaces of a stream when any graph that was captured on it is
+    destroyed (pytorch issue 193402): on torch's default capture stream that would be the graphs of others too.
+    """
+
+    stream: Any = None
+    pool: Any = None
+
+    def __call__(self, function: Function, inputs: Inputs) -> Captured:
+        device = next(each.device for each in inputs if each is not None)
+        with torch.cuda.device(device):  # it need not be the current one
+            graph, held, outputs = self._captured(function, inputs)
+
+        def replay() -> None:
+            with torch.cuda.device(device):
+                graph.replay()
+
+        return Captured(replay, held, outputs)
+
+    def _captured(self, function: Function, inputs: Inputs) -> tuple[torch.cuda.CUDAGraph, Inputs, Tensors]:
+        # Zeros are valid ids, targets and prompts: a replay that still read them could not be equal.
+        held = tuple(None if each is None else torch.zeros_like(each) for each in inputs)
+        self.stream = self.stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):  # torch's libraries must have made their workspaces before a capture
+            function(*held)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        self.pool = self.pool or torch.cuda.graph_pool_handle()
+        graph = torch.cuda.CUDAGraph()
+        # A capture that fails leaves its stream current: the outer context gives the stream back.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
+        ):
+            outputs = function(*held)
+        return graph, held, outputs
 
 
 @dataclass
@@ -52,72 +98,64 @@ class GraphedPasses:
     """Calls a function of tensors, by graph where that has proved equal.
 
     Attributes:
-        tolerance: Relative difference of a first replay that is still equal.
-        off: Why no graph is captured any more; empty while they are.
+        tolerance: Relative difference of a replay that is still equal.
+        off: Why there are no graphs any more; empty while there may be.
+        seen: How often each set of shapes has run without a graph.
+        proved: The shapes whose graph has given the right results twice.
     """
 
     tolerance: float
+    capture: Callable[[Function, Inputs], Captured] = field(default_factory=CudaCapture)
     off: str = ""
     seen: Counter[object] = field(default_factory=Counter)
     captured: dict[object, Captured] = field(default_factory=dict)
-    pool: Any = None
+    proved: set[object] = field(default_factory=set)
 
-    def __call__(self, function: Callable[..., Tensors], *inputs: Tensor | None) -> Tensors:
+    def __call__(self, function: Function, *inputs: Tensor | None) -> Tensors:
         key = tuple(None if each is None else (each.shape, each.dtype) for each in inputs)
-        if key in self.captured:
+        if key in self.proved:
             return self.captured[key](inputs)
         plain = function(*inputs)
         self.seen[key] += 1
-        if not self.off and self.seen[key] > SEEN_BEFORE and len(self.captured) < MOST_GRAPHS:
+        if self._wants(key):
             self._try(key, function, inputs, plain)
         return plain
 
     def clear(self) -> None:
         """Let go of every graph and its memory, and capture none again: memory is short."""
-        self.captured.clear()
-        self.pool = None
         self._give_up("memory is short")
 
-    def _try(self, key: object, function: Callable[..., Tensors], inputs: Inputs, plain: Tensors) -> None:
-        try:
-            with torch.cuda.device(_device(inputs)):  # it need not be the current one
-                found = self._capture(function, inputs)
-            for output in found.outputs:
-                output.fill_(torch.nan)  # only a replay that writes them can be equal
-            if all(map(self._equal, found(inputs), plain)):
-                self.captured[key] = found
-            else:
-                self._give_up("a replay differed from the pass it was captured from")
-        except (RuntimeError, ValueError) as error:  # ValueError: the tensors are on no CUDA device
-            if is_out_of_memory(error):
-                self.clear()
-            else:
-                self._give_up(str(error).splitlines()[0])
+    def _wants(self, key: object) -> bool:
+        room = key in self.captured or len(self.captured) < MOST_GRAPHS
+        return not self.off and self.seen[key] > SEEN_BEFORE and room
 
-    def _capture(self, function: Callable[..., Tensors], inputs: Inputs) -> Captured:
-        held = tuple(None if each is None else each.detach().clone() for each in inputs)
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # torch's libraries must have made their workspaces before a capture
-            function(*held)
-        torch.cuda.current_stream().wait_stream(side)
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        # A capture that fails leaves its stream current: the outer context gives the stream back.
-        # One pool: only one graph runs at a time.
-        with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, pool=self.pool):
-            outputs = function(*held)
-        return Captured(graph, held, outputs)
+    def _try(self, key: object, function: Function, inputs: Inputs, plain: Tensors) -> None:
+        """Capture these shapes, or prove their graph once more."""
+        try:
+            before = self.captured.get(key)
+            found = before or self.capture(function, inputs)
+            if not self._gives(found, inputs, plain):
+                self._give_up("a replay differed from the same pass without a graph")
+            elif before:
+                self.proved.add(key)
+            else:
+                self.captured[key] = found
+        except (RuntimeError, ValueError) as error:  # ValueError: the tensors are on no CUDA device
+            self._give_up("memory is short" if is_out_of_memory(error) else str(error).splitlines()[0])
+
+    def _gives(self, found: Captured, inputs: Inputs, plain: Tensors) -> bool:
+        for output in found.outputs:
+            output.fill_(torch.nan)  # only a replay that writes them can be equal
+        return all(map(self._equal, found(inputs), plain))
 
     def _equal(self, replayed: Tensor, plain: Tensor) -> bool:
         distance = torch.linalg.vector_norm(replayed - plain)
         return bool(distance <= self.tolerance * torch.linalg.vector_norm(plain))
 
     def _give_up(self, reason: str) -> None:
+        """Drop all graphs: destroying one can take from the others what they were captured with."""
         if not self.off:
             logging.getLogger("bmtpt").info("cuda graphs are off: %s", reason)
         self.off = reason
-
-
-def _device(inputs: Inputs) -> torch.device:
-    return next(each.device for each in inputs if each is not None)
+        self.captured.clear()
+        self.proved.clear()

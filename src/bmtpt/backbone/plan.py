@@ -51,15 +51,18 @@ class Plan:
     matmul: Literal["auto", "rounded", "plain"] = "auto"
 
 
-# The pass cost is reckoned, not measured: some 2,500 kernel launches of T5-base at 4 µs, while a token takes 0.8 µs.
+# The pass costs are reckoned, not measured, for T5-base at 0.8 µs a token: some 2,500 kernels cost 4 µs each where the
+# host launches them one by one, and about 0.5 µs each between the nodes of a graph. Too high a cost pads the gain away:
+# at B = 1, 12,000 makes 1.89 padded tokens of a useful one, 1,500 makes 1.26.
 # Left to itself, torch prefers cuDNN's attention on the newest GPUs, whose backward pass with a mask has given NaN
 # (pytorch issue 196678); nobody has measured here whether it would be faster.
 ACCELERATOR = Plan(layers="autograd", length_multiple=64, label_multiple=8, pass_cost=12_000, attention="efficient")
+CUDA = replace(ACCELERATOR, graphs=True, pass_cost=1_500)
 
 
 def plan_for(device: torch.device) -> Plan:
     """Return the default plan for a device."""
-    return Plan() if device.type == "cpu" else replace(ACCELERATOR, graphs=device.type == "cuda")
+    return {"cpu": Plan(), "cuda": CUDA}.get(device.type, ACCELERATOR)
 
 
 def budget_for(backbone: Backbone, plan: Plan) -> int | None:
