@@ -53,8 +53,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     (True, False)
     >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     True
-    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory")), is_out_of_memory(RuntimeError("CUDA error: unknown"))
-    (True, False)
+    >>> is_out_of_memory(RuntimeError("CUDA error: out of memory"))
+    True
+    >>> is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
+    False
     """
     named = type(error).__name__ == "OutOfMemoryError"
     told = any(sign in str(error) for sign in OUT_OF_MEMORY)

@@ -56,8 +56,8 @@ class Captured:
 class CudaCapture:
     """Captures functions, all on one stream and in one pool: only one graph runs at a time.
 
-    The stream is its own. torch ≥ 2.12 frees the cuBLAS workspaces of a stream when any graph that was captured on it is
-    destroyed (pytorch issue 193402): on torch's default capture stream that would be the graphs of others too.
+    The stream is its own. torch ≥ 2.12 frees the cuBLAS workspaces of a stream when any graph that was captured on it
+    is destroyed (pytorch issue 193402): on torch's default capture stream others' graphs would lose theirs too.
     """
 
     stream: Any = None
