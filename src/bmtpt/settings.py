@@ -175,7 +175,7 @@ class AdaptSettings(LoopSettings):
 
     prior: Prior = "mean"
     prior_std: Literal["auto"] | PositiveFloat = "auto"
-    prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(10.0, 30.0, 100.0), min_length=1)
+    prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(30.0, 100.0), min_length=1)
     start: Start = "auto"
     decompose: bool = True
     freeze_full: bool = later(False)
