@@ -105,6 +105,11 @@ class OurEngine:
         losses, gradient = self.engine.gradients(particles, self.case.rows, self.case.weights)
         return task_means(losses, self.case), gradient
 
+    def without_graphs(self) -> OurEngine:
+        """Return the same engine, its passes run one kernel after the other."""
+        engine: Any = self.engine
+        return replace(self, engine=replace(engine, chosen=replace(engine.plan, graphs=False)))
+
 
 @dataclass(frozen=True)
 class Collated:

@@ -69,15 +69,15 @@ class Session:
     def run(self, setups: Sequence[Setup]) -> None:
         """Measure each case; what the GPU cannot hold beside the baselines is measured without them."""
         for setup in setups:
-            if not self._measure(setup, "step") and setup.variants != ("packed",):
-                self._measure(replace(setup, variants=("packed",)), "step")
+            if not self._measure(setup) and setup.variants != ("packed",):
+                self._measure(replace(setup, variants=("packed",)))
 
     def compare_plans(self, setup: Setup) -> None:
         """Time the packed engine with one setting changed at a time; one that fails leaves the others."""
         for name in offered_plans(self.device):
-            self._measure(replace(setup, variants=("packed", name)), "plans")
+            self._measure(replace(setup, variants=("packed", name)))
 
-    def _measure(self, setup: Setup, kind: str) -> bool:
+    def _measure(self, setup: Setup) -> bool:
         """Add a result line and return True, or add a sentence that says why there is none."""
         title = f"{_title(vars(setup))}, {' and '.join(setup.variants)}"
         if time.monotonic() > self.deadline:
@@ -86,9 +86,7 @@ class Session:
         _free(self.device)  # of what a failed case left
         rounds = {name: self.naive_rounds if name in SLOW else self.rounds for name in setup.variants}
         try:
-            line = {**measured(setup, self.device, rounds, self._peaks[setup.precision]), "benchmark": kind}
-            if kind != "step":
-                line["targets"] = []  # they are judged on the default plan, beside the loops
+            line = measured(setup, self.device, rounds, self._peaks[setup.precision])
         except (Exception, SystemExit) as error:  # the other cases still count
             self.failures.append(f"{title}: {_first_line(error)}")
             return False

@@ -36,11 +36,11 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
     """Return every block of the document by name."""
     made = {"floor": floor_table(), "targets": targets_table(lines)}
     made |= {f"step-{device}": step_block(lines, device) for device in DEVICES}
+    made |= {f"plans-{device}": plans_block(lines, device) for device in DEVICES}
     made |= {f"scaling-{device}": scaling_block(lines, device) for device in DEVICES}
     return {
         **made,
         "causal": causal_block(lines),
-        "plans": plans_block(lines),
         "predict": predict_block(lines),
     }
 
@@ -170,10 +170,11 @@ def causal_block(lines: Sequence[Line]) -> str:
     return "\n\n".join([machines(last), table(head, rows, numbers_from=3), _every_variant(last)])
 
 
-def plans_block(lines: Sequence[Line]) -> str:
-    """What each setting of the packed engine's plan is worth; every pair was timed in turn."""
-    own = [line for line in lines if line["benchmark"] == "plans" and line["size"] not in TINY]
-    last = {(machine(line), *_case(line), *line["seconds"]): line for line in own}.values()
+def plans_block(lines: Sequence[Line], device: str) -> str:
+    """What each setting of the packed engine's plan is worth; those of a line were timed in turn."""
+    own = [line for line in lines if line["benchmark"] == "plans" and _kind(line) == device]
+    own = [line for line in own if line["size"] not in TINY]
+    last = {(machine(line), *_case(line), day(line), *line["seconds"]): line for line in own}.values()
     return "\n\n".join([machines(list(last)), _every_variant(list(last))]) if last else NOT_MEASURED
 
 

@@ -4,8 +4,10 @@
 
 M = 5 particles, K = 6 tasks, prompts of 100 rows, random weights of published shapes, text lengths as of real tasks
 (`cases.py`). Before anything is timed, every variant's losses and gradient are compared with Hugging Face's model in
-fp32, run example by example without padding; in fp32 a difference ends the run. One JSON line per case. On a CPU the
-default is what two cores finish in twelve minutes; --sizes, --batch-sizes, --precisions and --variants choose another.
+fp32, run example by example without padding; in fp32 a difference ends the run, in bf16 a number that is not finite.
+One JSON line per case. On a CPU the default is what two cores finish in twelve minutes; --sizes, --batch-sizes,
+--precisions and --variants choose another. Variants that change the packed engine's plan (`packed packed_recompute`)
+make a line of the kind "plans", which is shown beside the case's main line.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, Variant, build, reference
+from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, OurEngine, Variant, build, reference
+from bmtpt.backbone.graphs import ROUNDED, TOLERANCE
 from bmtpt.settings import LearnSettings
 from bmtpt.stein import svgd_direction
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser
@@ -144,7 +147,7 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
     """Check and time one case; return its result line.
 
     Raises:
-        SystemExit: In fp32 a variant's losses or gradient differ from the reference.
+        SystemExit: In fp32 a variant's losses or gradient differ from the reference, or some number is not finite.
     """
     model = random_model(SHAPES[setup.size])
     lengths = draw_lengths(setup.K, setup.B)
@@ -154,7 +157,7 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
     compared = checked_and_timed(variants, case, truth, setup.precision, rounds)
     flop = step_flop(SHAPES[setup.size], setup.M, setup.P, *zip(*itertools.chain(*lengths), strict=True))
     line: dict[str, Any] = {
-        "benchmark": "step",
+        "benchmark": "plans" if any(name in ENGINE_PLANS for name in setup.variants) else "step",
         "size": setup.size,
         **{axis: getattr(setup, axis) for axis in ("M", "K", "B", "P", "precision")},
         **compared,
@@ -164,7 +167,7 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
         "share_of_peak": {name: flop / value / peak / 1e9 for name, value in compared["seconds"].items()},
         "machine": machine_facts(device),
     }
-    return {**line, "targets": judged(line)}
+    return {**line, "targets": judged(line)}  # none for plans: they are judged on the default, beside the loops
 
 
 def graphs_of(variant: Variant) -> dict[str, Any] | None:
@@ -183,11 +186,12 @@ def checked_and_timed(
     """Check every variant against the reference's losses and gradient, then time one SVGD step of each in turn.
 
     Raises:
-        SystemExit: In fp32 a variant's losses or gradient differ from the reference.
+        SystemExit: In fp32 a variant's losses or gradient differ from the reference, or some number is not finite.
     """
     checks = {name: _checked(name, variant, case, truth, precision) for name, variant in variants.items()}
     steps = {name: SvgdStep.of(variant, case.particles) for name, variant in variants.items()}
     let_graphs_be_captured(steps, case.particles.device)
+    behind = {name: checked_again(name, variant, case, precision) for name, variant in variants.items()}
     times = interleaved(steps, {name: rounds[name] for name in steps})
     seconds = {name: time.seconds for name, time in times.items()}
     return {
@@ -199,7 +203,26 @@ def checked_and_timed(
             key: {name: check[key] for name, check in checks.items()}
             for key in ("relative_error", "cosine", "peak_bytes")
         },
+        "graph_error": {name: error for name, error in behind.items() if error is not None},
     }
+
+
+def checked_again(name: str, variant: Variant, case: Case, precision: str) -> float | None:
+    """Compare a variant's CUDA graphs with the same engine without any, on particles they were not captured from.
+
+    Raises:
+        SystemExit: The gradients differ.
+    """
+    state = graphs_of(variant)
+    if not (isinstance(variant, OurEngine) and state and state["captured"]):
+        return None
+    others = case.particles.flip(1)
+    _, gradient = variant(others)
+    error, _ = gradient_error(gradient, variant.without_graphs()(others)[1])
+    allowed = TOLERANCE.get(DTYPES[precision], ROUNDED)
+    if not error < allowed:
+        raise SystemExit(f"{name}: with graphs the gradient differs by {error:.1e}, where {allowed:g} is allowed")
+    return error
 
 
 def _checked(
@@ -209,6 +232,8 @@ def _checked(
     (losses, gradient), peak = with_peak_memory(lambda: variant(case.particles), case.particles.device)
     error, cosine = gradient_error(gradient, truth[1])
     loss_error = gradient_error(losses, truth[0])[0]
+    if not (gradient.isfinite().all() and losses.isfinite().all()):
+        raise SystemExit(f"{case.size}, {precision}: {NAMES.get(name, name)} gives numbers that are not finite")
     if precision == "float32" and not (error < FP32_GRADIENT and loss_error < FP32_LOSS):
         raise SystemExit(
             f"{case.size}, B = {len(case.tasks[0])}: {NAMES.get(name, name)} does not compute the reference's quantity"

@@ -22,13 +22,14 @@ from plain import (
     tiny_backbone,
 )
 
-from bmtpt.backbone import choose, machine, t5_layers
+from bmtpt.backbone import choose, machine, t5, t5_layers
 from bmtpt.backbone.allocator import kept_memory
 from bmtpt.backbone.gelu import gated_gelu, gated_gelu_with_slopes
 from bmtpt.backbone.generic import HuggingFaceEngine
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.plan import ACCELERATOR, Plan
+from bmtpt.backbone.packing import TOKEN_BUDGET
+from bmtpt.backbone.plan import ACCELERATOR, DeviceBudget, Plan
 from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
@@ -190,6 +191,21 @@ def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results() -
     likelihoods = small.answer_log_likelihoods(prompts, batch.inputs, answers)
     truth = whole.answer_log_likelihoods(prompts, batch.inputs, answers)
     torch.testing.assert_close(likelihoods, truth, rtol=1e-5, atol=1e-5)
+
+
+def test_after_memory_ran_out_later_passes_on_a_gpu_are_cut_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts, batch, whole = random_prompts(5, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1")
+    monkeypatch.setattr(t5, "budget_for", lambda *_: DeviceBudget(16 * TOKEN_BUDGET))
+    roomy, small = PackedT5Engine(whole.backbone), SmallDevice(whole.backbone)
+    roomy.losses(prompts, batch)
+    assert roomy.most_tokens() == 16 * TOKEN_BUDGET
+    small.losses(prompts, TokenBatch(batch.inputs[:1], batch.targets[:1]))  # 5 rows, 2 + 3, 2 + 1 + 2: out twice
+    assert small.most_tokens() == 4 * TOKEN_BUDGET
+    small.losses(prompts, batch)
+    assert small.most_tokens() == TOKEN_BUDGET  # and no less
+    fixed = SmallDevice(whole.backbone, Plan(token_budget=300))
+    fixed.losses(prompts, batch)
+    assert fixed.most_tokens() == 300
 
 
 def test_memory_too_small_for_one_prompt_and_one_example_is_an_error() -> None:

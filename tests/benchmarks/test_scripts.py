@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ import step
 from baselines import NAMES, by_length
 from cases import draw_lengths, make_case
 from result_tables import blocks, fill, read_lines
+from shapes import SHAPES, random_model
 from targets import TARGETS, judged
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +73,73 @@ def test_a_variant_that_computes_something_else_ends_the_run(monkeypatch):
     monkeypatch.setattr(baselines.OurEngine, "__call__", wrong)
     with pytest.raises(SystemExit, match="ours, engine=packed does not compute the reference's quantity"):
         step.main([*SMOKE, "--variants", "packed"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_gradient_that_is_not_finite_ends_the_run_in_any_precision(precision):
+    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), torch.randn(96, 32))
+    truth = torch.zeros(2, 3), torch.ones_like(case.particles)
+    broken = truth[1].clone()
+    broken[0, 0, 0] = torch.nan
+    with pytest.raises(SystemExit, match="not finite"):
+        step._checked("packed", lambda particles: (truth[0], broken), case, truth, precision)
+
+
+def with_graphs(monkeypatch, factor):
+    """An engine that replays one graph, whose gradient is `factor` times what it is without."""
+    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), torch.randn(96, 32))
+    graphed = baselines.OurEngine(SimpleNamespace(graphs=SimpleNamespace(captured={"shapes": 0}, off="")), case)
+    monkeypatch.setattr(baselines.OurEngine, "without_graphs", lambda self: lambda particles: (None, 2 * particles))
+    monkeypatch.setattr(baselines.OurEngine, "__call__", lambda self, particles: (None, 2 * factor * particles))
+    return graphed, case
+
+
+def test_graphs_must_agree_with_passes_without_them_on_other_particles(monkeypatch):
+    graphed, case = with_graphs(monkeypatch, factor=1.005)
+    assert step.checked_again("packed", graphed, case, "bfloat16") == pytest.approx(0.005, rel=1e-3)
+    with pytest.raises(SystemExit, match=r"with graphs the gradient differs by 5\.0e-03"):
+        step.checked_again("packed", graphed, case, "float32")
+
+
+def test_a_graph_that_has_not_seen_the_other_particles_is_refused(monkeypatch):
+    graphed, case = with_graphs(monkeypatch, factor=1)
+    monkeypatch.setattr(baselines.OurEngine, "__call__", lambda self, _: (None, 2 * case.particles))
+    with pytest.raises(SystemExit, match="with graphs the gradient differs"):
+        step.checked_again("packed", graphed, case, "bfloat16")
+
+
+def test_a_variant_without_graphs_is_not_checked_again():
+    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), torch.randn(96, 32))
+    assert (
+        step.checked_again("packed", baselines.OurEngine(SimpleNamespace(graphs=None), case), case, "float32") is None
+    )
+
+
+def test_the_engine_without_graphs_is_the_same_but_for_its_plan():
+    model = random_model(SHAPES["tiny"])
+    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), model.get_input_embeddings().weight)
+    engine = baselines.build("packed_autograd", model, case, torch.float32)
+    plain = engine.without_graphs()
+    assert plain.engine.plan == replace(engine.engine.plan, graphs=False)
+    assert plain.engine.backbone is engine.engine.backbone
+
+
+def test_changed_plans_make_a_line_of_their_own_beside_the_cases_main_line(results, tmp_path):
+    out = tmp_path / "step-cpu.jsonl"
+    out.write_text((results / "step-cpu.jsonl").read_text())
+    variants = ["packed", "packed_recompute", "packed_memory_given_back", "packed_plain_matmul", "packed_autograd"]
+    assert step.main([*SMOKE, "--variants", *variants, "--out", str(out)]) == 0
+    single, _, *plans = lines_of(out)
+    assert [(line["benchmark"], line["targets"]) for line in plans] == [("plans", [])] * 2
+    folder = tmp_path / "real"
+    folder.mkdir()
+    out.rename(tmp_path / "results.jsonl")
+    text = (tmp_path / "results.jsonl").read_text().replace('"tiny"', '"t5-small"')
+    (folder / "step-cpu.jsonl").write_text(text)
+    made = blocks(read_lines(folder))
+    assert f"{single['ratio']['loop_frozen']:.2f}" in made["step-cpu"]
+    assert all(f"| {name} |" in made["plans-cpu"] for name in variants)
+    assert made["plans-cuda"] == "Not measured."
 
 
 def test_every_variant_of_a_decoder_only_step_computes_the_references_gradient(results):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,6 +17,18 @@ from bmtpt.backbone.packing import Pass
 
 if TYPE_CHECKING:
     from bmtpt.backbone.passes import PassEngine
+
+
+class Sent(NamedTuple):
+    """Texts of several queries on the device.
+
+    Attributes:
+        ids: Text after text.
+        mask: 0 where a row is padded, behind its text.
+    """
+
+    ids: Int[Tensor, " tokens"]
+    mask: Int[Tensor, "R S"]
 
 
 def answer_together(engine: PassEngine, queries: Sequence[Query]) -> list[Reply]:
@@ -28,12 +41,15 @@ def answer_together(engine: PassEngine, queries: Sequence[Query]) -> list[Reply]
     targets = [padded.get(id(query.answers)) for query in queries]  # [C, T] each
     to_continue: list[tuple[int, Encoded]] = []
 
-    def one_pass(part: Pass) -> None:
-        encoded = _encoded(engine, [queries[row] for row in part.rows], part.rows)
+    def load(part: Pass) -> Sent:
+        return _sent(engine, [queries[row] for row in part.rows])
+
+    def one_pass(part: Pass, loaded: Sent) -> None:
+        encoded = _encoded(engine, [queries[row] for row in part.rows], part.rows, loaded)
         _rank(engine, encoded, targets, scores)
         to_continue.extend(encoded.split([queries[row].max_new_tokens or None for row in encoded.rows]).items())
 
-    engine.run([len(query.prompt) + len(query.text) for query in queries], 1, one_pass)
+    engine.run([len(query.prompt) + len(query.text) for query in queries], 1, load, one_pass)
     with engine.settings():
         for limit, encoded in merged(to_continue, engine.most_tokens()):
             for row, text in zip(encoded.rows, engine.continued(encoded.states, encoded.mask, limit), strict=True):
@@ -51,16 +67,19 @@ def _rank(engine: PassEngine, encoded: Encoded, targets: Sequence[Tensor | None]
             scores[row] = score
 
 
-def _encoded(engine: PassEngine, queries: Sequence[Query], rows: Sequence[int]) -> Encoded:
+def _sent(engine: PassEngine, queries: Sequence[Query]) -> Sent:
+    lengths = torch.tensor([len(query.prompt) + len(query.text) for query in queries])
+    S = engine.padded_length(int(lengths.max()))
+    mask = (torch.arange(S) < lengths[:, None]).long()  # [R, S]
+    return Sent(engine.sent(torch.cat([query.text for query in queries])), engine.sent(mask))
+
+
+def _encoded(engine: PassEngine, queries: Sequence[Query], rows: Sequence[int], loaded: Sent) -> Encoded:
     """Encode [θ; embed(x)] of some queries, padded behind the text."""
-    backbone = engine.backbone
-    texts = [query.text for query in queries]
-    words = backbone.model.get_input_embeddings()(engine.sent(torch.cat(texts))).split([len(text) for text in texts])
+    backbone, mask = engine.backbone, loaded.mask
+    words = backbone.model.get_input_embeddings()(loaded.ids).split([len(query.text) for query in queries])
     prompts = [query.prompt.to(backbone.dtype) for query in queries]
     joined = [torch.cat(pair) for pair in zip(prompts, words, strict=True)]
-    lengths = torch.tensor([len(row) for row in joined])
-    S = engine.padded_length(int(lengths.max()))
-    mask = engine.sent((torch.arange(S) < lengths[:, None]).long())  # [R, S]
     padded = pad_sequence(joined, batch_first=True)
-    states = F.pad(padded, (0, 0, 0, S - padded.shape[1]))  # [R, S, D]
+    states = F.pad(padded, (0, 0, 0, mask.shape[1] - padded.shape[1]))  # [R, S, D]
     return Encoded(rows, engine.encode(states, mask), mask)

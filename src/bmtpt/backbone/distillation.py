@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bmtpt.backbone.packing import Pass
 from bmtpt.backbone.passes import IGNORED, PassEngine, at_least_fp32, decoder_inputs, summed_nll
+from bmtpt.backbone.prefetch import Labelled
 from bmtpt.types import TokenBatch
 
 
@@ -52,18 +53,20 @@ def distillation_gradients(
     """
     gradient = torch.zeros_like(students)
     found = Terms(*students.new_empty(3, len(batch)))
-    tokens = students.new_tensor(batch.target_tokens())
+    tokens = engine.sent(torch.tensor(batch.target_tokens(), dtype=students.dtype))
+    factors = engine.sent(weights)
 
-    def one_pass(part: Pass) -> None:
-        rows = part.rows
+    def one_pass(part: Pass, loaded: Labelled) -> None:
+        rows = loaded.texts.rows
         own = students[rows].detach().requires_grad_(True)
-        terms = _pass_terms(engine, own, teachers[rows], batch, part, temperature)
+        terms = _pass_terms(engine, own, teachers[rows], loaded, temperature)
         extra = terms.divergence + tokens[rows] * terms.distance
-        (gradient[rows],) = torch.autograd.grad((weights[rows] * (terms.nll + strength * extra)).sum(), own)
+        (gradient[rows],) = torch.autograd.grad((factors[rows] * (terms.nll + strength * extra)).sum(), own)
         for kept, value in zip(found, terms, strict=True):
             kept[rows] = value.detach()
 
-    engine.run([len(ids) + students.shape[1] for ids in batch.inputs], 1, one_pass)
+    lengths = [len(ids) + students.shape[1] for ids in batch.inputs]
+    engine.run(lengths, 1, lambda part: engine.labelled(students[None], batch, part), one_pass)
     return found, gradient
 
 
@@ -71,16 +74,15 @@ def _pass_terms(
     engine: PassEngine,
     students: Float[Tensor, "n P D"],
     teachers: Float[Tensor, "n P D"],
-    batch: TokenBatch,
-    part: Pass,
+    loaded: Labelled,
     temperature: float,
 ) -> Terms:
-    texts = engine.texts(students[None], batch.inputs, part)
-    labels = engine.targets([batch.targets[i] for i in part.rows])[:, 0]  # [n, T]
+    (_, ids, real), targets = loaded
+    labels = targets[:, 0]  # [n, T]
     with torch.no_grad():
-        teacher_states, mask = engine.encode_texts(teachers[None], *texts)
+        teacher_states, mask = engine.encode_texts(teachers[None], ids, real)
         teacher_logits = _logits(engine, teacher_states, mask, labels)
-    states, _ = engine.encode_texts(students[None], *texts)
+    states, _ = engine.encode_texts(students[None], ids, real)
     logits = _logits(engine, states, mask, labels)
     return Terms(
         summed_nll(logits, labels),

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -19,9 +19,11 @@ from bmtpt.backbone.answers import answer_together
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
+from bmtpt.backbone.prefetch import Labelled, Texts, one_ahead, sent
 from bmtpt.errors import is_out_of_memory
 from bmtpt.types import TokenBatch
 
+Loaded = TypeVar("Loaded")
 IGNORED = -100
 """Target id that counts for nothing (padding)."""
 
@@ -61,12 +63,11 @@ class PassEngine(ABC):
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
         result = prompts.new_empty(len(prompts), len(batch))
 
-        def one_pass(part: Pass) -> None:
-            ids, mask = self.texts(prompts, batch.inputs, part)
-            targets = self.targets([batch.targets[i] for i in part.rows])
-            result[part.prompts, part.rows] = self._pass_losses(_of(prompts, part), ids, mask, targets)
+        def one_pass(part: Pass, loaded: Labelled) -> None:
+            (rows, ids, mask), targets = loaded
+            result[part.prompts, rows] = self._pass_losses(_of(prompts, part, rows), ids, mask, targets)
 
-        self._run(prompts, batch.inputs, one_pass)
+        self._run(prompts, batch.inputs, lambda part: self.labelled(prompts, batch, part), one_pass)
         return result
 
     def gradients(
@@ -80,15 +81,15 @@ class PassEngine(ABC):
         """
         result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
 
-        def one_pass(part: Pass) -> None:
-            ids, mask = self.texts(prompts, batch.inputs, part)
-            targets = self.targets([batch.targets[i] for i in part.rows])
-            factors = weights[part.rows].to(prompts.device)
-            losses, pulled = self.pass_gradients(_of(prompts, part), ids, mask, targets, factors)
-            result[part.prompts, part.rows] = losses
-            _add_to(gradient, part, pulled)
+        factors = self.sent(weights)
 
-        self._run(prompts, batch.inputs, one_pass)
+        def one_pass(part: Pass, loaded: Labelled) -> None:
+            (rows, ids, mask), targets = loaded
+            losses, pulled = self.pass_gradients(_of(prompts, part, rows), ids, mask, targets, factors[rows])
+            result[part.prompts, rows] = losses
+            _add_to(gradient, part, rows, pulled)
+
+        self._run(prompts, batch.inputs, lambda part: self.labelled(prompts, batch, part), one_pass)
         return result, gradient
 
     @torch.no_grad()
@@ -99,12 +100,12 @@ class PassEngine(ABC):
         result = prompts.new_empty(len(prompts), len(inputs), len(answers))
         targets = self.targets(answers).transpose(0, 1)  # [1, C, T], for all rows alike
 
-        def one_pass(part: Pass) -> None:
-            states, mask = self.encode_texts(_of(prompts, part), *self.texts(prompts, inputs, part))  # [n·m, S, D]
+        def one_pass(part: Pass, texts: Texts) -> None:
+            states, mask = self.encode_texts(_of(prompts, part, texts.rows), texts.ids, texts.mask)  # [n·m, S, D]
             loss = self.decode_losses(states, mask, targets)
-            result[part.prompts, part.rows] = -loss.view(len(part.rows), -1, len(answers)).transpose(0, 1)
+            result[part.prompts, texts.rows] = -loss.view(len(part.rows), -1, len(answers)).transpose(0, 1)
 
-        self._run(prompts, inputs, one_pass)
+        self._run(prompts, inputs, lambda part: self.texts(prompts, inputs, part), one_pass)
         return result
 
     @torch.no_grad()
@@ -114,14 +115,14 @@ class PassEngine(ABC):
         """Decode greedily; return M lists of N texts without special tokens."""
         texts = [[""] * len(inputs) for _ in prompts]
 
-        def one_pass(part: Pass) -> None:
-            states, mask = self.encode_texts(_of(prompts, part), *self.texts(prompts, inputs, part))
+        def one_pass(part: Pass, read: Texts) -> None:
+            states, mask = self.encode_texts(_of(prompts, part, read.rows), read.ids, read.mask)
             decoded = self.continued(states, mask, max_new_tokens)
             m = part.prompts.stop - part.prompts.start
             for position, text in enumerate(decoded):
                 texts[part.prompts.start + position % m][part.rows[position // m]] = text
 
-        self._run(prompts, inputs, one_pass)
+        self._run(prompts, inputs, lambda part: self.texts(prompts, inputs, part), one_pass)
         return texts
 
     @torch.no_grad()
@@ -167,13 +168,31 @@ class PassEngine(ABC):
         """Return the length that targets are padded to."""
         return length
 
-    def _run(self, prompts: Tensor, inputs: Sequence[Tensor], one_pass: Callable[[Pass], None]) -> None:
-        self.run([len(ids) + prompts.shape[-2] for ids in inputs], len(prompts), one_pass)
+    def _run(
+        self,
+        prompts: Tensor,
+        inputs: Sequence[Tensor],
+        load: Callable[[Pass], Loaded],
+        one_pass: Callable[[Pass, Loaded], None],
+    ) -> None:
+        self.run([len(ids) + prompts.shape[-2] for ids in inputs], len(prompts), load, one_pass)
 
-    def run(self, lengths: Sequence[int], prompts: int, one_pass: Callable[[Pass], None]) -> None:
-        """Run every pass over rows of these lengths; one that memory is too small for is cut in two and tried again."""
+    def run(
+        self,
+        lengths: Sequence[int],
+        prompts: int,
+        load: Callable[[Pass], Loaded],
+        one_pass: Callable[[Pass, Loaded], None],
+    ) -> None:
+        """Run every pass over rows of these lengths; one that memory is too small for is cut in two and tried again.
+
+        Args:
+            load: Returns what a pass reads; it is called one pass ahead, where the device need not wait for it.
+            one_pass: As for `run_passes`, with what was loaded.
+        """
         with self.settings():
-            run_passes(self.cut(lengths, prompts), one_pass, self.free_memory)
+            parts = self.cut(lengths, prompts)
+            run_passes(parts, one_ahead(parts, load, one_pass), self.free_memory)
 
     def free_memory(self) -> None:
         """Give back what is held for speed only."""
@@ -185,16 +204,21 @@ class PassEngine(ABC):
         loss = self.decode_losses(*self.encode_texts(prompts, ids, mask), targets)  # [n·m, 1]
         return loss.view(len(ids), len(prompts)).T
 
-    def texts(self, prompts: Tensor, inputs: Sequence[Tensor], part: Pass) -> tuple[Tensor, Tensor | None]:
-        """Return the ids [n, L] of a pass on the device, and its mask [n, S] or None if every position counts."""
+    def labelled(self, prompts: Tensor, batch: TokenBatch, part: Pass) -> Labelled:
+        """Return the texts and targets of a pass, on the device."""
+        return Labelled(self.texts(prompts, batch.inputs, part), self.targets([batch.targets[i] for i in part.rows]))
+
+    def texts(self, prompts: Tensor, inputs: Sequence[Tensor], part: Pass) -> Texts:
+        """Return the texts of a pass, on the device."""
         chosen, P = [inputs[i] for i in part.rows], prompts.shape[-2]
         lengths = [len(ids) for ids in chosen]
         L = self.padded_length(P + max(lengths)) - P
         ids = F.pad(pad_sequence(chosen, batch_first=True), (0, L - max(lengths)))
+        rows = self.sent(torch.tensor(part.rows))
         if min(lengths) == L:
-            return self.sent(ids), None
+            return Texts(rows, self.sent(ids), None)
         real = torch.arange(P + L) < P + torch.tensor(lengths)[:, None]
-        return self.sent(ids), self.sent(real.to(torch.int64))
+        return Texts(rows, self.sent(ids), self.sent(real.to(torch.int64)))
 
     def targets(self, targets: Sequence[Tensor]) -> Int[Tensor, "n 1 T"]:
         """Return targets padded with IGNORED, on the device."""
@@ -202,11 +226,9 @@ class PassEngine(ABC):
         T = self.padded_labels(padded.shape[1])
         return self.sent(F.pad(padded, (0, T - padded.shape[1]), value=IGNORED)[:, None])
 
-    def sent(self, ids: Tensor) -> Tensor:
+    def sent(self, tensor: Tensor) -> Tensor:
         """Send to the device without waiting for it."""
-        if self.backbone.device.type == "cuda" and ids.device.type == "cpu":
-            ids = ids.pin_memory()
-        return ids.to(self.backbone.device, non_blocking=True)
+        return sent(tensor, self.backbone.device)
 
     def encode_texts(
         self, prompts: Float[Tensor, "m *n P D"], ids: Int[Tensor, "n L"], mask: Int[Tensor, "n S"] | None
@@ -291,18 +313,20 @@ def _count(part: Pass) -> int:
     return int(part.prompts.stop - part.prompts.start)
 
 
-def _of(prompts: Float[Tensor, "M *N P D"], part: Pass) -> Float[Tensor, "m *n P D"]:
+def _of(prompts: Float[Tensor, "M *N P D"], part: Pass, rows: Int[Tensor, " n"]) -> Float[Tensor, "m *n P D"]:
     """Return the prompts of a pass."""
     chosen = prompts[part.prompts]
-    return chosen if prompts.ndim == 3 else chosen[:, part.rows]
+    return chosen if prompts.ndim == 3 else chosen[:, rows]
 
 
-def _add_to(gradient: Float[Tensor, "M *N P D"], part: Pass, pulled: Float[Tensor, "m *n P D"]) -> None:
+def _add_to(
+    gradient: Float[Tensor, "M *N P D"], part: Pass, rows: Int[Tensor, " n"], pulled: Float[Tensor, "m *n P D"]
+) -> None:
     """Add a pass's gradient where its prompts stand."""
     if gradient.ndim == 3:
         gradient[part.prompts] += pulled
     else:
-        gradient[part.prompts, part.rows] += pulled  # no example stands twice in a pass
+        gradient[part.prompts, rows] += pulled  # no example stands twice in a pass
 
 
 def _copies(prompts: Float[Tensor, "m *n P D"], n: int) -> Float[Tensor, "R P D"]:

@@ -65,7 +65,18 @@ def plan_for(device: torch.device) -> Plan:
     return {"cpu": Plan(), "cuda": CUDA}.get(device.type, ACCELERATOR)
 
 
-def budget_for(backbone: Backbone, plan: Plan) -> int | None:
+@dataclass
+class DeviceBudget:
+    """Most padded tokens of a pass on a device, learned from what memory was too small for."""
+
+    tokens: int
+
+    def halve(self) -> None:
+        """Take half from now on, or every later step would run out of memory again."""
+        self.tokens = max(TOKEN_BUDGET, self.tokens // 2)
+
+
+def budget_for(backbone: Backbone, plan: Plan) -> DeviceBudget | None:
     """Return how many tokens of a pass fit into the free memory of a CUDA device, as a power of two; else None.
 
     A power of two, so that a little more or less free memory cuts a run's passes as before.
@@ -75,7 +86,7 @@ def budget_for(backbone: Backbone, plan: Plan) -> int | None:
     free = torch.cuda.mem_get_info(backbone.device)[0]
     idle = torch.cuda.memory_reserved(backbone.device) - torch.cuda.memory_allocated(backbone.device)
     tokens = int(FREE_SHARE * (free + idle) / bytes_per_token(backbone.model.config, backbone.dtype, plan.memory))
-    return max(TOKEN_BUDGET, min(LONGEST_BUDGET, 1 << (max(tokens, 1).bit_length() - 1)))
+    return DeviceBudget(max(TOKEN_BUDGET, min(LONGEST_BUDGET, 1 << (max(tokens, 1).bit_length() - 1))))
 
 
 def bytes_per_token(config: Any, dtype: torch.dtype, memory: Memory) -> int:

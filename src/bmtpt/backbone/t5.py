@@ -23,7 +23,7 @@ from bmtpt.backbone.machine import tuned
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import Pass, passes
 from bmtpt.backbone.passes import PassEngine, decoder_inputs
-from bmtpt.backbone.plan import Plan, budget_for, plan_for
+from bmtpt.backbone.plan import DeviceBudget, Plan, budget_for, plan_for
 from bmtpt.backbone.t5_autograd import AutogradLayers
 from bmtpt.backbone.t5_layers import WrittenLayers
 from bmtpt.backbone.t5_weights import (
@@ -153,7 +153,8 @@ class PackedT5Engine(PassEngine):
         return passes(padded, prompts, self.most_tokens(), self.plan.pass_cost)
 
     def most_tokens(self) -> int:
-        return self.plan.token_budget or self._device_budget or self.token_budget
+        device = self._device_budget
+        return self.plan.token_budget or (self.token_budget if device is None else device.tokens)
 
     def padded_length(self, length: int) -> int:
         return _rounded_up(length, self.plan.length_multiple)
@@ -175,6 +176,8 @@ class PackedT5Engine(PassEngine):
     def free_memory(self) -> None:
         if self.graphs is not None:
             self.graphs.clear()
+        if self._device_budget is not None:
+            self._device_budget.halve()
         super().free_memory()
 
     @property
@@ -186,7 +189,7 @@ class PackedT5Engine(PassEngine):
         return WrittenLayers() if self.plan.layers == "written" else AutogradLayers(self.plan.attention)
 
     @cached_property
-    def _device_budget(self) -> int | None:
+    def _device_budget(self) -> DeviceBudget | None:
         return budget_for(self.backbone, self.plan)
 
     @cached_property
