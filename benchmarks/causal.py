@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -78,9 +78,7 @@ SMOKE = [setup(size, 2, precision, M=2, K=3, P=4) for size in TINY for precision
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     device = device_of(options.device)
-    for each in SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS:
-        if options.sizes and each.size not in options.sizes:
-            continue
+    for each in _setups(options, device):
         line = measured(each, device, dict.fromkeys(each.variants, options.rounds or each.rounds))
         print(report(line), flush=True)
         append_line(options.out, line)
@@ -90,7 +88,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> Namespace:
     options = parser(__doc__)
     options.add_argument("--sizes", nargs="+", choices=MODELS)
+    options.add_argument("--batch-sizes", nargs="+", type=int)
+    options.add_argument("--precisions", nargs="+", choices=DTYPES)
+    options.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
     return options.parse_args(arguments)
+
+
+def _setups(options: Namespace, device: torch.device) -> list[Setup]:
+    """Return the default setups that were chosen."""
+    every = SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS
+    chosen = {"size": options.sizes, "B": options.batch_sizes, "precision": options.precisions}
+    return [
+        replace(setup, variants=options.variants)
+        for setup in every
+        if all(not values or getattr(setup, axis) in values for axis, values in chosen.items())
+    ]
 
 
 @lru_cache(maxsize=1)
