@@ -3,18 +3,20 @@
     OMP_WAIT_POLICY=PASSIVE python benchmarks/predict.py --out benchmarks/results/predict-cpu.jsonl
 
 Rows of random tokens, with the lengths of real ones, arrive 1, 8 or 64 at a time in random order. Four tasks rank label
-words, two generate up to 32 tokens. All three ways begin with token ids, use one copy of the model in one precision
-and are called once before the clock runs, which also tells how many of their answers are equal.
+words, two generate up to 32 tokens. All ways begin with token ids, use one copy of the model in one precision and are
+called once before the clock runs, which also tells how many of their answers are equal. With --shape the model is a
+decoder-only one with random weights, and PEFT is left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import random
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +28,15 @@ from torch.nn.utils.rnn import pad_sequence
 from bmtpt.api import backbone_card
 from bmtpt.artifacts import Prompt, PromptCard, versions
 from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.engine import Query, Reply, answer_prompt_by_prompt
+from bmtpt.backbone.engine import Engine, Query, Reply
 from bmtpt.backbone.load import load_backbone
 from bmtpt.backbone.model import Backbone
 from bmtpt.peft_io import export_peft
 from bmtpt.prediction import ANSWER_TOKENS
 from cases import text_length
-from common import append_line, interleaved, machine_facts
+from causal import MODELS, random_model
+from common import append_line, device_of, interleaved, machine_facts
+from shapes import DTYPES, as_backbone
 
 TASKS: dict[str, tuple[int, tuple[int, ...]]] = {
     "mnli": (45, (3, 2, 4)),
@@ -57,7 +61,7 @@ class Row:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     for precision in options.precisions:
-        backbone = load_backbone(options.backbone, precision=precision, device=options.device)
+        backbone = _backbone(options, precision)
         rows = _stream(backbone, options.rows, options.prompt_tokens, options.seed)
         with tempfile.TemporaryDirectory() as folder:
             ways = _ways(backbone, rows, Path(folder))
@@ -80,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="offline", help="hub id, folder or offline")
+    parser.add_argument("--shape", choices=MODELS, help="a decoder-only model with random weights, in its place")
     parser.add_argument("--rows", type=int, default=64, help="rows of the stream")
     parser.add_argument("--arrivals", type=int, nargs="+", default=[1, 8, 64], help="rows that arrive together")
     parser.add_argument("--prompt-tokens", type=int, default=100)
@@ -89,6 +94,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON lines to append to")
     return parser.parse_args(arguments)
+
+
+def _backbone(options: argparse.Namespace, precision: str) -> Backbone:
+    if options.shape is None:
+        return load_backbone(options.backbone, precision=precision, device=options.device)
+    model = copy.deepcopy(random_model(options.shape)).to(device_of(options.device), DTYPES[precision])
+    tokenizer = load_backbone(options.backbone).tokenizer  # any will do: the texts are drawn, and few of them shown
+    return replace(as_backbone(model, options.shape), tokenizer=tokenizer)
 
 
 def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
@@ -112,11 +125,13 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
 
 def _ways(backbone: Backbone, rows: Sequence[Row], folder: Path) -> dict[str, Way]:
     engine = choose_engine(backbone)
-    return {
+    ways: dict[str, Way] = {
         "mixed": Ours(engine.answer),
-        "one_task_at_a_time": Ours(lambda queries: answer_prompt_by_prompt(engine, queries)),
-        "peft": PeftAdapters(backbone, {row.task: row.query.prompt for row in rows}, folder),
+        "one_task_at_a_time": Ours(lambda queries: answer_task_by_task(engine, queries)),
     }
+    if not backbone.decoder_only:
+        ways["peft"] = PeftAdapters(backbone, {row.task: row.query.prompt for row in rows}, folder)
+    return ways
 
 
 def _measured(
@@ -156,6 +171,23 @@ class Ours:
     def __call__(self, rows: Sequence[Row]) -> list[str]:
         replies = self.answer([row.query for row in rows])
         return [_shown(reply.log_likelihoods, reply.text) for reply in replies]
+
+
+def answer_task_by_task(engine: Engine, queries: Sequence[Query]) -> list[Reply]:
+    """Return what `Engine.answer` does, with calls of their own for each task of the batch."""
+    replies = [Reply(torch.empty(0), "")] * len(queries)
+    groups: dict[tuple[int, int, int], list[int]] = {}
+    for i, query in enumerate(queries):
+        groups.setdefault((id(query.prompt), id(query.answers), query.max_new_tokens), []).append(i)
+    for rows in groups.values():
+        prompt, inputs = queries[rows[0]].prompt[None], [queries[i].text for i in rows]
+        _, _, answers, limit = queries[rows[0]]
+        nothing = torch.empty(len(rows), 0)
+        scores = engine.answer_log_likelihoods(prompt, inputs, answers)[0].cpu() if answers else nothing
+        texts = engine.generate(prompt, inputs, limit)[0] if limit else [""] * len(rows)
+        for i, score, text in zip(rows, scores, texts, strict=True):
+            replies[i] = Reply(score, text)
+    return replies
 
 
 class PeftAdapters:

@@ -7,6 +7,7 @@ stands in one column, and its answer behind it.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.engine import Query, Reply, answer_prompt_by_prompt
+from bmtpt.backbone.causal_answers import answer_together
+from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.machine import CpuTuning, model_settings
 from bmtpt.backbone.model import Backbone
 from bmtpt.backbone.packing import TOKEN_BUDGET, Pass, passes
@@ -100,7 +102,7 @@ class CausalPassEngine(ABC):
         def one_pass(part: Pass) -> None:
             result[part.prompts, part.rows] = self._pass_losses(_of(shared, part), batch, part.rows)
 
-        self._run(parts, one_pass)
+        self.run(parts, one_pass)
         return result
 
     @within_settings
@@ -133,7 +135,7 @@ class CausalPassEngine(ABC):
                 total += more
             result[part.prompts, part.rows] = loss.detach()
 
-        self._run(parts, one_pass)
+        self.run(parts, one_pass)
         behind = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
         (gradient,) = torch.autograd.grad(states, leaf, behind)
         return result, gradient
@@ -147,24 +149,20 @@ class CausalPassEngine(ABC):
         C = len(answers)
         result = prompts.new_empty(len(prompts), len(inputs), C)
         if prompts.ndim == 4:
-            for n, (own, text) in enumerate(zip(prompts.unbind(1), inputs, strict=True)):
-                result[:, n : n + 1] = self.answer_log_likelihoods(own, [text], answers)
+            replies = self.answer(_own_queries(prompts, inputs, answers=answers))
+            for m, n in itertools.product(range(len(prompts)), range(len(inputs))):
+                result[m, n] = replies[m * len(inputs) + n].log_likelihoods
             return result
-        (targets,) = self._sent(pad_sequence(list(answers), batch_first=True, padding_value=IGNORED))  # [C, T]
+        targets = self.padded_answers(answers)  # [C, T]
         parts = self._passes(prompts, inputs, [targets.shape[1]] * len(inputs), copies=C)
         shared = self.prefix(prompts)
 
         def one_pass(part: Pass) -> None:
-            reading, first = self._read_texts(_of(shared, part), [inputs[i] for i in part.rows])  # [n·m, 1, V]
-            labels = targets.repeat(len(first), 1)  # [n·m·C, T]
-            reading.repeat(C)
-            logits = first.repeat_interleave(C, dim=0)
-            if labels.shape[1] > 1:
-                logits = torch.cat([logits, _feed_labels(reading, labels)], dim=1)  # [n·m·C, T, V]
-            scores = -summed_nll(logits, labels).view(len(part.rows), -1, C)
-            result[part.prompts, part.rows] = scores.transpose(0, 1)
+            reading, first = self.read_texts(_of(shared, part), [inputs[i] for i in part.rows])  # [n·m, 1, V]
+            scores = self.answer_scores(reading, first, targets.repeat(len(first), 1), C)
+            result[part.prompts, part.rows] = scores.view(len(part.rows), -1, C).transpose(0, 1)
 
-        self._run(parts, one_pass)
+        self.run(parts, one_pass)
         return result
 
     @torch.no_grad()
@@ -174,27 +172,35 @@ class CausalPassEngine(ABC):
     ) -> list[list[str]]:
         """Decode greedily; return M lists of N texts without special tokens."""
         if prompts.ndim == 4:
-            pairs = zip(prompts.unbind(1), inputs, strict=True)
-            found = [self.generate(own, [text], max_new_tokens) for own, text in pairs]
-            return [[each[m][0] for each in found] for m in range(len(prompts))]
+            found = [each.text for each in self.answer(_own_queries(prompts, inputs, max_new_tokens=max_new_tokens))]
+            return [found[m * len(inputs) :][: len(inputs)] for m in range(len(prompts))]
         texts = [[""] * len(inputs) for _ in prompts]
         parts = self._passes(prompts, inputs, [max_new_tokens] * len(inputs))
         shared = self.prefix(prompts)
 
         def one_pass(part: Pass) -> None:
-            reading, logits = self._read_texts(_of(shared, part), [inputs[i] for i in part.rows])
-            ids = greedy(reading, logits, max_new_tokens, self.backbone.tokenizer.eos_token_id)
-            decoded = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+            reading, first = self.read_texts(_of(shared, part), [inputs[i] for i in part.rows])
             m = part.prompts.stop - part.prompts.start
-            for position, text in enumerate(decoded):
-                texts[part.prompts.start + position % m][part.rows[position // m]] = text.strip()
+            for position, text in enumerate(self.continued(reading, first, max_new_tokens)):
+                texts[part.prompts.start + position % m][part.rows[position // m]] = text
 
-        self._run(parts, one_pass)
+        self.run(parts, one_pass)
         return texts
 
+    @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
         """Answer texts that each have a prompt of their own, in order; those of one prompt share its prefix."""
-        return answer_prompt_by_prompt(self, queries)
+        return answer_together(self, queries)
+
+    def padded_answers(self, answers: Sequence[Tensor]) -> Int[Tensor, "C T"]:
+        """Return the answers' tokens on the device, `IGNORED` behind each one's end."""
+        (padded,) = self._sent(pad_sequence(list(answers), batch_first=True, padding_value=IGNORED))
+        return padded
+
+    def cut_rows(self, queries: Sequence[Query], behind: int, copies: int) -> list[Pass]:
+        """Cut rows with prompts of their own, of one length, into passes; ``behind`` tokens may follow each text."""
+        prompts = queries[0].prompt[None]
+        return self._passes(prompts, [query.text for query in queries], [behind] * len(queries), copies)
 
     def _passes(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1) -> list[Pass]:
         """Cut examples × prompts into passes, given the lengths of the answers; ``copies`` are read side by side.
@@ -219,7 +225,8 @@ class CausalPassEngine(ABC):
         """What holds while a question is answered; undone afterwards."""
         return model_settings(self.backbone, self.cpu_tuning, self.name)
 
-    def _run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
+    def run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
+        """Run passes in order; one that memory is too small for is halved."""
         run_passes(parts, one_pass, lambda: empty_cache(self.backbone.device))
 
     def _pass_losses(self, shared: tuple[Tensor, ...], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
@@ -236,12 +243,32 @@ class CausalPassEngine(ABC):
         """Token ids may be on the CPU, where they are padded, and are sent together."""
         return tuple(each.to(self.backbone.device) for each in ids)
 
-    def _read_texts(
-        self, shared: tuple[Tensor, ...], inputs: Sequence[Tensor]
+    def read_texts(
+        self, shared: tuple[Tensor, ...], inputs: Sequence[Tensor], own: bool = False
     ) -> tuple[Reading, Float[Tensor, "R 1 V"]]:
+        """Read n texts behind what `prefix` returned for M prompts, and return the logits behind each.
+
+        The rows are every text with every prompt (example-major), or each text with its ``own`` prompt, M = n.
+        """
         ids, real = self._sent(*_left_padded(inputs))
-        reading, M = self.read(shared, len(inputs)), len(shared[0])
-        return reading, reading.feed(_each(ids, M), _each(real, M), keep=1)
+        copies = 1 if own else len(shared[0])
+        reading = self.read(shared, 1 if own else len(inputs))
+        return reading, reading.feed(_each(ids, copies), _each(real, copies), keep=1)
+
+    def answer_scores(
+        self, reading: Reading, first: Float[Tensor, "R 1 V"], labels: Int[Tensor, "A T"], answers: int
+    ) -> Float[Tensor, "R C"]:
+        """Return the log-likelihoods of C = ``answers`` answers behind each row that was read; A = R·C."""
+        reading.repeat(answers)
+        logits = first.repeat_interleave(answers, dim=0)
+        if labels.shape[1] > 1:
+            logits = torch.cat([logits, _feed_labels(reading, labels)], dim=1)  # [R·C, T, V]
+        return -summed_nll(logits, labels).view(-1, answers)
+
+    def continued(self, reading: Reading, first: Float[Tensor, "R 1 V"], most: int) -> list[str]:
+        """Write up to ``most`` tokens behind each row that was read; return the texts without special tokens."""
+        ids = greedy(reading, first, most, self.backbone.tokenizer.eos_token_id)
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 @contextmanager
@@ -269,6 +296,12 @@ def greedy(reading: Reading, logits: Float[Tensor, "R 1 V"], most: int, end: int
         written.append(logits[:, -1].argmax(dim=1).masked_fill(ended, end))
         ended = ended | (written[-1] == end)
     return torch.stack(written, dim=1)
+
+
+def _own_queries(prompts: Float[Tensor, "M N P D"], inputs: Sequence[Tensor], **asked: Any) -> list[Query]:
+    """Return the queries of M × N prompts, each with its text, m-major."""
+    texts = list(inputs) * len(prompts)
+    return [Query(prompt, text, **asked) for prompt, text in zip(prompts.flatten(0, 1), texts, strict=True)]
 
 
 def _one_by_one(prompts: Float[Tensor, "M N P D"], batch: TokenBatch) -> Iterator[tuple[Tensor, TokenBatch]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -71,20 +70,3 @@ class Engine(Protocol):
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
         """Answer texts that each have a prompt of their own, in order; each is encoded once for all that it asks."""
         ...
-
-
-def answer_prompt_by_prompt(engine: Engine, queries: Sequence[Query]) -> list[Reply]:
-    """Return what `Engine.answer` does, with one call for each prompt that the queries refer to."""
-    replies = [Reply(torch.empty(0), "")] * len(queries)
-    groups: dict[tuple[int, int, int], list[int]] = {}
-    for i, query in enumerate(queries):
-        groups.setdefault((id(query.prompt), id(query.answers), query.max_new_tokens), []).append(i)
-    for rows in groups.values():
-        prompt, inputs = queries[rows[0]].prompt[None], [queries[i].text for i in rows]
-        _, _, answers, limit = queries[rows[0]]
-        nothing = torch.empty(len(rows), 0)
-        scores = engine.answer_log_likelihoods(prompt, inputs, answers)[0].cpu() if answers else nothing
-        texts = engine.generate(prompt, inputs, limit)[0] if limit else [""] * len(rows)
-        for i, score, text in zip(rows, scores, texts, strict=True):
-            replies[i] = Reply(score, text)
-    return replies
