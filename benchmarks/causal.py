@@ -98,11 +98,15 @@ def _setups(options: Namespace, device: torch.device) -> list[Setup]:
     """Return the default setups that were chosen."""
     every = SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS
     chosen = {"size": options.sizes, "B": options.batch_sizes, "precision": options.precisions}
-    return [
+    setups = [
         replace(setup, variants=options.variants)
         for setup in every
         if all(not values or getattr(setup, axis) in values for axis, values in chosen.items())
     ]
+    if not setups:
+        known = "; ".join(f"{each.size}, B = {each.B}, {each.precision}" for each in every)
+        raise SystemExit(f"--sizes, --batch-sizes and --precisions leave no case of: {known}")
+    return setups
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +197,7 @@ def report(line: Mapping[str, Any]) -> str:
     head = f"{line['size']}, B = {line['B']}, {line['precision']} on {line['machine']['device']}"
     columns = f"{'':17}{'seconds':>9}{'ratio':>7}{'error':>9}{'cosine':>9}"
     rows = [
-        f"{name:17}{seconds:9.3f}{line['ratio'][name]:7.2f}{line['relative_error'][name]:9.1e}"
+        f"{name:17}{seconds:9.3f}{line['ratio'].get(name, float('nan')):7.2f}{line['relative_error'][name]:9.1e}"
         f"{line['cosine'][name]:9.5f}"
         for name, seconds in line["seconds"].items()
     ]

@@ -15,6 +15,7 @@ import copy
 import json
 import random
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             append_line(options.out, line)
 
 
-def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _options(arguments: Sequence[str] | None) -> Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="offline", help="hub id, folder or offline")
     parser.add_argument("--shape", choices=MODELS, help="a decoder-only model with random weights, in its place")
@@ -96,12 +97,37 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _backbone(options: argparse.Namespace, precision: str) -> Backbone:
+def _backbone(options: Namespace, precision: str) -> Backbone:
     if options.shape is None:
         return load_backbone(options.backbone, precision=precision, device=options.device)
     model = copy.deepcopy(random_model(options.shape)).to(device_of(options.device), DTYPES[precision])
-    tokenizer = load_backbone(options.backbone).tokenizer  # any will do: the texts are drawn, and few of them shown
-    return replace(as_backbone(model, options.shape), tokenizer=tokenizer)
+    backbone = as_backbone(model, options.shape)
+    return replace(backbone, tokenizer=Numbers(len(backbone.embeddings), model.config.eos_token_id))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """The tokenizer of a model with random weights, whose texts are the ids themselves."""
+
+    size: int
+    eos_token_id: int
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return [self.eos_token_id]
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __call__(self, texts: Sequence[str]) -> Namespace:
+        return Namespace(input_ids=[text.split() for text in texts])
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [f"token {i}" for i in ids]
+
+    def batch_decode(self, rows: Tensor, skip_special_tokens: bool) -> list[str]:
+        dropped = self.all_special_ids if skip_special_tokens else ()
+        return [" ".join(str(i) for i in row if i not in dropped) for row in rows.tolist()]
 
 
 def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
@@ -118,6 +144,7 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
 
     def row(name: str) -> Row:
         text = ids(text_length(rng, TASKS[name][0]))
+        text = text[:-1] if backbone.decoder_only else text  # behind an end nothing would follow
         return Row(name, Query(prompts[name], text, words[name], 0 if words[name] else ANSWER_TOKENS))
 
     return [row(rng.choice(list(TASKS))) for _ in range(count)]

@@ -26,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bmtpt.backbone.causal import CausalEngine, causal_supports
 from bmtpt.backbone.causal_passes import CausalPassEngine
 from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Query
 from bmtpt.backbone.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.model import Backbone
 from bmtpt.errors import BackboneError
@@ -276,6 +277,11 @@ def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results(eng
     for found, truth in zip(everything(small), everything(whole), strict=True):
         torch.testing.assert_close(found, truth, rtol=1e-4, atol=1e-5)
     assert small.generate(prompts, batch.inputs, 4) == whole.generate(prompts, batch.inputs, 4)
+    own = prompts.unbind()
+    asked = [Query(own[i % 3], text, answers, 4) for i, text in enumerate([*batch.inputs, *batch.inputs])]
+    for found, truth in zip(small.answer(asked), whole.answer(asked), strict=True):
+        torch.testing.assert_close(found.log_likelihoods, truth.log_likelihoods, rtol=1e-4, atol=1e-5)
+        assert found.text == truth.text
     assert {"forward", "backward"} <= set(refused)
 
 

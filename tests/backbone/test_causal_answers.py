@@ -68,18 +68,35 @@ def test_each_query_of_a_mixed_batch_gets_what_the_model_gives_it_alone(
         assert reply.text == plain_greedy(loaded, query.prompt, query.text, query.max_new_tokens)
 
 
-def test_rows_of_many_prompts_share_passes_and_each_pass_reads_each_of_its_prompts_once() -> None:
+def test_rows_of_many_prompts_share_passes_and_each_prompt_is_read_once() -> None:
     P, L, loaded = 5, 7, tiny_causal("gpt2")
-    prompts, texts = random_prompts(3, P), random_batch([L] * 12, [1] * 12).inputs
-    answers = [torch.tensor([5]), torch.tensor([7])]
+    own, texts = random_prompts(3, P).unbind(), random_batch([L] * 12, [1] * 12).inputs
     shapes: list[tuple[int, ...]] = []
     loaded.model.transformer.h[0].register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[:2])))
-    CausalEngine(loaded).answer([Query(prompts[i % 3], text, answers) for i, text in enumerate(texts)])
-    assert shapes == [(12, P), (12, L)]  # `prompts[i]` is another tensor each time: nothing tells that they are equal
-    shapes.clear()
-    own = list(prompts)
-    CausalEngine(loaded).answer([Query(own[i % 3], text, answers) for i, text in enumerate(texts)])
+    asked = [Query(own[i % 3], text, [torch.tensor([5]), torch.tensor([7])]) for i, text in enumerate(texts)]
+    CausalEngine(loaded).answer(asked)
     assert shapes == [(3, P), (12, L)]
+    shapes.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CausalPassEngine, "token_budget", 4 * 2 * (P + L + 1))
+        CausalEngine(loaded).answer(asked)
+    assert sorted(shapes) == [(3, P), (4, L), (4, L), (4, L)]
+
+
+@both_engines
+def test_prompts_of_their_own_for_every_example_are_continued_and_ranked_each_with_its_text(
+    engine_class: type[CausalPassEngine],
+) -> None:
+    loaded, prompts = backbone("gpt2"), random_prompts(6, 4).view(2, 3, 4, 24)
+    texts, words = random_batch([6, 9, 6], [1] * 3).inputs, random_batch([2, 1], [1] * 2).inputs
+    engine = engine_class(loaded)
+    found, scores = engine.generate(prompts, texts, 4), engine.answer_log_likelihoods(prompts, texts, words)
+    assert found == [[plain_greedy(loaded, own[n], texts[n], 4) for n in range(3)] for own in prompts]
+    assert len({text for row in found for text in row}) > 3  # else the test could not see a mix-up
+    wanted = [
+        [[-float(plain_loss(loaded, own[n], texts[n], word)) for word in words] for n in range(3)] for own in prompts
+    ]
+    torch.testing.assert_close(scores, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
 
 
 @both_engines

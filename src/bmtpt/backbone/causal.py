@@ -89,7 +89,8 @@ class CausalEngine(CausalPassEngine):
 
     def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
-        states = [state.repeat(examples, 1, 1, 1).to(self.backbone.dtype) for state in shared]  # [n·M, heads, P, d]
+        copies = shared if examples == 1 else [state.repeat(examples, 1, 1, 1) for state in shared]
+        states = [state.to(self.backbone.dtype) for state in copies]  # [n·M, heads, P, d]
         rows, P = states[0].shape[0], states[0].shape[2]
         mask = torch.ones(rows, P, dtype=torch.int64, device=states[0].device)
         return CachedReading(self.backbone.model, new_cache(self.backbone.model.config, states), mask)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,19 +16,45 @@ if TYPE_CHECKING:
     from bmtpt.backbone.causal_passes import CausalPassEngine
 
 
+class Prefixes:
+    """What an engine makes of the prompts of queries; those that serve several rows are read once and kept."""
+
+    def __init__(self, engine: CausalPassEngine, queries: Sequence[Query]) -> None:
+        self.engine = engine
+        self.uses = Counter(id(query.prompt) for query in queries for asked in _asked(query) if asked)
+        self.kept: dict[int, tuple[Tensor, ...]] = {}
+
+    def of(self, queries: Sequence[Query]) -> tuple[Tensor, ...]:
+        """Return what `CausalPassEngine.prefix` does for the prompts of queries, which are of one length, in order."""
+        missing = {id(query.prompt): query.prompt for query in queries if id(query.prompt) not in self.kept}
+        found = dict(self.kept)
+        if missing:
+            made = self.engine.prefix(torch.stack(list(missing.values())))
+            found.update(zip(missing, zip(*(torch.split(each, 1) for each in made), strict=True), strict=True))
+        self.kept.update({key: found[key] for key in missing if self.uses[key] > 1})
+        rows = [found[id(query.prompt)] for query in queries]
+        return tuple(torch.cat(states) for states in zip(*rows, strict=True))
+
+
+def _asked(query: Query) -> tuple[bool, bool]:
+    """Tell whether a query is to be ranked, and whether continued."""
+    return bool(query.answers), bool(query.max_new_tokens)
+
+
 def answer_together(engine: CausalPassEngine, queries: Sequence[Query]) -> list[Reply]:
     """Answer queries in order, whatever their prompts.
 
     Those whose prompts are of one length share passes if they have as many answers to rank, of one longest length, or
-    if they ask for a text of one limit. Each pass reads each of its prompts once.
+    if they ask for a text of one limit. What is both ranked and continued is read twice.
     """
     scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
+    prefixes = Prefixes(engine, queries)
     padded = {id(query.answers): engine.padded_answers(query.answers) for query in queries if query.answers}  # [C, T]
     with engine.settings():
         for rows in _alike(queries, lambda query: padded[id(query.answers)].shape if query.answers else None):
-            _rank(engine, queries, rows, padded, scores)
+            _rank(prefixes, queries, rows, padded, scores)
         for rows in _alike(queries, lambda query: query.max_new_tokens or None):
-            _continue(engine, queries, rows, texts)
+            _continue(prefixes, queries, rows, texts)
     return [Reply(*each) for each in zip(scores, texts, strict=True)]
 
 
@@ -42,44 +68,33 @@ def _alike(queries: Sequence[Query], kind: Callable[[Query], Hashable]) -> list[
 
 
 def _rank(
-    engine: CausalPassEngine,
+    prefixes: Prefixes,
     queries: Sequence[Query],
     rows: Sequence[int],
     padded: dict[int, Tensor],
     scores: list[Tensor],
 ) -> None:
     """Fill in the scores of rows whose answers have one shape."""
-    C, T = padded[id(queries[rows[0]].answers)].shape
+    engine, (C, T) = prefixes.engine, padded[id(queries[rows[0]].answers)].shape
 
     def one_pass(part: Pass) -> None:
-        asked = [rows[i] for i in part.rows]
-        reading, first = engine.read_texts(*_prefixes(engine, queries, asked), own=True)
-        labels = torch.cat([padded[id(queries[row].answers)] for row in asked])  # [R·C, T]
-        for row, score in zip(asked, engine.answer_scores(reading, first, labels, C).cpu(), strict=True):
-            scores[row] = score
+        asked = [queries[rows[i]] for i in part.rows]
+        reading, first = engine.read_texts(prefixes.of(asked), [query.text for query in asked], own=True)
+        labels = torch.cat([padded[id(query.answers)] for query in asked])  # [R·C, T]
+        for i, score in zip(part.rows, engine.answer_scores(reading, first, labels, C).cpu(), strict=True):
+            scores[rows[i]] = score
 
     engine.run(engine.cut_rows([queries[row] for row in rows], behind=T, copies=C), one_pass)
 
 
-def _continue(engine: CausalPassEngine, queries: Sequence[Query], rows: Sequence[int], texts: list[str]) -> None:
+def _continue(prefixes: Prefixes, queries: Sequence[Query], rows: Sequence[int], texts: list[str]) -> None:
     """Fill in the texts of rows that have one limit."""
-    limit = queries[rows[0]].max_new_tokens
+    engine, limit = prefixes.engine, queries[rows[0]].max_new_tokens
 
     def one_pass(part: Pass) -> None:
-        asked = [rows[i] for i in part.rows]
-        reading, first = engine.read_texts(*_prefixes(engine, queries, asked), own=True)
-        for row, text in zip(asked, engine.continued(reading, first, limit), strict=True):
-            texts[row] = text
+        asked = [queries[rows[i]] for i in part.rows]
+        reading, first = engine.read_texts(prefixes.of(asked), [query.text for query in asked], own=True)
+        for i, text in zip(part.rows, engine.continued(reading, first, limit), strict=True):
+            texts[rows[i]] = text
 
     engine.run(engine.cut_rows([queries[row] for row in rows], behind=limit, copies=1), one_pass)
-
-
-def _prefixes(
-    engine: CausalPassEngine, queries: Sequence[Query], rows: Sequence[int]
-) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-    """Return what each row shares with the others of its prompt, rows leading in each tensor, and the rows' texts."""
-    distinct = {id(queries[row].prompt): queries[row].prompt for row in rows}
-    place = {key: i for i, key in enumerate(distinct)}
-    of = torch.tensor([place[id(queries[row].prompt)] for row in rows], device=engine.backbone.device)
-    shared = engine.prefix(torch.stack(list(distinct.values())))
-    return tuple(each[of] for each in shared), [queries[row].text for row in rows]

@@ -7,7 +7,6 @@ stands in one column, and its answer behind it.
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -65,7 +64,7 @@ class CausalPassEngine(ABC):
     """`Engine` in passes of bounded size; a subclass says what is shared by a prompt's rows and how they are read.
 
     Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own: nothing
-    is shared then, and examples go one by one.
+    is shared then, and losses and gradients go example by example.
     Axes of a pass: R rows (n examples × M prompts, example-major), C answers, T label tokens.
 
     Attributes:
@@ -149,10 +148,8 @@ class CausalPassEngine(ABC):
         C = len(answers)
         result = prompts.new_empty(len(prompts), len(inputs), C)
         if prompts.ndim == 4:
-            replies = self.answer(_own_queries(prompts, inputs, answers=answers))
-            for m, n in itertools.product(range(len(prompts)), range(len(inputs))):
-                result[m, n] = replies[m * len(inputs) + n].log_likelihoods
-            return result
+            found = [each.log_likelihoods for each in self.answer(_own_queries(prompts, inputs, answers=answers))]
+            return result.copy_(torch.stack(found).view_as(result)) if found else result
         targets = self.padded_answers(answers)  # [C, T]
         parts = self._passes(prompts, inputs, [targets.shape[1]] * len(inputs), copies=C)
         shared = self.prefix(prompts)
@@ -189,7 +186,7 @@ class CausalPassEngine(ABC):
 
     @torch.no_grad()
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
-        """Answer texts that each have a prompt of their own, in order; those of one prompt share its prefix."""
+        """Answer texts that each have a prompt of their own, in order; a prompt is read once for all its rows."""
         return answer_together(self, queries)
 
     def padded_answers(self, answers: Sequence[Tensor]) -> Int[Tensor, "C T"]:

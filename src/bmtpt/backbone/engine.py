@@ -68,5 +68,5 @@ class Engine(Protocol):
         ...
 
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
-        """Answer texts that each have a prompt of their own, in order; each is encoded once for all that it asks."""
+        """Answer texts that each have a prompt of their own, in order."""
         ...
