@@ -22,8 +22,8 @@ from result_tables import (
     DEVICES,
     Line,
     blocks,
-    day,
     fill,
+    occasion,
     plot_path,
     predict_lines,
     read_lines,
@@ -99,7 +99,7 @@ def step_plot(lines: Sequence[Line]) -> Figure:
         _bars(axis, [SHORT[name] for name in names], [line["ratio"][name] for name in names], "{:.1f}")
         for bar, name in zip(axis.patches, names, strict=True):
             bar.set_color(colour(list(NAMES).index(name)))
-        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}, {day(line)}")
+        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}, {occasion(line)}")
         axis.set_xlabel("time of a step, engine=packed = 1")
     return figure
 
@@ -132,7 +132,7 @@ def predict_plot(lines: Sequence[Line]) -> Figure:
     """One panel per case: rows per second of each way to predict."""
     figure, axes = panels(len(lines), (3.4, 1.6))
     for axis, line in zip(axes, lines, strict=True):
-        _bars(axis, list(line["rows_per_second"]), list(line["rows_per_second"].values()), "{:.0f}")
+        _bars(axis, list(line["rows_per_second"]), list(line["rows_per_second"].values()), "{:.3g}")
         axis.set_title(f"{line['case']}, {line['tasks']} tasks, {line['batch_rows']} rows, {line['precision']}")
         axis.set_xlabel("rows per second")
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ NOT_MEASURED = "Not measured."
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 COMPARED = ("loop_unfrozen", "loop_frozen", "peft", "batched", "generic")
 LETTERS = ("(a)", "(b)", "(c)", "(d)", "generic")
+WHEN = "machine, day"
+_NOT_A_NAME = r"\((R|TM)\)| Processor| CPU"
 FLOOR = ("t5-small", "t5-base", "t5-large", "t5-3b")
 
 
@@ -46,7 +49,7 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
 
 
 def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
-    """Return the last line of each case and day of a kind of device, in the order of the shapes.
+    """Return the last line of each case, machine and day of a kind of device, in the order of the shapes.
 
     A virtual machine is not the same every day: what it gave on each stands beside the others.
     """
@@ -55,7 +58,7 @@ def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
     sizes, precisions = list(SHAPES), list(DTYPES)
 
     def order(x: Line) -> tuple[Any, ...]:
-        return machine(x), sizes.index(x["size"]), precisions.index(x["precision"]), x["B"], day(x)
+        return sizes.index(x["size"]), precisions.index(x["precision"]), x["B"], occasion(x)
 
     return sorted({order(line): line for line in own}.values(), key=order)
 
@@ -74,8 +77,9 @@ def machine(line: Line) -> str:
     return str(_facts(line).get("gpu") or _facts(line)["cpu"])
 
 
-def day(line: Line) -> str:
-    return str(_facts(line)["date"])
+def occasion(line: Line) -> str:
+    """Return what computed, in short, and when."""
+    return f"{re.sub(_NOT_A_NAME, '', machine(line))}, {_facts(line)['date']}"
 
 
 # Blocks
@@ -90,16 +94,16 @@ def floor_table() -> str:
 
 
 def targets_table(lines: Sequence[Line]) -> str:
-    """One row per target; of every day the last result line that it applies to counts."""
+    """One row per target; of every machine and day the last result line that it applies to counts."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for line in lines:
         for target in line.get("targets", ()):
-            found.setdefault((_kind(line), target["what"]), {})[day(line)] = verdict(target)
+            found.setdefault((_kind(line), target["what"]), {})[occasion(line)] = verdict(target)
     unknown = {"": verdict({"value": None})}
     rows = []
     for target in TARGETS:
-        days = found.get((target.where["device"], target.what), unknown)
-        told = days.values() if len(days) == 1 else [f"{text} ({date})" for date, text in sorted(days.items())]
+        verdicts = found.get((target.where["device"], target.what), unknown)
+        told = [f"{text} ({when})" if when else text for when, text in sorted(verdicts.items())]
         rows.append([_place(target.where), target.what, "; ".join(told)])
     return table(["where", "target", "measured"], rows, numbers_from=3)
 
@@ -113,7 +117,7 @@ def step_block(lines: Sequence[Line], device: str) -> str:
 
 
 def step_table(lines: Sequence[Line]) -> str:
-    head = ["shape", "B", "precision", "day", "packed, s", *(f"× {letter}" for letter in LETTERS)]
+    head = ["shape", "B", "precision", WHEN, "packed, s", *(f"× {letter}" for letter in LETTERS)]
     return table([*head, "TFLOP/s", "of matmul peak", "most × (b)"], map(_step_row, lines), numbers_from=4)
 
 
@@ -124,15 +128,15 @@ def _step_row(line: Line) -> list[str]:
     share = line["share_of_peak"].get("packed")
     at_peak = line["share_of_peak"].get("loop_frozen")
     return [
-        *(*_case(line), day(line), _or_dash(seconds, "{:.3g}"), *ratios),
+        *(*_case(line), occasion(line), _or_dash(seconds, "{:.3g}"), *ratios),
         *(_or_dash(rate, "{:.3g}"), _or_dash(share, "{:.0%}"), _or_dash(at_peak and 1 / at_peak, "{:.1f}")),
     ]
 
 
 def _every_variant(lines: Sequence[Line]) -> str:
-    head = ["shape", "B", "precision", "day", "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
+    head = ["shape", "B", "precision", WHEN, "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
     rows = (
-        [*_case(line), day(line), name, *_variant(line, name)]
+        [*_case(line), occasion(line), name, *_variant(line, name)]
         for line in lines
         for name in (*NAMES, *ENGINE_PLANS)
         if name in line["seconds"]
@@ -153,28 +157,31 @@ def _variant(line: Line, name: str) -> list[str]:
 
 
 def causal_block(lines: Sequence[Line]) -> str:
-    """What decoder-only models cost, the last line of each case."""
+    """What decoder-only models cost, the last line of each case and machine."""
     own = [line for line in lines if line["benchmark"] == "causal" and line["size"] not in causal.TINY]
     if not own:
         return NOT_MEASURED
-    last = list({(machine(line), *_case(line)): line for line in own}.values())
-    head = ["shape", "B", "precision", "packed, s", "× PEFT", "× generic"]
+    sizes, precisions = list(causal.MODELS), list(DTYPES)
+    newest = {(sizes.index(x["size"]), precisions.index(x["precision"]), x["B"], machine(x)): x for x in own}
+    last = [line for _, line in sorted(newest.items())]
+    head = ["shape", "B", "precision", WHEN, "packed, s", "× PEFT", "× generic"]
     rows = [
         [
             *_case(line),
-            f"{line['seconds']['packed']:.3g}",
-            *(f"{line['ratio'][name]:.2f}" for name in ("peft", "generic")),
+            occasion(line),
+            _or_dash(line["seconds"].get("packed"), "{:.3g}"),
+            *(_or_dash(line["ratio"].get(name), "{:.2f}") for name in ("peft", "generic")),
         ]
         for line in last
     ]
-    return "\n\n".join([machines(last), table(head, rows, numbers_from=3), _every_variant(last)])
+    return "\n\n".join([machines(last), table(head, rows, numbers_from=4), _every_variant(last)])
 
 
 def plans_block(lines: Sequence[Line], device: str) -> str:
     """What each setting of the packed engine's plan is worth; those of a line were timed in turn."""
     own = [line for line in lines if line["benchmark"] == "plans" and _kind(line) == device]
     own = [line for line in own if line["size"] not in TINY]
-    last = {(machine(line), *_case(line), day(line), *line["seconds"]): line for line in own}.values()
+    last = {(*_case(line), occasion(line), *line["seconds"]): line for line in own}.values()
     return "\n\n".join([machines(list(last)), _every_variant(list(last))]) if last else NOT_MEASURED
 
 
@@ -205,14 +212,14 @@ def predict_block(lines: Sequence[Line]) -> str:
     if not own:
         return NOT_MEASURED
     names = list(dict.fromkeys(name for line in own for name in line["rows_per_second"]))
-    head = ["case", "tasks", "rows at a time", "precision", *(f"{name}, rows/s" for name in names), "ratio"]
+    head = ["case", "tasks", "rows at a time", "precision", WHEN, *(f"{name}, rows/s" for name in names), "ratio"]
     rows = (
-        [line["case"], str(line["tasks"]), str(line["batch_rows"]), line["precision"]]
+        [line["case"], str(line["tasks"]), str(line["batch_rows"]), line["precision"], occasion(line)]
         + [_or_dash(line["rows_per_second"].get(name), "{:.3g}") for name in names]
         + [", ".join(f"{name} {value:.3g}" for name, value in line["ratio"].items())]
         for line in own
     )
-    return "\n\n".join([machines(own), table(head, rows, numbers_from=4), f"![Prediction]({plot_path('predict')})"])
+    return "\n\n".join([machines(own), table(head, rows, numbers_from=5), f"![Prediction]({plot_path('predict')})"])
 
 
 def predict_lines(lines: Sequence[Line]) -> list[Line]:
