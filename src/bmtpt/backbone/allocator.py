@@ -23,7 +23,7 @@ _depth = 0
 
 @contextmanager
 def kept_memory() -> Iterator[None]:
-    """Keep freed blocks in the process for the duration: 1.2 times a packed training step on CPU.
+    """Keep freed blocks in the process for the duration (what it is worth: `memory_given_back` in docs/performance.md).
 
     Does nothing where `not_kept` says why. May be nested: what is outermost decides. What remains changed: glibc's
     thresholds stay for good where its own rule moves them once a block of nearly 32 MiB is freed.
