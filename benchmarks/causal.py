@@ -99,9 +99,9 @@ def _setups(options: Namespace, device: torch.device) -> list[Setup]:
     every = SMOKE if options.smoke else CPU_SETUPS if device.type == "cpu" else GPU_SETUPS
     chosen = {"size": options.sizes, "B": options.batch_sizes, "precision": options.precisions}
     setups = [
-        replace(setup, variants=options.variants)
-        for setup in every
-        if all(not values or getattr(setup, axis) in values for axis, values in chosen.items())
+        replace(each, variants=options.variants)
+        for each in every
+        if all(not values or getattr(each, axis) in values for axis, values in chosen.items())
     ]
     if not setups:
         known = "; ".join(f"{each.size}, B = {each.B}, {each.precision}" for each in every)

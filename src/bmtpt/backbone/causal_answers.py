@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.packing import Pass
 
 if TYPE_CHECKING:
-    from bmtpt.backbone.causal_passes import CausalPassEngine
+    from bmtpt.backbone.causal_passes import CausalPassEngine, Reading
+
+Answer = TypeVar("Answer")
 
 
 class Prefixes:
@@ -50,11 +52,10 @@ def answer_together(engine: CausalPassEngine, queries: Sequence[Query]) -> list[
     scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
     prefixes = Prefixes(engine, queries)
     padded = {id(query.answers): engine.padded_answers(query.answers) for query in queries if query.answers}  # [C, T]
-    with engine.settings():
-        for rows in _alike(queries, lambda query: padded[id(query.answers)].shape if query.answers else None):
-            _rank(prefixes, queries, rows, padded, scores)
-        for rows in _alike(queries, lambda query: query.max_new_tokens or None):
-            _continue(prefixes, queries, rows, texts)
+    for rows in _alike(queries, lambda query: padded[id(query.answers)].shape if query.answers else None):
+        _rank(prefixes, queries, rows, padded, scores)
+    for rows in _alike(queries, lambda query: query.max_new_tokens or None):
+        _continue(prefixes, queries, rows, texts)
     return [Reply(*each) for each in zip(scores, texts, strict=True)]
 
 
@@ -75,26 +76,41 @@ def _rank(
     scores: list[Tensor],
 ) -> None:
     """Fill in the scores of rows whose answers have one shape."""
-    engine, (C, T) = prefixes.engine, padded[id(queries[rows[0]].answers)].shape
+    C, T = padded[id(queries[rows[0]].answers)].shape
 
-    def one_pass(part: Pass) -> None:
-        asked = [queries[rows[i]] for i in part.rows]
-        reading, first = engine.read_texts(prefixes.of(asked), [query.text for query in asked], own=True)
+    def scored(asked: Sequence[Query], reading: Reading, first: Tensor) -> Tensor:
         labels = torch.cat([padded[id(query.answers)] for query in asked])  # [R·C, T]
-        for i, score in zip(part.rows, engine.answer_scores(reading, first, labels, C).cpu(), strict=True):
-            scores[rows[i]] = score
+        return prefixes.engine.answer_scores(reading, first, labels, C).cpu()
 
-    engine.run(engine.cut_rows([queries[row] for row in rows], behind=T, copies=C), one_pass)
+    _fill(scores, scored, prefixes, queries, rows, behind=T, copies=C)
 
 
 def _continue(prefixes: Prefixes, queries: Sequence[Query], rows: Sequence[int], texts: list[str]) -> None:
     """Fill in the texts of rows that have one limit."""
-    engine, limit = prefixes.engine, queries[rows[0]].max_new_tokens
+    limit = queries[rows[0]].max_new_tokens
+
+    def continued(_: Sequence[Query], reading: Reading, first: Tensor) -> list[str]:
+        return prefixes.engine.continued(reading, first, limit)
+
+    _fill(texts, continued, prefixes, queries, rows, behind=limit, copies=1)
+
+
+def _fill(
+    found: list[Answer],
+    answered: Callable[[Sequence[Query], Reading, Tensor], Iterable[Answer]],
+    prefixes: Prefixes,
+    queries: Sequence[Query],
+    rows: Sequence[int],
+    behind: int,
+    copies: int,
+) -> None:
+    """Read the rows of some queries in passes, and put what is ``answered`` behind each in its place."""
+    engine = prefixes.engine
 
     def one_pass(part: Pass) -> None:
         asked = [queries[rows[i]] for i in part.rows]
         reading, first = engine.read_texts(prefixes.of(asked), [query.text for query in asked], own=True)
-        for i, text in zip(part.rows, engine.continued(reading, first, limit), strict=True):
-            texts[rows[i]] = text
+        for i, each in zip(part.rows, answered(asked, reading, first), strict=True):
+            found[rows[i]] = each
 
-    engine.run(engine.cut_rows([queries[row] for row in rows], behind=limit, copies=1), one_pass)
+    engine.run(engine.cut_rows([queries[row] for row in rows], behind, copies), one_pass)

@@ -185,6 +185,7 @@ class CausalPassEngine(ABC):
         return texts
 
     @torch.no_grad()
+    @within_settings
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
         """Answer texts that each have a prompt of their own, in order; a prompt is read once for all its rows."""
         return answer_together(self, queries)
