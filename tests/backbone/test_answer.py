@@ -90,15 +90,16 @@ def test_each_query_of_a_mixed_batch_is_continued_as_hugging_face_continues_it_a
 
 
 @ENGINES
-def test_a_mixed_batch_is_answered_as_one_query_after_the_other(
+def test_a_mixed_batch_is_answered_as_each_query_by_the_other_questions(
     engine_class: type[PassEngine], tiny_t5_folder: Path
 ) -> None:
     loaded = load_backbone(str(tiny_t5_folder), precision="float32")
     engine, asked = engine_class(loaded), queries(loaded, seed=7)
-    alone = [engine.answer([query])[0] for query in asked]
-    for one, other in zip(engine.answer(asked), alone, strict=True):
-        torch.testing.assert_close(one.log_likelihoods, other.log_likelihoods, rtol=1e-5, atol=1e-5)
-        assert one.text == other.text
+    for query, reply in zip(asked, engine.answer(asked), strict=True):
+        prompt, text, words, limit = query
+        scores = engine.answer_log_likelihoods(prompt[None], [text], words)[0, 0] if words else torch.empty(0)
+        torch.testing.assert_close(reply.log_likelihoods, scores, rtol=1e-5, atol=1e-5)
+        assert reply.text == (engine.generate(prompt[None], [text], limit)[0][0] if limit else "")
 
 
 @ENGINES
