@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.types import TokenBatch
 from cases import LONGEST, Case
 from shapes import as_backbone
@@ -77,7 +77,7 @@ def _engine(name: str, backbone: Backbone) -> Engine:
 def offered_plans(device: torch.device) -> tuple[str, ...]:
     """Return the names of the plans that differ on a device from the one that this version takes there by default."""
     try:
-        from bmtpt.backbone.plan import plan_for
+        from bmtpt.backbone.device.plan import plan_for
     except ImportError:  # a version without plans
         return ()
     default = plan_for(device)

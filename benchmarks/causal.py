@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from baselines import IGNORED, OURS, OurEngine, PeftLoop, Variant, task_means
 from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.families import without_dropout
+from bmtpt.backbone.model.families import without_dropout
 from bmtpt.types import TokenBatch
 from cases import Case, draw_lengths, make_case
 from common import append_line, device_of, machine_facts, parser

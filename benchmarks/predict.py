@@ -30,8 +30,8 @@ from bmtpt.api import backbone_card
 from bmtpt.artifacts import Prompt, PromptCard, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine, Query, Reply
-from bmtpt.backbone.load import load_backbone
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.peft_io import export_peft
 from bmtpt.prediction import ANSWER_TOKENS
 from cases import text_length

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, OurEngine, Variant, build, reference
-from bmtpt.backbone.graphs import ROUNDED, TOLERANCE
+from bmtpt.backbone.device.graphs import ROUNDED, TOLERANCE
 from bmtpt.settings import LearnSettings
 from bmtpt.stein import svgd_direction
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import bmtpt
-from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.prediction import predict
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bmtpt.backbone import passes
-from bmtpt.backbone.plan import ACCELERATOR
-from bmtpt.backbone.t5 import PackedT5Engine
+from bmtpt.backbone.device.plan import ACCELERATOR
+from bmtpt.backbone.encoder_decoder import engine as passes
+from bmtpt.backbone.fast_t5.engine import PackedT5Engine
 
 sys.path.insert(0, str(Path(__file__).parent / "backbone"))
 plain: Any = import_module("plain")

@@ -12,7 +12,7 @@ import torch
 
 from bmtpt.api import adapt, adapt_together, evaluate, learn, learn_warnings, posterior_candidates, result_rows
 from bmtpt.artifacts import Posterior, Prompt
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
 from bmtpt.methods.svgd_source import SvgdSource, joined

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bmtpt.api import adapt, evaluate, learn
 from bmtpt.artifacts import Posterior, Prompt
-from bmtpt.backbone.t5 import PackedT5Engine
+from bmtpt.backbone.fast_t5.engine import PackedT5Engine
 from bmtpt.errors import BackboneError, DataError
 from bmtpt.prediction import BATCH, predict, read_rows, read_task_rows
 from bmtpt.settings import AdaptSettings, LearnSettings

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bmtpt.api import adapt, adapt_together, evaluate, learn
     from bmtpt.artifacts import Posterior, Prompt
-    from bmtpt.backbone.load import load_backbone
+    from bmtpt.backbone.model.load import load_backbone
     from bmtpt.errors import BmtptError
     from bmtpt.prediction import predict
     from bmtpt.settings import AdaptSettings, LearnSettings
@@ -27,7 +27,7 @@ _HOME = {
     "adapt_together": "bmtpt.api",
     "evaluate": "bmtpt.api",
     "learn": "bmtpt.api",
-    "load_backbone": "bmtpt.backbone.load",
+    "load_backbone": "bmtpt.backbone.model.load",
     "load_data": "bmtpt.tasks",
     "load_task": "bmtpt.tasks",
     "predict": "bmtpt.prediction",

@@ -20,8 +20,8 @@ from bmtpt import prompts as initial
 from bmtpt.artifacts import Posterior, PosteriorCard, Prompt, PromptMixture, require_backbone, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.load import load_backbone
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.data import epoch_rows, tokenise
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.fitting import all_target_rows, backbone_card, distinct, now, train_targets

@@ -13,8 +13,8 @@ from torch import Tensor
 from bmtpt.api import initial_particles
 from bmtpt.artifacts import MixtureCard, PromptMixture
 from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.passes import PassEngine
+from bmtpt.backbone.encoder_decoder.engine import PassEngine
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError
 from bmtpt.fitting import all_target_rows, train_targets
 from bmtpt.methods.attempt import Attempt

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 from torch import Tensor
 
 from bmtpt.artifacts import BackboneCard, PromptCard, versions
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.methods.target import TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings

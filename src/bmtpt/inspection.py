@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.artifacts import Posterior, Prompt, require_backbone
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 
 NEAREST = 3
 

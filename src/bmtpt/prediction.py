@@ -14,7 +14,7 @@ from torch import Tensor
 from bmtpt.artifacts import Prompt, require_backbone
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Query, Reply
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.scoring import make_scorer

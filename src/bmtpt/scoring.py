@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.data import Tokenised, tokenise_answer
 from bmtpt.errors import SettingsError
 from bmtpt.tasks import TaskSpec

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.methods.target import TargetRows

@@ -63,7 +63,7 @@ class TokenBatch:
     """Tokenised examples without padding.
 
     Attributes:
-        inputs: N tensors int64 [L_n], with the special tokens of the model's family (`backbone/framing.py`).
+        inputs: N tensors int64 [L_n], with the special tokens of the model's family (`backbone/model/framing.py`).
         targets: N tensors int64 [T_n], end of sequence included.
     """
 

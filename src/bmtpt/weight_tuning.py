@@ -11,8 +11,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from bmtpt.artifacts import CARD, WeightsCard
-from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.tuned import TunedEngine
+from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.files import write_files_atomically
 from bmtpt.fitting import all_target_rows, train_targets

@@ -312,7 +312,7 @@ def test_a_loss_that_is_not_a_number_names_step_and_cause_and_keeps_the_last_che
     ids=["Python", "CUDA", "CPU"],
 )
 def test_when_memory_runs_out_the_numbers_to_try_are_named(bmtpt, place, monkeypatch, error):
-    from bmtpt.backbone.passes import PassEngine
+    from bmtpt.backbone.encoder_decoder.engine import PassEngine
 
     def exhausted(*_: object, **__: object) -> None:
         raise error
@@ -365,7 +365,7 @@ def test_missing_extras_name_the_pip_command(bmtpt, place, monkeypatch):
     assert "pip install 'bmtpt[peft]'" in sentence_of(bmtpt("export", "prompt", "--out", "new"))
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
-    monkeypatch.setattr("bmtpt.backbone.offline._checked_wheel_folder", lambda: place)
+    monkeypatch.setattr("bmtpt.backbone.model.offline._checked_wheel_folder", lambda: place)
     learn = f"learn --backbone offline {GOOD} --out new".split()
     assert "pip install 'bmtpt[offline]'" in sentence_of(bmtpt(*learn))
     assert not (place / "new").exists()
@@ -373,7 +373,7 @@ def test_missing_extras_name_the_pip_command(bmtpt, place, monkeypatch):
 
 
 def test_a_missing_or_corrupt_wheel_names_the_pip_command(bmtpt, place, monkeypatch):
-    from bmtpt.backbone import offline
+    from bmtpt.backbone.model import offline
 
     def absent(_: str) -> None:
         raise offline.metadata.PackageNotFoundError
@@ -397,7 +397,7 @@ def test_a_missing_or_corrupt_wheel_names_the_pip_command(bmtpt, place, monkeypa
 
 
 def test_a_damaged_cache_is_not_used(bmtpt, place, monkeypatch):
-    from bmtpt.backbone import offline
+    from bmtpt.backbone.model import offline
 
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
     shutil.copytree(place / "t5", offline.cache_folder())

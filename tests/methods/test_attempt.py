@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bmtpt.api import evaluate
 from bmtpt.artifacts import Prompt, PromptMixture, load_artifact
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.baselines import fit_attempt
 from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.distillation import distillation_gradients
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.distillation import distillation_gradients
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import epoch_rows, tokenise
 from bmtpt.methods.mpt import MptSource, mpt_candidate, target_start
 from bmtpt.methods.target import TargetPrompts, TargetRows

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import standard_normal, tokenise
 from bmtpt.methods.perturbation import perturbed_candidates
 from bmtpt.methods.prompt_tuning import plain_candidates

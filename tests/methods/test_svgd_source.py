@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import epoch_rows, tokenise
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.settings import LearnSettings

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import Tokenised, tokenise
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
 from bmtpt.scoring import PromptScore, Scorer, make_scorer

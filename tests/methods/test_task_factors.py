@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bmtpt.api import learn
-from bmtpt.backbone.generic import HuggingFaceEngine
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.data import tokenise
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource

@@ -14,10 +14,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.load import load_backbone
-from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.passes import PassEngine
-from bmtpt.backbone.tuned import TunedEngine
+from bmtpt.backbone.encoder_decoder.engine import PassEngine
+from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.data import tokenise
 from bmtpt.errors import SettingsError
 from bmtpt.methods.target import TargetRows

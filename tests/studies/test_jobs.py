@@ -19,7 +19,7 @@ import yaml
 
 from bmtpt.api import learn
 from bmtpt.artifacts import Posterior
-from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import TrainingError
 from bmtpt.results import append_results, read_results
 from bmtpt.settings import LearnSettings

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bmtpt.api import adapt_together, evaluate, fit_targets
 from bmtpt.artifacts import Posterior, Prompt, PromptMixture
-from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.baselines import fit_attempt
 from bmtpt.errors import SettingsError
 from bmtpt.methods.mpt import mpt_candidate

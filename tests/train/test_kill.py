@@ -46,7 +46,7 @@ import json, os, pathlib, signal, sys, time
 import transformers.models.t5.modeling_t5
 from bmtpt.api import adapt, learn
 from bmtpt.artifacts import Posterior
-from bmtpt.backbone.load import load_backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task
 from bmtpt.train.loop import CHECKPOINT

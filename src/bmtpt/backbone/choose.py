@@ -6,13 +6,14 @@ import logging
 from dataclasses import replace
 from typing import Literal
 
-from bmtpt.backbone.causal import CausalEngine, causal_supports
+from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
+from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine, causal_supports
+from bmtpt.backbone.device.machine import CpuTuning, cpu_plan
+from bmtpt.backbone.device.plan import Memory, plan_for
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.generic import HuggingFaceCausalEngine, HuggingFaceEngine
-from bmtpt.backbone.machine import CpuTuning, cpu_plan
-from bmtpt.backbone.model import Backbone
-from bmtpt.backbone.plan import Memory, plan_for
-from bmtpt.backbone.t5 import PackedT5Engine, packed_supports
+from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError, nearest
 
 EngineName = Literal["auto", "packed", "generic"]
@@ -25,8 +26,8 @@ def choose_engine(
     """Return the engine; ``auto`` is packed where it supports the backbone, else generic.
 
     Args:
-        memory: ``recompute`` trades time for memory (see `bmtpt.backbone.plan.Plan`); the packed engine only.
-        cpu_tuning: ``none`` leaves the CPU's libraries as they are while calls run (`bmtpt.backbone.machine`).
+        memory: ``recompute`` trades time for memory (see `bmtpt.backbone.device.plan.Plan`); the packed engine only.
+        cpu_tuning: ``none`` leaves the CPU's libraries as they are while calls run (`bmtpt.backbone.device.machine`).
 
     Raises:
         BackboneError: The name is unknown, or ``packed`` was asked for and does not support the backbone.

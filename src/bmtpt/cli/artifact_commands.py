@@ -15,7 +15,7 @@ from bmtpt.errors import DataError, SettingsError, nearest
 
 if TYPE_CHECKING:
     from bmtpt.artifacts import Prompt
-    from bmtpt.backbone.model import Backbone
+    from bmtpt.backbone.model.frozen import Backbone
 
 PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
 BackboneOption = Annotated[
@@ -181,7 +181,7 @@ def report(
 
 def _model(name: str, precision: str):  # type: ignore[no-untyped-def]  # Backbone would import torch here
     _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    from bmtpt.backbone.load import load_backbone
+    from bmtpt.backbone.model.load import load_backbone
 
     with ERR.status(f"loading {name}"):
         return load_backbone(name, precision=precision)  # type: ignore[arg-type]

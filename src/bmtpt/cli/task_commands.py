@@ -48,7 +48,7 @@ def show_task(
     backbone: Annotated[str, typer.Option("--backbone", help="Whose tokenizer counts tokens.")] = "offline",
 ) -> None:
     """Print a task's text-to-text examples and the percentiles of their length in tokens."""
-    from bmtpt.backbone.load import load_tokenizer
+    from bmtpt.backbone.model.load import load_tokenizer
     from bmtpt.tasks import load_data, load_task
     from bmtpt.tasks.check import token_percentiles
 

@@ -77,7 +77,7 @@ def learn(
         OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
         return
     from bmtpt import api
-    from bmtpt.backbone.load import load_backbone
+    from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
 
     with run_folder(settings.out, kind="posterior", resume=resume, overwrite=overwrite):
@@ -118,7 +118,7 @@ def adapt(
         return
     from bmtpt import api
     from bmtpt.artifacts import Posterior
-    from bmtpt.backbone.load import load_backbone
+    from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.inspection import describe_artifact
 

@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.backbone.distillation import Terms, distillation_gradients
-from bmtpt.backbone.passes import PassEngine
+from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
+from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.data import Tokenised
 from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.methods.target import Candidate
 from bmtpt.prompts import from_vocabulary
 

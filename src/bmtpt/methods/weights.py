@@ -29,7 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bmtpt.backbone.tuned import TunedEngine
+from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
 from bmtpt.errors import SettingsError
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.api import evaluate, result_rows, start_settings
-from bmtpt.backbone.load import load_backbone
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
 from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, settings_hash

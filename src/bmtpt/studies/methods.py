@@ -17,7 +17,7 @@ from torch import Tensor
 from bmtpt.api import fit_targets, learn, posterior_candidates, start_settings
 from bmtpt.artifacts import CARD, Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model import Backbone
+from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.baselines import fit_attempt, learn_mpt
 from bmtpt.files import write_files_atomically, write_text_atomically
 from bmtpt.methods.mpt import mpt_candidate

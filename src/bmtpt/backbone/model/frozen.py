@@ -1,0 +1,93 @@
+"""The frozen language model: weights, tokenizer and the fingerprint that ties artifacts to them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.backbone.model.framing import Framing, framing_of
+from bmtpt.errors import BackboneError
+
+FREQUENT_TOKENS = 5_000
+"""Prompts start from rows among the most frequent tokens (docs/method.md, section 1). SentencePiece orders its
+pieces by frequency, and BPE its merges by the frequency of the pair when it was merged, so these are the lowest ids
+that are not special. BPE puts 256 lone bytes in front of its merges, most of them rare: they are left out."""
+
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen language model: encoder-decoder or decoder-only.
+
+    Attributes:
+        name: What the user called it: a hub id, a folder, or "offline".
+        model: Hugging Face's model, in ``dtype``, without gradients or dropout.
+        tokenizer: Its tokenizer.
+        fingerprint: SHA-256 over configuration and fp32 weights.
+        embeddings: What the model's first layer gets for each token, in fp32, for prompt initialisers.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    fingerprint: str
+    embeddings: Float[Tensor, "V D"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype; prompts and losses are fp32 whatever it is."""
+        return next(iter(self.model.parameters())).dtype  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        return self.embeddings.device
+
+    @property
+    def d_model(self) -> int:
+        return self.embeddings.shape[1]
+
+    @property
+    def parameters(self) -> int:
+        """Number of distinct parameters (tied weights count once)."""
+        return sum(weight.numel() for weight in self.model.parameters())
+
+    @property
+    def decoder_only(self) -> bool:
+        return not self.model.config.is_encoder_decoder
+
+    @cached_property
+    def framing(self) -> Framing:
+        """What stands around texts and answers as this model is used to see them."""
+        return framing_of(self.tokenizer, decoder_only=self.decoder_only)
+
+    def frequent_ids(self) -> Tensor:
+        """Return int64 ids of the most frequent ordinary tokens."""
+        special = set(self.tokenizer.all_special_ids)
+        usable = min(len(self.tokenizer), self.embeddings.shape[0])
+        tokens = self.tokenizer.convert_ids_to_tokens(list(range(usable)))
+        ids = [i for i, token in enumerate(tokens) if i not in special and not self._is_byte(str(token))]
+        return torch.tensor(ids[:FREQUENT_TOKENS], device=self.device)
+
+    def _is_byte(self, token: str) -> bool:
+        """Byte-level BPE writes a byte as one character, SentencePiece as ``<0x0A>``."""
+        return bool(_BYTE.fullmatch(token)) or (self.decoder_only and len(token) == 1)
+
+    def require_positions(self, needed: int) -> None:
+        """Check that a row of tokens fits into the model's positions.
+
+        Raises:
+            BackboneError: The model has positions for fewer tokens, prompt and answer included.
+        """
+        most = getattr(self.model.config, "max_position_embeddings", None)
+        if most is not None and needed > most:
+            raise BackboneError(
+                f"backbone '{self.name}' has {most:,} positions and prompt, text and answer need {needed:,}: "
+                "set a lower max_length or prompt_length"
+            )

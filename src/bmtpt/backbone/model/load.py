@@ -1,0 +1,175 @@
+"""Load a frozen language model from a hub id, a local folder or the offline wheel; safetensors only, no remote code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bmtpt.backbone.model.families import fingerprint_of, loader_of, require_usable, without_dropout
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
+from bmtpt.errors import BackboneError, nearest
+
+NO_LIMIT = 10**9
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def load_backbone(name: str, *, precision: Precision = "auto", device: str = "auto") -> Backbone:
+    """Load a T5, another encoder-decoder or a decoder-only model, frozen, without dropout.
+
+    Args:
+        name: A Hugging Face hub id (``google/t5-v1_1-base``, ``Qwen/Qwen2.5-0.5B``), a local folder, or ``offline``.
+        precision: Compute dtype. ``auto`` is bfloat16 where the processor multiplies it natively, else float32.
+        device: ``auto`` is ``cuda`` where there is one, else ``cpu``.
+
+    Raises:
+        BackboneError: There is no such device or precision; the model is not there, is of a kind that cannot be used,
+            or holds no safetensors weights.
+    """
+    place = _device(device)
+    compute = _dtype(precision, place)
+    source = str(offline_folder()) if name == "offline" else name
+    model = _load_frozen(source, name)
+    if name == "offline" and (count := _count(model)) != PARAMETERS:
+        raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
+    tokenizer = load_tokenizer(name)
+    fingerprint = fingerprint_of(model)
+    table = model.get_input_embeddings()
+    # Through the module: some models scale what they look up, and a prompt's rows stand beside the scaled ones.
+    embeddings = table(torch.arange(len(table.weight))).detach().to(place)
+    model = model.to(place, compute)
+    return Backbone(name, model, tokenizer, fingerprint, embeddings)
+
+
+def _load_frozen(source: str, name: str) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig
+
+    _check_folder(source, name)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        kind = loader_of(config, name)
+        with _quiet_transformers():
+            model, info = kind.from_pretrained(
+                source, config=without_dropout(config), dtype=torch.float32, use_safetensors=True,
+                trust_remote_code=False, output_loading_info=True, **_attention(config),
+            )  # fmt: skip
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
+    if info["missing_keys"]:  # transformers would fill them with random numbers
+        missing = sorted(info["missing_keys"])
+        raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
+    _fuse_activations(model)
+    _flatten_head_input(model)
+    model = model.eval().requires_grad_(False)
+    require_usable(model, name)
+    return model
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """T5's sdpa makes a float mask per layer; for others transformers knows best."""
+    return {"attn_implementation": "eager"} if config.model_type == "t5" else {}
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Keep transformers from warning of a head that is not tied, which is how T5 v1.1 is made."""
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _check_folder(source: str, name: str) -> None:
+    """Give folders a plainer sentence than transformers does, and refuse pickled weights outright."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    if not (folder / "config.json").is_file():
+        raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
+    if not list(folder.glob("*.safetensors")):
+        raise BackboneError(
+            f"backbone folder {name} has no .safetensors weights; pickled weights are never loaded: save it again "
+            "with model.save_pretrained(folder)"
+        )
+
+
+def _fuse_activations(model: Any) -> None:
+    """Swap transformers' composed tanh-GELU for torch's single kernel: the same formula, 1.25 times a step."""
+    for module in model.modules():
+        if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
+            module.act = torch.nn.GELU(approximate="tanh")
+
+
+def _flatten_head_input(model: Any) -> None:
+    """Copy what the head gets where it is a slice: torch would read the whole vocabulary once for every row of it."""
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_contiguous)
+
+
+def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(each.contiguous() for each in inputs)
+
+
+def load_tokenizer(name: str) -> Any:
+    """Load the tokenizer that belongs to a backbone's name (see `load_backbone`).
+
+    Raises:
+        BackboneError: There is none.
+    """
+    from transformers import AutoTokenizer
+
+    source = str(offline_folder()) if name == "offline" else name
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise BackboneError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes an empty one up
+        raise BackboneError(f"cannot load the tokenizer of '{name}': it has no vocabulary (tokenizer.json is missing)")
+    if tokenizer.eos_token_id is None:
+        raise BackboneError(
+            f"the tokenizer of '{name}' has no end-of-sequence token, and answers must end; set eos_token"
+        )
+    tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit; the engines count positions
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _count(model: Any) -> int:
+    return sum(weight.numel() for weight in model.parameters())
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
+        raise BackboneError(f"device '{name}' cannot be used here: {_first_line(error)}; use cpu") from error
+
+
+def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if precision in known:
+        return known[precision]
+    if precision != "auto":
+        raise BackboneError(f"unknown precision '{precision}'; {nearest(precision, ('auto', *known))}")
+    on_gpu = device.type == "cuda"
+    native = torch.cuda.is_bf16_supported(False) if on_gpu else torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32

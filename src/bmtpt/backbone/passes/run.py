@@ -1,0 +1,51 @@
+"""Run passes one after the other; halve one for which memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+
+from bmtpt.backbone.passes.packing import Pass
+from bmtpt.errors import is_out_of_memory
+
+_LOG = logging.getLogger("bmtpt")
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back what torch keeps of a device's memory beside the tensors."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], free_memory: Callable[[], None]) -> None:
+    """Run passes in order; one that memory is too small for is cut in two and tried again.
+
+    Args:
+        one_pass: Leaves nothing behind that a second run of the same examples would change, if it fails midway.
+        free_memory: Called before another try.
+    """
+    waiting = list(parts)[::-1]
+    while waiting:
+        part = waiting.pop()
+        if _fits(one_pass, part):
+            continue
+        free_memory()
+        waiting += part.halves()[::-1]
+        _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
+
+
+def _fits(one_pass: Callable[[Pass], None], part: Pass) -> bool:
+    """Run a pass; return False if memory ran out and there is something to halve."""
+    try:
+        one_pass(part)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or not part.halves():
+            raise
+        return False  # leaving this function lets go of the pass's tensors, which the traceback holds
+    return True
+
+
+def _count(part: Pass) -> int:
+    return int(part.prompts.stop - part.prompts.start)
