@@ -26,14 +26,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.api import backbone_card
-from bmtpt.artifacts import Prompt, PromptCard, versions
+from bmtpt.artifacts.peft import export_peft
+from bmtpt.artifacts.saved import Prompt, PromptCard, versions
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine, Query, Reply
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.peft_io import export_peft
-from bmtpt.prediction import ANSWER_TOKENS
+from bmtpt.inference.predict import ANSWER_TOKENS
+from bmtpt.stages.source import backbone_card
 from cases import text_length
 from causal import MODELS, random_model
 from common import append_line, device_of, interleaved, machine_facts

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, OurEngine, Variant, build, reference
 from bmtpt.backbone.device.graphs import ROUNDED, TOLERANCE
+from bmtpt.posterior import svgd_direction
 from bmtpt.settings import LearnSettings
-from bmtpt.stein import svgd_direction
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser
 from cases import Case, draw_lengths, make_case
 from common import (

@@ -13,7 +13,7 @@ from typing import Any
 
 import bmtpt
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.prediction import predict
+from bmtpt.inference.predict import predict
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task
 

@@ -76,7 +76,7 @@ def test_a_file_that_contributors_are_sent_to_exists(path):
 
 def test_a_stale_name_and_a_dead_link_would_be_found(tmp_path):
     with pytest.raises(AttributeError):
-        resolve("stein/svgd.py", "no_such_function")
+        resolve("posterior/svgd.py", "no_such_function")
     page = tmp_path / "page.md"
     page.write_text("# A heading\n[good](#a-heading) [bad](#other) [gone](gone.md) [outside](../) [web](https://x.y)")
     assert broken_links(page, tmp_path) == ["#other", "gone.md", "../"]

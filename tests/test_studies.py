@@ -13,10 +13,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from bmtpt.artifacts import Posterior, Prompt, PromptMixture
+from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.errors import SettingsError
+from bmtpt.inference.score import metric_names
 from bmtpt.results import Result, append_results, read_results
-from bmtpt.scoring import metric_names
 from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.grid import TARGETS, GridBench

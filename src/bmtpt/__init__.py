@@ -9,28 +9,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bmtpt.api import adapt, adapt_together, evaluate, learn
-    from bmtpt.artifacts import Posterior, Prompt
+    from bmtpt.artifacts.saved import Posterior, Prompt
     from bmtpt.backbone.model.load import load_backbone
     from bmtpt.errors import BmtptError
-    from bmtpt.prediction import predict
+    from bmtpt.inference.predict import predict
     from bmtpt.settings import AdaptSettings, LearnSettings
+    from bmtpt.stages.evaluate import evaluate
+    from bmtpt.stages.source import learn
+    from bmtpt.stages.target import adapt, adapt_together
     from bmtpt.tasks import load_data, load_task
 
 _HOME = {
     "AdaptSettings": "bmtpt.settings",
     "BmtptError": "bmtpt.errors",
     "LearnSettings": "bmtpt.settings",
-    "Posterior": "bmtpt.artifacts",
-    "Prompt": "bmtpt.artifacts",
-    "adapt": "bmtpt.api",
-    "adapt_together": "bmtpt.api",
-    "evaluate": "bmtpt.api",
-    "learn": "bmtpt.api",
+    "Posterior": "bmtpt.artifacts.saved",
+    "Prompt": "bmtpt.artifacts.saved",
+    "adapt": "bmtpt.stages.target",
+    "adapt_together": "bmtpt.stages.target",
+    "evaluate": "bmtpt.stages.evaluate",
+    "learn": "bmtpt.stages.source",
     "load_backbone": "bmtpt.backbone.model.load",
     "load_data": "bmtpt.tasks",
     "load_task": "bmtpt.tasks",
-    "predict": "bmtpt.prediction",
+    "predict": "bmtpt.inference.predict",
 }
 
 __all__ = [

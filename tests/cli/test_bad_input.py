@@ -200,7 +200,7 @@ def test_ctrl_c_says_how_to_go_on(bmtpt, place, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bmtpt.api.learn", interrupted)
+    monkeypatch.setattr("bmtpt.stages.source.learn", interrupted)
     ran = bmtpt(*f"{LEARN} {GOOD}".split())
     assert ran.code == 130
     assert "--resume" in ran.err
@@ -210,7 +210,7 @@ def test_a_fault_of_ours_is_not_dressed_up_as_a_mistake(bmtpt, place, monkeypatc
     def fault(*_: object) -> None:
         raise KeyError("ours")
 
-    monkeypatch.setattr("bmtpt.inspection.describe_artifact", fault)
+    monkeypatch.setattr("bmtpt.artifacts.inspect.describe_artifact", fault)
     with pytest.raises(KeyError, match="ours"):
         bmtpt("inspect", "post")
 

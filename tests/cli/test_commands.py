@@ -234,8 +234,8 @@ def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
 def test_the_nearest_tokens_are_words_of_the_vocabulary_though_the_table_is_longer(tiny_backbone, runs):
     from dataclasses import replace
 
-    from bmtpt.artifacts import Posterior
-    from bmtpt.inspection import nearest_tokens
+    from bmtpt.artifacts.inspect import nearest_tokens
+    from bmtpt.artifacts.saved import Posterior
 
     posterior = Posterior.load(runs / "post")
     vocabulary = len(tiny_backbone.tokenizer)
@@ -377,8 +377,8 @@ def test_the_tasks_of_the_readmes_python_have_offline_rows():
 def test_resumed_after_a_full_disk_a_run_ends_in_the_same_bits(
     bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder
 ):
-    import bmtpt.files as files
-    from bmtpt.artifacts import Posterior
+    import bmtpt.artifacts.files as files
+    from bmtpt.artifacts.saved import Posterior
 
     def learn(folder: Path, *more: str) -> Any:
         options = ["--steps", "6", "--evaluate-every", "2", "--prompt-length", "3", "--precision", "float32"]

@@ -19,7 +19,7 @@ ROWS = [
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory, runs: Path, tiny_task_folder: Path) -> Path:
     """A prompt for `pairs`, longer than the one for `sentiment`."""
-    from bmtpt.artifacts import Prompt
+    from bmtpt.artifacts.saved import Prompt
     from bmtpt.tasks import load_task
 
     task = load_task(tiny_task_folder / "pairs.yaml").model_dump(mode="json")

@@ -10,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmtpt.api import evaluate
-from bmtpt.artifacts import Prompt, PromptMixture, load_artifact
+from bmtpt.artifacts.saved import Prompt, PromptMixture, load_artifact
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.baselines import fit_attempt
-from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError
+from bmtpt.inference.score import evaluate_prompts, make_scorer, score_prompts
 from bmtpt.methods import attempt
 from bmtpt.methods.attempt import Attempt, attend, initial_attention, instance_prompts, mix, text_summary
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
-from bmtpt.scoring import evaluate_prompts, make_scorer, score_prompts
 from bmtpt.settings import AdaptSettings, AttemptSettings
+from bmtpt.stages.baselines import fit_attempt
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
 
 R, K, P, D, WIDTH = 2, 3, 4, 24, 7
@@ -197,7 +197,7 @@ def test_a_text_is_scored_alike_alone_and_among_others(make, rows, monkeypatch):
     engine, part, scorer = method.engine, rows["pairs"].select, rows["pairs"].scorer
     with torch.no_grad():
         whole = score_prompts(engine, method.prompts(0), part, scorer)
-        monkeypatch.setattr("bmtpt.scoring.BLOCK", 2)
+        monkeypatch.setattr("bmtpt.inference.score.BLOCK", 2)
         blocks = score_prompts(engine, method.prompts(0), part, scorer)
         own = method.prompts(0)(part.batch.inputs)
         alone = method.prompts(0)(part.batch.inputs[3:4])

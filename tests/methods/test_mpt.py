@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.distillation import distillation_gradients
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.data import epoch_rows, tokenise
+from bmtpt.inference.score import make_scorer
 from bmtpt.methods.mpt import MptSource, mpt_candidate, target_start
 from bmtpt.methods.target import TargetPrompts, TargetRows
-from bmtpt.prompts import Decomposed
-from bmtpt.scoring import make_scorer
+from bmtpt.posterior.prompts import Decomposed
 from bmtpt.settings import AdaptSettings, LearnSettings, MptSettings
+from bmtpt.tasks.tokens import epoch_rows, tokenise
 from bmtpt.train.loop import Loop
 
 SOURCES = ("sentiment", "pairs", "answers")

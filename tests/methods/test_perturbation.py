@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.data import standard_normal, tokenise
+from bmtpt.inference.score import make_scorer
 from bmtpt.methods.perturbation import perturbed_candidates
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
-from bmtpt.scoring import make_scorer
 from bmtpt.settings import AdaptSettings
+from bmtpt.tasks.tokens import standard_normal, tokenise
 from bmtpt.train.loop import Loop
 
 P, D = 4, 24

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.data import epoch_rows, tokenise
 from bmtpt.methods.svgd_source import SvgdSource
+from bmtpt.posterior import svgd_direction
 from bmtpt.settings import LearnSettings
-from bmtpt.stein import svgd_direction
+from bmtpt.tasks.tokens import epoch_rows, tokenise
 from bmtpt.train.loop import Loop
 from bmtpt.types import TokenBatch
 

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.data import Tokenised, tokenise
+from bmtpt.inference.score import PromptScore, Scorer, make_scorer
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
-from bmtpt.scoring import PromptScore, Scorer, make_scorer
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks import TaskSpec
+from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.train.loop import Loop
 from bmtpt.types import Example, TokenBatch
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.api import learn
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.data import tokenise
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.settings import LearnSettings
+from bmtpt.stages.source import learn
+from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
 from bmtpt.types import TokenBatch
 

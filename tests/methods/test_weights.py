@@ -18,12 +18,12 @@ from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.data import tokenise
 from bmtpt.errors import SettingsError
+from bmtpt.inference.score import make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.methods.weights import TargetWeights, trainable_copy
-from bmtpt.scoring import make_scorer
 from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
+from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
 from bmtpt.types import TokenBatch
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 import yaml
 
-from bmtpt.api import learn
-from bmtpt.artifacts import Posterior
+from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import TrainingError
 from bmtpt.results import append_results, read_results
 from bmtpt.settings import LearnSettings
+from bmtpt.stages.source import learn
 from bmtpt.studies import methods, run_study
 from bmtpt.studies.collapse import CollapseBench
 from bmtpt.studies.grid import GridBench

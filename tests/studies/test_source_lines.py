@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from bmtpt.artifacts import Posterior
+from bmtpt.artifacts.saved import Posterior
 from bmtpt.report.chosen import of_metric
 from bmtpt.report.summary import summarise
 from bmtpt.results import append_results, read_results

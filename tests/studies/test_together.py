@@ -9,15 +9,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bmtpt.api import adapt_together, evaluate, fit_targets
-from bmtpt.artifacts import Posterior, Prompt, PromptMixture
+from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.baselines import fit_attempt
 from bmtpt.errors import SettingsError
+from bmtpt.inference.score import metric_names
 from bmtpt.methods.mpt import mpt_candidate
-from bmtpt.prompts import Decomposed
+from bmtpt.posterior.prompts import Decomposed
 from bmtpt.results import append_results, read_results
-from bmtpt.scoring import metric_names
+from bmtpt.stages.baselines import fit_attempt
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.target import adapt_together, fit_targets
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import GridBench, study_hash
 from bmtpt.studies.load import checked

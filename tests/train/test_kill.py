@@ -17,9 +17,10 @@ import pytest
 import torch
 
 import bmtpt
-from bmtpt.api import adapt, learn
-from bmtpt.artifacts import Posterior, load_artifact
+from bmtpt.artifacts.saved import Posterior, load_artifact
 from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages.source import learn
+from bmtpt.stages.target import adapt
 
 LEARN = {
     "particles": 2, "prompt_length": 4, "steps": 8, "evaluate_every": 3, "batch_size": 2, "validation_rows": 4,
@@ -44,7 +45,8 @@ KILLS += [("around", "in the M = 1 stage"), ("around", "before the first checkpo
 SCRIPT = """
 import json, os, pathlib, signal, sys, time
 import transformers.models.t5.modeling_t5
-from bmtpt.api import adapt, learn
+from bmtpt.stages.source import learn
+from bmtpt.stages.target import adapt
 from bmtpt.artifacts import Posterior
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.settings import AdaptSettings, LearnSettings

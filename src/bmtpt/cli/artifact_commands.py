@@ -14,7 +14,7 @@ from bmtpt.cli.main import app
 from bmtpt.errors import DataError, SettingsError, nearest
 
 if TYPE_CHECKING:
-    from bmtpt.artifacts import Prompt
+    from bmtpt.artifacts.saved import Prompt
     from bmtpt.backbone.model.frozen import Backbone
 
 PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
@@ -39,9 +39,9 @@ def evaluate(
     """Score a prompt on a task's rows; prints one JSON result line per metric."""
     _one_of("--scorer", scorer, ("rank", "generate"))
     _one_of("--split", split, ("test", "select"))
-    from bmtpt import api
-    from bmtpt.artifacts import Prompt
+    from bmtpt.artifacts.saved import Prompt
     from bmtpt.results import append_results
+    from bmtpt.stages import evaluate as stage
     from bmtpt.tasks import load_data, load_task, saved_task
 
     loaded = Prompt.load(prompt)
@@ -49,8 +49,8 @@ def evaluate(
     model = _model(backbone or loaded.card.backbone.name, precision)
     examples = rows.test if split == "test" else rows.select
     with ERR.status(f"scoring {len(examples):,} rows"):
-        evaluation = api.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
-    results = api.result_rows(model, loaded, rows, evaluation, study="evaluate")
+        evaluation = stage.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
+    results = stage.result_rows(model, loaded, rows, evaluation, study="evaluate")
     if out:
         append_results(out, results)
     note_cut(evaluation.texts_cut, len(examples))
@@ -82,7 +82,7 @@ def predict(
 
 
 def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
-    from bmtpt.prediction import predict, read_rows, read_task_rows
+    from bmtpt.inference.predict import predict, read_rows, read_task_rows
     from bmtpt.tasks import saved_task
 
     tasks = {task: saved_task(each.card.task_definition) for task, each in prompts.items()}
@@ -93,7 +93,7 @@ def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], 
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, Prompt]:
-    from bmtpt.artifacts import Prompt
+    from bmtpt.artifacts.saved import Prompt
 
     loaded: dict[str, Prompt] = {}
     origins: dict[str, Path] = {}
@@ -114,8 +114,8 @@ def inspect(
     config: Defaults = None,
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
-    from bmtpt.artifacts import load_artifact
-    from bmtpt.inspection import describe_artifact, nearest_tokens
+    from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
+    from bmtpt.artifacts.saved import load_artifact
 
     artifact = load_artifact(folder)
     for key, value in describe_artifact(artifact).items():
@@ -136,8 +136,8 @@ def export(
 ) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter."""
     _one_of("--to", to, ("peft",))
-    from bmtpt.artifacts import Prompt
-    from bmtpt.peft_io import export_peft
+    from bmtpt.artifacts.peft import export_peft
+    from bmtpt.artifacts.saved import Prompt
 
     loaded = Prompt.load(prompt)
     export_peft(loaded, out, loaded.card.backbone.name)
@@ -154,13 +154,13 @@ def import_(
     config: Defaults = None,
 ) -> None:
     """Read a PEFT prompt-tuning adapter as a prompt."""
-    from bmtpt import fitting
-    from bmtpt.peft_io import import_peft
+    from bmtpt.artifacts import saved
+    from bmtpt.artifacts.peft import import_peft
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = fitting.backbone_card(_model(backbone, "float32"))
-    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), fitting.now())
+    card = saved.backbone_card(_model(backbone, "float32"))
+    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), saved.now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 

@@ -116,7 +116,7 @@ def as_yaml(settings: BaseModel) -> str:
 
 def save_settings(folder: Path, settings: BaseModel) -> None:
     """Write the resolved settings beside the result."""
-    from bmtpt.files import write_text_atomically
+    from bmtpt.artifacts.files import write_text_atomically
 
     write_text_atomically(folder / SETTINGS_FILE, as_yaml(settings))
 

@@ -76,15 +76,16 @@ def learn(
     if show_config:
         OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
         return
-    from bmtpt import api
+    from bmtpt.artifacts.inspect import learn_warnings
     from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
+    from bmtpt.stages import source
 
     with run_folder(settings.out, kind="posterior", resume=resume, overwrite=overwrite):
         sources = load_tasks(settings.source, settings.data)
         backbone = load_backbone(settings.backbone, precision=settings.precision)
         with TrainingProgress(ERR, "learn") as progress:
-            posterior = api.learn(
+            posterior = source.learn(
                 backbone,
                 sources,
                 part(settings, LearnSettings),
@@ -97,7 +98,7 @@ def learn(
     note_cut(sum(facts["texts_cut"].values()))
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
     say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats per token")
-    for warning in api.learn_warnings(posterior):
+    for warning in learn_warnings(posterior):
         note(warning)
     say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
 
@@ -116,18 +117,18 @@ def adapt(
     if show_config:
         OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
         return
-    from bmtpt import api
-    from bmtpt.artifacts import Posterior
+    from bmtpt.artifacts.inspect import describe_artifact
+    from bmtpt.artifacts.saved import Posterior
     from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
-    from bmtpt.inspection import describe_artifact
+    from bmtpt.stages.target import adapt_together
 
     posterior = Posterior.load(settings.posterior)
     with run_folder(settings.out, kind="prompt", resume=resume, overwrite=overwrite):
         targets = load_tasks(settings.target, settings.data)
         backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
         with TrainingProgress(ERR, "adapt") as progress:
-            prompts = api.adapt_together(
+            prompts = adapt_together(
                 posterior,
                 targets,
                 part(settings, AdaptSettings),

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
+from bmtpt.inference.score import InstancePrompts
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
-from bmtpt.scoring import InstancePrompts
 from bmtpt.settings import AdaptSettings, AttemptSettings
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch

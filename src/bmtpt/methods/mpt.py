@@ -21,12 +21,12 @@ from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
-from bmtpt.data import Tokenised
 from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate
 from bmtpt.methods.task_factors import FactoredSource
-from bmtpt.prompts import Decomposed
+from bmtpt.posterior.prompts import Decomposed
 from bmtpt.settings import LearnSettings, MptSettings
+from bmtpt.tasks.tokens import Tokenised
 from bmtpt.types import TokenBatch
 
 

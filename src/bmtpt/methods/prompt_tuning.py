@@ -6,7 +6,7 @@ import torch
 
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.methods.target import Candidate
-from bmtpt.prompts import from_vocabulary
+from bmtpt.posterior.prompts import from_vocabulary
 
 
 def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: int = 1) -> list[Candidate]:

@@ -4,7 +4,7 @@
     φ(θ_i)     = (1/M) Σ_j [ k(θ_j, θ_i)·score(θ_j) + ∇_{θ_j} k(θ_j, θ_i) ]
     θ_i       ← θ_i + ε φ(θ_i)                −φ is what the optimiser is handed as the gradient
 
-φ is `stein/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
+φ is `posterior/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.data import Tokenised, epoch_rows
+from bmtpt.posterior import SvgdInfo, annealing, diagnose, svgd_direction
+from bmtpt.posterior.diagnostics import Diagnostics, History, warnings
 from bmtpt.settings import LearnSettings
-from bmtpt.stein import SvgdInfo, annealing, diagnose, svgd_direction
-from bmtpt.stein.diagnostics import Diagnostics, History, warnings
+from bmtpt.tasks.tokens import Tokenised, epoch_rows
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch

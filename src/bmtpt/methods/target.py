@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.data import Tokenised, proportional_counts, standard_normal, stream_rows
-from bmtpt.priors import gaussian_penalty, mixture_penalty
-from bmtpt.prompts import compose
-from bmtpt.scoring import Prompts, Scorer, score_prompts
+from bmtpt.inference.score import Prompts, Scorer, score_prompts
+from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
+from bmtpt.posterior.prompts import compose
 from bmtpt.settings import AdaptSettings, Prior
+from bmtpt.tasks.tokens import Tokenised, proportional_counts, standard_normal, stream_rows
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch

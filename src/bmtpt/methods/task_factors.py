@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.methods.svgd_source import SvgdSource, joined
-from bmtpt.prompts import compose
+from bmtpt.posterior.prompts import compose
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import ArtifactError
-from bmtpt.files import write_text_atomically
 from bmtpt.report.entries import row_name
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
 from bmtpt.report.summary import (
@@ -92,7 +92,7 @@ def _no_gain(group: Sequence[Result]) -> list[str]:
 
     Where one of the two stands in several variants, nobody can say which is meant.
     """
-    from bmtpt.stein.diagnostics import no_gain_warning
+    from bmtpt.posterior.diagnostics import no_gain_warning
 
     losses: dict[str, dict[str, list[float]]] = {}
     for cell in summarise([row.model_copy(update={"primary": True}) for row in group if row.metric == "nll"]):
@@ -211,7 +211,7 @@ def _gap_warnings(gaps: Mapping[str, tuple[float, list[float]]]) -> list[str]:
     """Return one sentence for all tasks whose mean prompt is much worse than the particles."""
     if not gaps:
         return []
-    from bmtpt.stein.diagnostics import mean_gap_warning
+    from bmtpt.posterior.diagnostics import mean_gap_warning
 
     bad = {task: gap for task, gap in gaps.items() if mean_gap_warning(*gap)}
     mean = fmean(mean for mean, _ in bad.values()) if bad else None

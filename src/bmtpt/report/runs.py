@@ -170,7 +170,7 @@ def _read_settings(path: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_prompts(folder: Path, card: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
-    """Read the `particles` or `prompts` tensor [M, P, D] of the two kinds of artifact (see `bmtpt.artifacts`)."""
+    """Read the `particles` or `prompts` tensor [M, P, D] of the two kinds of artifact (see `bmtpt.artifacts.saved`)."""
     import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

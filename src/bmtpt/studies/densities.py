@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmtpt.posterior import annealing, svgd_direction
 from bmtpt.settings import LearnSettings
-from bmtpt.stein import annealing, svgd_direction
 from bmtpt.train.loop import Loop, Validation
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.files import write_text_atomically
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.results import Result
 from bmtpt.studies.analytic import AnalyticBench, Measured
 from bmtpt.studies.densities import Gaussian, svgd

@@ -9,14 +9,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bmtpt.api import evaluate, result_rows, start_settings
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
-from bmtpt.files import write_text_atomically
+from bmtpt.inference.score import metric_names
 from bmtpt.results import Result, settings_hash
-from bmtpt.scoring import metric_names
 from bmtpt.settings import identity_of
+from bmtpt.stages.evaluate import evaluate, result_rows
+from bmtpt.stages.source import start_settings
+from bmtpt.stages.weights import TunedModel
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, Trained, run_cell, stages
@@ -25,7 +27,6 @@ from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.studies.variants import SOURCE_STAGE
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
 from bmtpt.train.events import Listener
-from bmtpt.weight_tuning import TunedModel
 
 PROMPT_SETTINGS = "settings_hash.txt"
 """File of a kept prompt's folder that says which settings it was trained with."""

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import SettingsError
-from bmtpt.files import write_text_atomically
 from bmtpt.results import Result, read_results, text_of
 from bmtpt.studies.jobs import Job, Place, place_of
 

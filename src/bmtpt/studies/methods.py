@@ -14,12 +14,10 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.api import fit_targets, learn, posterior_candidates, start_settings
-from bmtpt.artifacts import CARD, Posterior, Prompt, PromptMixture
+from bmtpt.artifacts.files import write_files_atomically, write_text_atomically
+from bmtpt.artifacts.saved import CARD, Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.baselines import fit_attempt, learn_mpt
-from bmtpt.files import write_files_atomically, write_text_atomically
 from bmtpt.methods.mpt import mpt_candidate
 from bmtpt.methods.perturbation import perturbed_candidates
 from bmtpt.methods.prompt_tuning import plain_candidates
@@ -27,14 +25,17 @@ from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.source_mean import source_mean_candidate
 from bmtpt.methods.spot import spot_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
-from bmtpt.prompts import Decomposed
+from bmtpt.posterior.prompts import Decomposed
 from bmtpt.results import settings_hash
 from bmtpt.settings import AdaptSettings, LearnSettings, WeightMethod, identity_of
+from bmtpt.stages.baselines import fit_attempt, learn_mpt
+from bmtpt.stages.source import learn, start_settings
+from bmtpt.stages.target import fit_targets, posterior_candidates
+from bmtpt.stages.weights import TunedModel, fit_weights
 from bmtpt.studies.spec import SOURCE_PROMPT_METHODS, MethodName, StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener, end_of
 from bmtpt.train.loop import EVENTS
-from bmtpt.weight_tuning import TunedModel, fit_weights
 
 MPT = "mpt.safetensors"
 MPT_STAGE = ("mpt",)

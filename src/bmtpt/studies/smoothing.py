@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts import Prompt, versions
+from bmtpt.artifacts.saved import Prompt, versions
 from bmtpt.backbone.choose import choose_engine
-from bmtpt.data import tokenise
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, settings_hash
 from bmtpt.studies.grid import PROMPT_SETTINGS, GridBench
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.spec import SmoothingSpec
 from bmtpt.tasks import TaskData
+from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.events import Listener
 
 SAMPLES = 8_192

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bmtpt.artifacts import Posterior, versions
-from bmtpt.prompts import Decomposed
+from bmtpt.artifacts.saved import Posterior, versions
+from bmtpt.posterior.prompts import Decomposed
 from bmtpt.results import Result
 from bmtpt.studies.jobs import Job
 from bmtpt.studies.methods import START_STAGE, Sources, Stage

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.errors import ArtifactError
-from bmtpt.files import write_files_atomically
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

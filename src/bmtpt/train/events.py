@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import ArtifactError
-from bmtpt.files import write_text_atomically
 
 
 class Listener(Protocol):

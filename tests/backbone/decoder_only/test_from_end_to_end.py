@@ -16,20 +16,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from bmtpt.api import adapt, backbone_card, evaluate, learn
-from bmtpt.artifacts import BackboneCard, Prompt
+from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
+from bmtpt.artifacts.peft import export_peft, import_peft
+from bmtpt.artifacts.saved import BackboneCard, Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.data import tokenise, tokenise_answer
 from bmtpt.errors import ArtifactError, BackboneError
-from bmtpt.inspection import describe_artifact, nearest_tokens
-from bmtpt.peft_io import export_peft, import_peft
-from bmtpt.prediction import ANSWER_TOKENS, predict
-from bmtpt.scoring import make_scorer
+from bmtpt.inference.predict import ANSWER_TOKENS, predict
+from bmtpt.inference.score import make_scorer
 from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.source import backbone_card, learn
+from bmtpt.stages.target import adapt
+from bmtpt.tasks.tokens import tokenise, tokenise_answer
 from bmtpt.types import Example
 
 END = "<|endoftext|>"

@@ -19,7 +19,7 @@ from bmtpt.backbone.device.machine import CpuTuning
 from bmtpt.backbone.device.plan import Plan
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.prediction import predict
+from bmtpt.inference.predict import predict
 from bmtpt.settings import AdaptSettings, LearnSettings
 
 needs_onednn = pytest.mark.skipif(machine._setting() is None, reason="this torch has no switch for oneDNN's products")

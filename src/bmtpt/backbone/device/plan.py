@@ -24,7 +24,7 @@ class Plan:
     """How the packed engine uses a device. The defaults are those of a CPU.
 
     Attributes:
-        layers: ``written`` (`fast_t5/layers.py`, made for CPUs) or ``autograd`` (`fast_t5/autograd_layers.py`, made for GPUs).
+        layers: ``written`` (`layers.py`, made for CPUs) or ``autograd`` (`autograd_layers.py`, made for GPUs).
         memory: ``keep`` what the backward pass needs, or keep each layer's input only and ``recompute`` the rest:
             the same gradient from less memory in more time.
         length_multiple: Rows are padded to a multiple of this: few shapes, and masks aligned for fused kernels.

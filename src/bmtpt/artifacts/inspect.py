@@ -1,0 +1,108 @@
+"""What an artifact holds, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bmtpt.artifacts.saved import Posterior, Prompt, require_backbone
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.posterior.diagnostics import mean_gap_warning
+
+NEAREST = 3
+
+
+def describe_artifact(artifact: Posterior | Prompt) -> dict[str, str]:
+    """Return the facts `bmtpt inspect` prints: card, shape, rms per prompt, trained numbers and their share."""
+    card = artifact.card
+    prompts = _prompts(artifact)
+    M, P, D = prompts.shape
+    facts = {
+        "kind": f"{card.kind}, format {card.format_version}, made {card.created}",
+        "backbone": f"{card.backbone.name} ({card.backbone.parameters:,} parameters, {card.backbone.fingerprint[:12]})",
+        "sources": ", ".join(card.sources) or "none",
+        "shape": f"{M} × {P} × {D} (prompts × rows × width), fp32",
+        "rms per prompt": ", ".join(f"{value:.2f}" for value in prompts.pow(2).mean(dim=(1, 2)).sqrt().tolist()),
+        "training": f"{card.steps:,} steps, {card.seconds:,.0f} s",
+    }
+    if isinstance(artifact, Posterior):
+        return facts | _posterior_facts(artifact)
+    return facts | _prompt_facts(artifact)
+
+
+def _posterior_facts(posterior: Posterior) -> dict[str, str]:
+    mean = posterior.mean
+    spread = (posterior.particles - mean).pow(2).mean().sqrt()
+    facts = {"spread": f"{spread:.2f} rms around a mean of rms {mean.pow(2).mean().sqrt():.2f}"}
+    gap = posterior.card.diagnostics.get("mean_gap")
+    if gap is not None:
+        facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per token on held-back source rows"
+    return facts | _svgd_facts(posterior.card.diagnostics.get("svgd", {}))
+
+
+def _svgd_facts(svgd: Mapping[str, Any]) -> dict[str, str]:
+    """Return the last diagnostics of SVGD; one particle has no kernel to speak of, and older cards hold none."""
+    if svgd.get("stein_discrepancy") is None:
+        return {}
+    facts = {
+        "bandwidth": f"h = {svgd['bandwidth']:.3g} (embedding units)²",
+        "kernel": f"rank {svgd['kernel_rank']:.2f} of {len(svgd['kernel'])}",
+        "Stein discrepancy": f"{svgd['stein_discrepancy']:.3g} (squared; 0 is the posterior; noisy, of one draw)",
+    }
+    if svgd["repulsion_to_drive"] is not None:
+        facts["repulsion"] = f"{svgd['repulsion_to_drive']:.2g} of the drive"
+    return facts
+
+
+def _prompt_facts(prompt: Prompt) -> dict[str, str]:
+    card = prompt.card
+    share = card.trained_parameters / card.backbone.parameters
+    winners = [_winner(winner) for winner in card.selection.get("winners", [])]
+    return {
+        "task": f"{card.task}, by {card.method}",
+        "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
+        "selected": "; ".join(winners) or "-",
+    }
+
+
+def _winner(winner: Mapping[str, Any]) -> str:
+    prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
+    best = ", ".join(f"{value:.4g}" for value in winner["best"])
+    return f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})"
+
+
+def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
+    """Yield the nearest vocabulary tokens (by cosine) of each prompt's first rows.
+
+    Raises:
+        BackboneError: The artifact belongs to another model.
+    """
+    require_backbone(artifact.card.backbone, backbone.fingerprint, backbone.name)
+    # A T5's table is longer than its vocabulary; the rows behind it have no name.
+    table = backbone.embeddings[: len(backbone.tokenizer)]
+    for m, prompt in enumerate(_prompts(artifact)):
+        for row, ids in enumerate(_nearest(prompt[:rows].to(table.device), table).tolist()):
+            words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))
+            yield f"prompt {m}, row {row}: {words}"
+
+
+def _nearest(rows: Float[Tensor, "P D"], table: Float[Tensor, "V D"]) -> Int[Tensor, "P n"]:
+    cosine = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
+    return cosine.topk(NEAREST, dim=1).indices
+
+
+def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:
+    return artifact.particles if isinstance(artifact, Posterior) else artifact.prompts
+
+
+def learn_warnings(posterior: Posterior) -> list[str]:
+    """Return, in plain words, what the last validation of a source stage warns about."""
+    facts = posterior.card.diagnostics
+    mean = list(facts["mean_nll"].values())
+    particles = list(zip(*facts["particle_nll"].values(), strict=True))
+    warning = mean_gap_warning(sum(mean) / len(mean), [sum(each) / len(each) for each in particles])
+    return [] if warning is None else [warning]

@@ -1,0 +1,192 @@
+"""Prompts to and from Hugging Face PEFT folders (`adapter_config.json` + `adapter_model.safetensors`).
+
+What decides the details (peft 0.21, peft_model.py): for an encoder-decoder (`PeftModelForSeq2SeqLM`) PROMPT_TUNING
+prepends its rows to the encoder's input embeddings only. Its `num_transformer_submodules` defaults to 2 for T5; the
+second P rows are then stored and never used. We write 1 and read either. For a decoder-only model
+(`PeftModelForCausalLM`) the rows stand in front of the whole row, padding included: its logits are ours for a row
+that is alone or padded on the right, and other ones for a row padded on the left.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from bmtpt.artifacts.files import write_files_atomically
+from bmtpt.artifacts.saved import BackboneCard, Prompt, PromptCard, require_backbone, versions
+from bmtpt.errors import ArtifactError, SettingsError
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+_KEY = "prompt_embeddings"
+_FINGERPRINT = "bmtpt_backbone"
+# Narrower types than fp32 are widened exactly; float64 would be rounded.
+_EXACT = (torch.float32, torch.float16, torch.bfloat16)
+
+
+class _Config(BaseModel):
+    """What we need of adapter_config.json; PEFT writes many more keys."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    peft_type: str
+    task_type: str | None = None
+    num_virtual_tokens: int
+    token_dim: int
+    num_transformer_submodules: int | None = None
+    base_model_name_or_path: str | None = None
+    peft_version: str | None = None
+
+
+def export_peft(prompt: Prompt, folder: Path, base_model: str) -> None:
+    """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads.
+
+    Args:
+        prompt: A single prompt (M = 1).
+        folder: Made if missing; an adapter in it is replaced.
+        base_model: Hub id or folder that PEFT notes as the base model.
+
+    Raises:
+        ArtifactError: The prompt is an ensemble, or the folder cannot be written.
+        SettingsError: `peft` is not installed.
+    """
+    members, length, width = prompt.prompts.shape
+    if members != 1:
+        raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")
+    config = _peft_config(length, width, base_model, _task_type(prompt.card.backbone))
+    # The rows are cloned to fp32 storage of their own: safetensors refuses views.
+    rows = prompt.prompts[0].detach().to("cpu", torch.float32).clone()
+    metadata = {"format": "pt", _FINGERPRINT: prompt.card.backbone.fingerprint}
+    weights = to_safetensors({_KEY: rows}, metadata=metadata)
+    write_files_atomically(folder, {WEIGHTS: weights, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
+
+
+def import_peft(
+    folder: Path, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
+) -> Prompt:
+    """Read a PEFT prompt-tuning folder as a prompt for one task. `peft` itself is not needed.
+
+    A folder written by `export_peft` notes the backbone's fingerprint, which is then checked; other folders are
+    checked by the prompt's width only.
+
+    Args:
+        folder: Holds adapter_config.json and adapter_model.safetensors.
+        backbone: The loaded backbone's card.
+        task: Name of the task the prompt is for.
+        task_definition: Dump of the resolved task.
+        created: ISO 8601 time.
+
+    Raises:
+        ArtifactError: The folder is no prompt-tuning adapter for a model of this kind and width.
+        BackboneError: The folder was exported for another backbone.
+    """
+    config = _read_config(folder / CONFIG)
+    _check_config(folder, config, backbone)
+    rows, metadata = _read_rows(folder)
+    if _FINGERPRINT in metadata:
+        exported_for = config.base_model_name_or_path or "unknown"
+        noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
+        require_backbone(noted, backbone.fingerprint, backbone.name)
+    _check_rows(folder / WEIGHTS, rows, config, backbone)
+    used = rows[: config.num_virtual_tokens]
+    return Prompt(used.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))
+
+
+def _task_type(backbone: BackboneCard) -> str:
+    return "CAUSAL_LM" if backbone.decoder_only else "SEQ_2_SEQ_LM"
+
+
+def _peft_config(length: int, width: int, base_model: str, task_type: str) -> dict[str, Any]:
+    try:
+        from peft import PromptTuningConfig
+    except ImportError as error:
+        raise SettingsError("export to PEFT needs the peft package; run: pip install 'bmtpt[peft]'") from error
+    config = PromptTuningConfig(
+        task_type=task_type,
+        num_virtual_tokens=length,
+        token_dim=width,
+        num_transformer_submodules=1,
+        inference_mode=True,
+        base_model_name_or_path=base_model,
+    )
+    return dict(config.to_dict())
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        return _Config.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "file"
+        raise ArtifactError(f"{path} is not a prompt-tuning configuration: {where}: {first['msg'].lower()}") from error
+
+
+def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None:
+    if config.peft_type != "PROMPT_TUNING":
+        raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
+    if config.task_type != _task_type(backbone):
+        raise ArtifactError(
+            f"{folder} is for task type {config.task_type} and backbone '{backbone.name}' needs {_task_type(backbone)}"
+        )
+    if config.token_dim != backbone.d_model:
+        raise ArtifactError(
+            f"{folder} has prompts of width {config.token_dim} and backbone '{backbone.name}' has {backbone.d_model}"
+        )
+
+
+def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        if (folder / "adapter_model.bin").is_file():
+            raise ArtifactError(
+                f"{folder} holds pickled weights, which are never loaded: save it again with safe_serialization=True"
+            )
+        raise ArtifactError(f"{folder} has no {WEIGHTS}; copy the whole folder")
+    try:
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != {_KEY}:
+                raise ArtifactError(f"{path} holds {sorted(file.keys())} where only '{_KEY}' belongs")
+            return file.get_tensor(_KEY), file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from error
+
+
+def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCard) -> None:
+    submodules = config.num_transformer_submodules or (1 if backbone.decoder_only else 2)  # PEFT's defaults
+    expected = [config.num_virtual_tokens * submodules, config.token_dim]
+    if list(rows.shape) != expected or 0 in expected:
+        raise ArtifactError(f"{path} has shape {list(rows.shape)} where {CONFIG} says {expected}")
+    if rows.dtype not in _EXACT:
+        raise ArtifactError(f"{path} holds {rows.dtype}; save it again as torch.float32")
+    if not torch.isfinite(rows).all():
+        raise ArtifactError(f"{path} holds numbers that are not finite; train it again")
+
+
+def _card(
+    config: _Config, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
+) -> PromptCard:
+    """A card that claims no more than the folder says: how long PEFT trained, and on what, is not in it."""
+    return PromptCard(
+        backbone=backbone,
+        task=task,
+        task_definition=task_definition,
+        method="peft",
+        sources=(),
+        posterior=None,
+        settings={"base_model": config.base_model_name_or_path, "peft_version": config.peft_version},
+        selection={},
+        trained_parameters=config.num_virtual_tokens * config.token_dim,
+        steps=0,
+        seconds=0.0,
+        versions=versions(),
+        created=created,
+    )

@@ -1,0 +1,205 @@
+"""Answer new texts through the same templates and the same forward path as training, many tasks in one batch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from bmtpt.artifacts.saved import Prompt, require_backbone
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Query, Reply
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
+from bmtpt.inference.score import make_scorer
+from bmtpt.tasks import TaskSpec, saved_task
+from bmtpt.tasks.prepare import prepared
+from bmtpt.tasks.spec import placeholders
+from bmtpt.tasks.text import render
+from bmtpt.tasks.tokens import tokenise
+from bmtpt.types import Example
+
+BATCH = 64
+"""Rows answered at a time, so that answers stream while a long input is still being read."""
+
+ANSWER_TOKENS = 32
+"""Longest free answer."""
+
+
+def read_rows(lines: Iterable[str], task: TaskSpec, source: str = "input") -> Iterator[Example]:
+    """Turn lines into examples: JSON objects with the task's columns, or plain text if the task has one column.
+
+    Raises:
+        DataError: A line is not JSON, or lacks a column; the sentence names the line.
+    """
+    for where, line in _numbered(lines, source):
+        yield _example(_columns(line, where, task), where, task)
+
+
+def read_task_rows(
+    lines: Iterable[str], tasks: Mapping[str, TaskSpec], source: str = "input"
+) -> Iterator[tuple[str, Example]]:
+    """Turn lines of several tasks into examples and whose they are: JSON objects, whose field ``task`` names it.
+
+    Raises:
+        DataError: A line is not a JSON object, lacks a column or ``task``, or names a task that is not in ``tasks``;
+            the sentence names the line.
+    """
+    for where, line in _numbered(lines, source):
+        if not line.lstrip().startswith("{"):
+            raise DataError(f"{where} is not a JSON object; with several prompts each line needs one with a 'task'")
+        row = _json(line, where)
+        if "task" not in row:
+            raise DataError(f"{where} has no field 'task'; with several prompts it names one of {_listed(tasks)}")
+        name = row["task"]
+        if name not in list(tasks):  # what is not a text may not be hashable
+            raise DataError(f"{where}: no prompt is given for task {name!r}; {nearest(str(name), tasks)}")
+        yield name, _example(row, where, tasks[name])
+
+
+def _numbered(lines: Iterable[str], source: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield f"{source}, line {number}", line
+
+
+def _example(row: dict[str, Any], where: str, task: TaskSpec) -> Example:
+    try:
+        shown = prepared(task.prepare, row, training=False)[0] if task.prepare else row
+        before, context, after = render(task, shown)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
+    return Example(before, context, after, target="")
+
+
+def _columns(line: str, where: str, task: TaskSpec) -> dict[str, Any]:
+    if line.lstrip().startswith("{"):
+        return _json(line, where)
+    columns = placeholders(task.text)
+    if len(columns) != 1:
+        needed = ", ".join(columns)
+        raise DataError(f"{where}: task {task.name} needs JSON lines with the columns {needed}")
+    return {columns[0]: line.rstrip("\n")}
+
+
+def _json(line: str, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except ValueError as error:
+        reason = getattr(error, "msg", error)
+        raise DataError(f"{where} is not valid JSON ({reason})") from error
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+@overload
+def predict(backbone: Backbone, prompt: Prompt, examples: Iterable[Example]) -> Iterator[dict[str, Any]]: ...
+
+
+@overload
+def predict(
+    backbone: Backbone, prompt: Mapping[str, Prompt], examples: Iterable[tuple[str, Example]]
+) -> Iterator[dict[str, Any]]: ...
+
+
+def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """Yield one answer per example, in order: ``text``, ``label`` and, for label words, ``probability`` and ``all``.
+
+    With prompts by task, examples are pairs (task, example), and answers begin with ``task``; rows of all tasks go
+    through the model together, and each gets the answer that it would get alone.
+    An answer to a text that was cut to the prompt's length limit also has ``cut``: true.
+    The probabilities of an ensemble's prompts are averaged. They are softmax shares over the label words and
+    tend to be overconfident (docs/method.md, Diagnostics).
+
+    Raises:
+        ArtifactError: It is neither a prompt nor prompts by task.
+        BackboneError: A prompt belongs to another model.
+        DataError: A row is of a task that has no prompt.
+    """
+    if isinstance(prompt, Prompt):
+        alone = (("", example) for example in examples)
+        yield from (answer for _, answer in _answers(backbone, {"": prompt}, alone))
+    elif isinstance(prompt, Mapping):
+        yield from ({"task": name, **answer} for name, answer in _answers(backbone, prompt, examples))
+    else:
+        raise ArtifactError(f"predict takes prompts, not a {type(prompt).__name__}; evaluate scores those")
+
+
+def _answers(
+    backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[tuple[str, Example]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    routes = {name: _route(backbone, name, prompt) for name, prompt in prompts.items()}
+    untuned = any(prompt.card.settings.get("cpu_tuning") == "none" for prompt in prompts.values())
+    engine = choose_engine(backbone, cpu_tuning="none" if untuned else "auto")
+    stream = iter(rows)
+    while batch := list(islice(stream, BATCH)):
+        asked = [_chosen(routes, name).ask(backbone, example) for name, example in batch]
+        replies = iter(engine.answer([query for each in asked for query in each.queries]))
+        for (name, example), each in zip(batch, asked, strict=True):
+            own = list(islice(replies, len(each.queries)))
+            cut = {"cut": True} if each.cut else {}
+            yield name, {"text": example.text, **routes[name].read(own), **cut}
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One row as the engine gets it: one query for each prompt of an ensemble."""
+
+    queries: list[Query]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class _Route:
+    """How rows of one task are asked, and their answers read.
+
+    Attributes:
+        prompts: Of an ensemble, or one.
+        words: Token ids of the label words; none for free answers.
+        limit: Most tokens of a text.
+    """
+
+    task: TaskSpec
+    prompts: tuple[Tensor, ...]
+    words: tuple[Tensor, ...]
+    limit: int
+
+    def ask(self, backbone: Backbone, example: Example) -> _Asked:
+        row = tokenise(backbone, [example], self.limit)
+        new_tokens = 0 if self.words else ANSWER_TOKENS
+        return _Asked([Query(each, row.batch.inputs[0], self.words, new_tokens) for each in self.prompts], row.cut > 0)
+
+    def read(self, replies: Sequence[Reply]) -> dict[str, Any]:
+        if not self.words:
+            return {"label": replies[0].text}
+        likelihoods = torch.stack([reply.log_likelihoods for reply in replies])  # [M, C]
+        shares = likelihoods.softmax(dim=1).mean(dim=0).tolist()
+        best = max(range(len(shares)), key=shares.__getitem__)
+        words = self.task.label_words
+        return {"label": words[best], "probability": shares[best], "all": dict(zip(words, shares, strict=True))}
+
+
+def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
+    card = prompt.card
+    try:
+        require_backbone(card.backbone, backbone.fingerprint, backbone.name)
+    except BackboneError as error:
+        raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
+    task = saved_task(card.task_definition)
+    words = make_scorer(backbone, task).answers
+    prompts = prompt.prompts if words else prompt.prompts[:1]  # texts have no average
+    limit = card.settings.get("max_length") or task.max_length
+    return _Route(task, tuple(prompts.to(backbone.device)), words, limit)
+
+
+def _chosen(routes: Mapping[str, _Route], name: str) -> _Route:
+    if name not in routes:
+        raise DataError(f"a row is of task '{name}', which has no prompt; {nearest(name, routes)}")
+    return routes[name]

@@ -1,0 +1,191 @@
+"""Score prompts on a task's rows: rank classification over label words, or greedy generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.errors import SettingsError
+from bmtpt.tasks import TaskSpec
+from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
+from bmtpt.tasks.tokens import Tokenised, tokenise_answer
+
+ScorerKind = Literal["rank", "generate"]
+
+ANSWER_ROOM = 4
+"""Tokens that generation may write beyond the longest reference answer, so that a wrong answer can show itself."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a task's answers are read off the model.
+
+    Attributes:
+        task: What the task is.
+        kind: `rank` takes the likeliest label word; `generate` decodes greedily.
+        answers: Token ids of each label word, end of sequence included; empty for free answers.
+    """
+
+    task: TaskSpec
+    kind: ScorerKind
+    answers: tuple[Tensor, ...]
+
+
+InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
+"""Makes the prompts of some texts from their token ids: what a method is whose prompt depends on the text (ATTEMPT)."""
+
+Prompts = Float[Tensor, "M P D"] | InstancePrompts
+"""What can be scored: M prompts for every text, or a function that makes M prompts for each text."""
+
+BLOCK = 256
+"""Texts whose own prompts are made and held at once."""
+
+
+class PromptScore(NamedTuple):
+    """A prompt on held-back rows: the task's primary metric (0–100) and the mean NLL of the right answers."""
+
+    score: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A prompt (or an ensemble of prompts) on a test set.
+
+    Attributes:
+        metrics: Every metric of the task, 0–100.
+        constant_answer: The primary metric of the best constant answer, or None if undefined.
+        invalid_share: Share (0–100) of outputs that are no answer of the task.
+        calibration: `ece` (0–100) and `nll` (nats) of the label probabilities; empty for free answers.
+        predictions: N answers.
+        probabilities: Of the label words, [N, C]; None for free answers.
+        texts_cut: How many texts were cut to the length limit.
+    """
+
+    metrics: dict[str, float]
+    constant_answer: float | None
+    invalid_share: float
+    calibration: dict[str, float]
+    predictions: list[str]
+    probabilities: Float[Tensor, "N C"] | None
+    texts_cut: int
+
+
+def metric_names(task: TaskSpec) -> set[str]:
+    """Return the names of all figures that an `Evaluation` of the task holds with its usual scorer."""
+    return {*task.metrics, *(("ece", "nll") if task.fixed_words else ())}
+
+
+def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None) -> Scorer:
+    """Choose rank classification where the task has label words, generation where it has not.
+
+    Raises:
+        SettingsError: Rank classification is asked of a task without label words.
+    """
+    if kind == "rank" and not task.fixed_words:
+        raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
+    answers = tuple(tokenise_answer(backbone, word) for word in task.label_words) if task.fixed_words else ()
+    return Scorer(task, kind or ("rank" if answers else "generate"), answers)
+
+
+def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
+    """Score each of R prompts on its own, as validation does."""
+    if scorer.kind == "rank":
+        likelihoods = _answer_log_likelihoods(engine, prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
+        labels = _labels(rows).to(likelihoods.device)
+        nll = -likelihoods.gather(2, labels.expand(len(likelihoods), -1)[..., None]).mean(dim=(1, 2))
+        answers = [_words(scorer.task, each) for each in likelihoods]
+    else:
+        blocks = _blocks(prompts, rows.batch.inputs)
+        losses = [engine.losses(each, rows.rows(block)) for each, block in blocks]
+        nll = torch.cat(losses, dim=1).mean(dim=1)
+        answers = _generate(engine, prompts, rows)
+    values = [score(scorer.task, each, rows.examples)[scorer.task.primary] for each in answers]
+    return [PromptScore(value, loss) for value, loss in zip(values, nll.tolist(), strict=True)]
+
+
+def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> Evaluation:
+    """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged.
+
+    Raises:
+        SettingsError: An ensemble of several prompts is asked to generate: their texts have no average.
+    """
+    probabilities = None
+    if scorer.answers:
+        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)
+    if scorer.kind == "rank":
+        assert probabilities is not None
+        predictions = _words(scorer.task, probabilities)
+    elif isinstance(prompts, Tensor) and len(prompts) > 1:
+        raise SettingsError(f"an ensemble of {len(prompts)} prompts can only rank label words; use the scorer 'rank'")
+    else:
+        (predictions,) = _generate(engine, prompts, rows)
+    return Evaluation(
+        metrics=score(scorer.task, predictions, rows.examples),
+        constant_answer=constant_answer(scorer.task, rows.examples),
+        invalid_share=invalid_share(scorer.task, predictions),
+        calibration=_calibration(probabilities, rows),
+        predictions=predictions,
+        probabilities=probabilities,
+        texts_cut=rows.cut,
+    )
+
+
+def label_probabilities(
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
+) -> Float[Tensor, "N C"]:
+    """Return p(label word | text), normalised over the label words and averaged over the prompts, on the CPU."""
+    likelihoods = _answer_log_likelihoods(engine, prompts, inputs, answers)  # [M, N, C]
+    return torch.softmax(likelihoods, dim=2).mean(dim=0).cpu()
+
+
+def _blocks(prompts: Prompts, inputs: Sequence[Tensor]) -> Iterator[tuple[Float[Tensor, "M *N P D"], range]]:
+    """Yield prompts and which texts they go with: all at once where every text has the same."""
+    if isinstance(prompts, Tensor):
+        yield prompts, range(len(inputs))
+        return
+    for start in range(0, len(inputs), BLOCK):
+        rows = range(start, min(start + BLOCK, len(inputs)))
+        yield prompts([inputs[i] for i in rows]), rows
+
+
+def _answer_log_likelihoods(
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
+) -> Float[Tensor, "M N C"]:
+    blocks = _blocks(prompts, inputs)
+    found = [engine.answer_log_likelihoods(each, [inputs[i] for i in rows], answers) for each, rows in blocks]
+    return torch.cat(found, dim=1)
+
+
+def _generate(engine: Engine, prompts: Prompts, rows: Tokenised) -> list[list[str]]:
+    """Return M lists of N texts."""
+    inputs = rows.batch.inputs
+    found = [engine.generate(each, [inputs[i] for i in block], _room(rows)) for each, block in _blocks(prompts, inputs)]
+    return [[text for texts in each for text in texts] for each in zip(*found, strict=True)]
+
+
+def _calibration(probabilities: Float[Tensor, "N C"] | None, rows: Tokenised) -> dict[str, float]:
+    if probabilities is None:
+        return {}
+    found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
+    # `accuracy` is among the metrics already where it means something for the task.
+    return {"ece": 100 * found["ece"], "nll": found["nll"]}
+
+
+def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
+    return [task.label_words[i] for i in scores.argmax(dim=1).tolist()]
+
+
+def _labels(rows: Tokenised) -> Tensor:
+    return torch.tensor([example.label for example in rows.examples])
+
+
+def _room(rows: Tokenised) -> int:
+    return max(rows.batch.target_tokens()) + ANSWER_ROOM

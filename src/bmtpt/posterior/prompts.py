@@ -1,0 +1,122 @@
+"""What a soft prompt is: P rows of D numbers in the space of the language model's input embeddings.
+
+Initialisers return `[P, D]` (one prompt) or `[M, P, D]` (particles) and take their randomness as a generator.
+A target prompt is decomposed as θ = A ∘ (u vᵀ): docs/method.md, section 2, after Wang et al. 2023 (MPT).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Generator, Tensor
+
+from bmtpt.errors import SettingsError
+
+
+def from_vocabulary(
+    table: Float[Tensor, "V D"], frequent_ids: Int[Tensor, " N"], prompt_length: int, generator: Generator
+) -> Float[Tensor, "P D"]:
+    """Draw P different rows of the embedding table among frequent tokens, as a new tensor of its dtype.
+
+    Args:
+        table: The language model's input embeddings.
+        frequent_ids: Token ids to draw from (the paper: the 5,000 most frequent, which are T5's lowest
+            ordinary ids).
+        prompt_length: P.
+        generator: Its state advances; the same state gives the same prompt on every device.
+
+    Raises:
+        SettingsError: P is not between 1 and the number of ids, or an id is outside the table.
+    """
+    N = len(frequent_ids)
+    if not 1 <= prompt_length <= N:
+        raise SettingsError(f"prompt_length is {prompt_length}: give 1 to {N}, the number of tokens to draw from")
+    if int(frequent_ids.min()) < 0 or int(frequent_ids.max()) >= len(table):
+        raise SettingsError(f"a token id to start from is outside the embedding table of {len(table)} rows")
+    order = torch.randperm(N, generator=generator, device=generator.device)
+    ids = frequent_ids[order[:prompt_length].to(frequent_ids.device)]
+    return table.detach()[ids.to(table.device)]
+
+
+def independent_particles(
+    table: Float[Tensor, "V D"],
+    frequent_ids: Int[Tensor, " N"],
+    prompt_length: int,
+    particles: int,
+    generator: Generator,
+) -> Float[Tensor, "M P D"]:
+    """Start each particle from another draw (the paper). Errors as `from_vocabulary`.
+
+    On FLAN-T5-small such particles stayed near their own starts: each was good and their mean was not
+    (docs/results.md; `bmtpt.posterior.diagnostics.mean_gap_warning`).
+    """
+    _check_particles(particles)
+    draws = [from_vocabulary(table, frequent_ids, prompt_length, generator) for _ in range(particles)]
+    return torch.stack(draws)
+
+
+def around(prompt: Float[Tensor, "P D"], particles: int, jitter: float, generator: Generator) -> Float[Tensor, "M P D"]:
+    """Start particles around a prompt, for example one trained with M = 1.
+
+    Args:
+        prompt: The centre.
+        particles: M.
+        jitter: Standard deviation of the Gaussian noise on every number, in embedding units. With 0 the
+            particles are identical, and SVGD then moves them as one.
+        generator: Its state advances.
+
+    Raises:
+        SettingsError: Less than one particle, or a jitter that is negative or not finite.
+    """
+    _check_particles(particles)
+    if not 0 <= jitter < math.inf:
+        raise SettingsError(f"jitter is {jitter}: give a standard deviation of at least 0 in embedding units")
+    shape = (particles, *prompt.shape)
+    noise = torch.randn(shape, generator=generator, device=generator.device, dtype=prompt.dtype)
+    return prompt.detach() + jitter * noise.to(prompt.device)
+
+
+class Decomposed(NamedTuple):
+    """A prompt as θ = A ∘ (u vᵀ); `compose(*decomposed)` is the prompt.
+
+    Attributes:
+        full: A, in embedding units; targets trained together share it.
+        row: u, without unit.
+        col: v, without unit.
+    """
+
+    full: Float[Tensor, "*M P D"]
+    row: Float[Tensor, "*M P"]
+    col: Float[Tensor, "*M D"]
+
+
+def decompose(prompt: Float[Tensor, "P D"]) -> Decomposed:
+    """Start a decomposition at a prompt: A is a copy of the prompt, u and v are ones."""
+    full = prompt.detach().clone()
+    return Decomposed(full, torch.ones_like(full[:, 0]), torch.ones_like(full[0]))
+
+
+def compose(
+    full: Float[Tensor, "*#M P D"], row: Float[Tensor, "*#M P"], col: Float[Tensor, "*#M D"]
+) -> Float[Tensor, "*M P D"]:
+    """θ = A ∘ (u vᵀ), differentiable; leading axes broadcast (particles against one task's u and v)."""
+    return full * (row[..., :, None] * col[..., None, :])
+
+
+def decomposed_parameter_count(prompt_length: int, d_model: int, targets: int = 1) -> int:
+    """Numbers trained for all targets together: l·d for the shared A, l + d for each target's u and v.
+
+    Divided by the targets it is the paper's (l·d)/N + l + d for each.
+
+    >>> decomposed_parameter_count(100, 768)
+    77668
+    """
+    return prompt_length * d_model + targets * (prompt_length + d_model)
+
+
+def _check_particles(particles: int) -> None:
+    if particles < 1:
+        raise SettingsError(f"particles is {particles}: give at least 1")

@@ -1,0 +1,109 @@
+"""Score what a stage trained on a task's rows, and write the scores as result lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bmtpt.artifacts.saved import (
+    Prompt,
+    PromptMixture,
+    require_backbone,
+    versions,
+)
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.errors import DataError
+from bmtpt.inference.score import Evaluation, Prompts, ScorerKind, evaluate_prompts, make_scorer
+from bmtpt.methods.attempt import mixture_prompts
+from bmtpt.results import Result
+from bmtpt.results import settings_hash as hash_of
+from bmtpt.stages.weights import TunedModel
+from bmtpt.tasks import TaskData, TaskSpec, saved_task
+from bmtpt.tasks.tokens import tokenise
+from bmtpt.types import Example
+
+
+def evaluate(
+    backbone: Backbone,
+    prompt: Prompt | PromptMixture | TunedModel,
+    examples: Sequence[Example],
+    *,
+    task: TaskSpec | None = None,
+    scorer: ScorerKind | None = None,
+    max_length: int | None = None,
+) -> Evaluation:
+    """Score a prompt or a tuned model on rows, through the forward path it was trained with.
+
+    Args:
+        examples: Usually `TaskData.test`.
+        task: What the rows are; None takes the task the prompt was trained for.
+        scorer: `rank`, `generate`, or None for the task's usual one.
+        max_length: Longest text in tokens; None takes what the prompt was trained with.
+
+    Raises:
+        BackboneError: The prompt belongs to another model.
+        DataError: No rows.
+        SettingsError: The scorer does not fit the task or the number of prompts.
+    """
+    require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
+    task = task or saved_task(prompt.card.task_definition)
+    if not examples:
+        raise DataError(f"task {task.name} has no rows to evaluate on")
+    rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
+    return evaluate_prompts(
+        _engine_of(backbone, prompt), _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer)
+    )
+
+
+def _engine_of(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Engine:
+    """Return the engine that a prompt was trained with."""
+    if isinstance(prompt, TunedModel):
+        return prompt.engine
+    noted = prompt.card.settings
+    return choose_engine(backbone, noted.get("engine", "auto"), cpu_tuning=noted.get("cpu_tuning", "auto"))
+
+
+def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Prompts:
+    if isinstance(prompt, Prompt):
+        return prompt.prompts.to(backbone.device)
+    if isinstance(prompt, TunedModel):
+        return prompt.engine.no_prompt
+    return mixture_prompts(backbone.embeddings, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
+
+
+def result_rows(
+    backbone: Backbone,
+    prompt: Prompt | PromptMixture | TunedModel,
+    target: TaskData,
+    evaluation: Evaluation,
+    *,
+    study: str,
+    settings_hash: str | None = None,
+) -> list[Result]:
+    """Return an evaluation as result lines, one per metric, calibration included."""
+    task, card = target.task, prompt.card
+    return [
+        Result(
+            study=study,
+            method=card.method,
+            backbone=backbone.name,
+            sources=card.sources,
+            target=task.name,
+            shots=card.settings.get("shots"),
+            seed=card.settings.get("seed", 0),
+            metric=metric,
+            value=value,
+            primary=metric == task.primary,
+            constant_answer=evaluation.constant_answer if metric == task.primary else None,
+            invalid_share=evaluation.invalid_share / 100,
+            trained_parameters=card.trained_parameters,
+            trained_share=card.trained_parameters / backbone.parameters,
+            steps=card.steps,
+            seconds=card.seconds,
+            settings_hash=settings_hash or hash_of(card.settings),
+            data=target.status,
+            versions=versions(),
+        )
+        for metric, value in {**evaluation.metrics, **evaluation.calibration}.items()
+    ]

@@ -1,0 +1,271 @@
+"""The target stage of any method, from rows to trained tensors and their cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.artifacts.saved import (
+    Posterior,
+    Prompt,
+    PromptCard,
+    backbone_card,
+    now,
+    require_backbone,
+    versions,
+)
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.load import load_backbone
+from bmtpt.methods.map_target import map_candidates
+from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows, TargetStage
+from bmtpt.settings import AdaptSettings
+from bmtpt.stages.rows import distinct, row_counts, target_rows
+from bmtpt.tasks import TaskData
+from bmtpt.tasks.tokens import epoch_rows
+from bmtpt.train.events import Listener
+from bmtpt.train.loop import Outcome
+from bmtpt.train.run import Run, prepare_folder, require_free
+
+Stage = TypeVar("Stage", bound=TargetStage)
+
+
+JUDGED_ROWS = 256
+"""Training rows of a target on which the particles are compared before one of them is a start."""
+
+
+@dataclass(frozen=True)
+class Trained(Generic[Stage]):
+    """A target stage that has run.
+
+    Attributes:
+        stage: What was trained.
+        tensors: Its trained tensors in the order of its groups, each candidate at its best validation.
+        winners: The chosen candidates: one, or one for each start of an ensemble.
+        cards: Where the result comes from, by target.
+    """
+
+    stage: Stage
+    tensors: list[Tensor]
+    winners: list[int]
+    cards: dict[str, PromptCard]
+
+
+def all_target_rows(backbone: Backbone, targets: Sequence[TaskData], settings: AdaptSettings) -> dict[str, TargetRows]:
+    """Return the tokenised rows of targets by name. Errors as `target_rows`.
+
+    Raises:
+        SettingsError: No target, or one named twice.
+    """
+    distinct([target.task.name for target in targets], "target")
+    return {target.task.name: target_rows(backbone, target, settings) for target in targets}
+
+
+def train_targets(
+    backbone: Backbone,
+    targets: Sequence[TaskData],
+    stage: Stage,
+    run: Run,
+    *,
+    method: str,
+    sources: Sequence[str] = (),
+    posterior: str | None = None,
+) -> Trained[Stage]:
+    """Train a target stage in the one loop.
+
+    Args:
+        stage: What is trained, on the rows of these targets.
+        run: Where it lives.
+        method, sources, posterior: For the cards.
+    """
+    identity = {
+        "targets": list(stage.targets),
+        "posterior": posterior,
+        "method": method,
+        "rows": row_counts({name: each.train for name, each in stage.targets.items()}),
+    }
+    outcome = run.train(stage, stage.settings, identity, stage.settings.patience)
+    winners = _winners(stage, outcome)
+    facts: dict[str, Any] = {
+        "backbone": backbone_card(backbone),
+        "sources": tuple(sources),
+        "settings": stage.settings.model_dump(mode="json"),
+        "steps": outcome.state.step,
+        "seconds": outcome.state.seconds,
+        "versions": versions(),
+        "created": now(),
+        "method": method,
+        "posterior": posterior,
+        "trained_parameters": stage.trained_parameters() * len(winners),
+    }
+    cards = {
+        target.task.name: PromptCard(
+            **facts,
+            task=target.task.name,
+            task_definition=target.task.model_dump(mode="json"),
+            selection=_selection(stage, outcome, stage.targets[target.task.name]),
+        )
+        for target in targets
+    }
+    return Trained(stage, [tensor.detach() for tensor in outcome.tensors], winners, cards)
+
+
+def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
+    if not stage.settings.ensemble:
+        return [outcome.winner]
+    by_start: dict[str, list[int]] = {}
+    for r, candidate in enumerate(stage.candidates):
+        by_start.setdefault(candidate.start_name, []).append(r)
+    return [max(group, key=lambda r: outcome.state.best[r]) for group in by_start.values()]
+
+
+def _selection(stage: TargetStage, outcome: Outcome, rows: TargetRows) -> dict[str, Any]:
+    """Record how the model was chosen: every candidate's best validation, which is σ's curve too."""
+    curve = [
+        {**candidate.describe(), "best": list(key), "step": step}
+        for candidate, key, step in zip(stage.candidates, outcome.state.best, outcome.state.best_step, strict=True)
+    ]
+    return {
+        "winners": [curve[r] for r in _winners(stage, outcome)],
+        "candidates": curve,
+        "train_rows": len(rows.train),
+        "validation_rows": len(rows.select),
+        "texts_cut": rows.train.cut + rows.select.cut,
+    }
+
+
+def adapt(
+    posterior: Posterior,
+    target: TaskData,
+    settings: AdaptSettings | None = None,
+    *,
+    backbone: Backbone | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> Prompt:
+    """Adapt a posterior to one target by MAP (docs/method.md, section 2).
+
+    Args:
+        posterior: The prior's source.
+        target: Rows of the target task.
+        settings: Of the target stage.
+        backbone: The frozen model, or None to load the one named in the posterior's card.
+        folder, resume, overwrite, listener: As for `learn`.
+
+    Raises:
+        BackboneError: The posterior belongs to another model.
+        DataError: Too few rows for the shots asked for.
+        TrainingError, ArtifactError: As for `learn`.
+    """
+    settings = settings or AdaptSettings()
+    backbone = backbone or load_backbone(posterior.card.backbone.name, precision=settings.precision)
+    return adapt_together(
+        posterior,
+        [target],
+        settings,
+        backbone=backbone,
+        folder=folder,
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+    )[target.task.name]
+
+
+def adapt_together(
+    posterior: Posterior,
+    targets: Sequence[TaskData],
+    settings: AdaptSettings | None = None,
+    *,
+    backbone: Backbone,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Prompt]:
+    """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name."""
+    settings = settings or AdaptSettings()
+    require_backbone(posterior.card.backbone, backbone.fingerprint, backbone.name)
+    particles = posterior.particles.to(backbone.device)
+    return fit_targets(
+        backbone,
+        targets,
+        posterior_candidates(particles, settings),
+        settings,
+        method="bmtpt",
+        particles=particles,
+        sources=posterior.card.sources,
+        posterior=posterior.weights_sha256,
+        folder=folder,
+        resume=resume,
+        overwrite=overwrite,
+        listener=listener,
+    )
+
+
+def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
+    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
+
+    That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times over.
+    """
+
+    def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
+        if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
+            return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
+        losses = []
+        for k, each in enumerate(rows.values()):
+            count = min(len(each.train), JUDGED_ROWS)
+            drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
+            losses.append(engine.losses(particles, drawn).mean(dim=1))
+        return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
+
+    return build
+
+
+def fit_targets(
+    backbone: Backbone,
+    targets: Sequence[TaskData],
+    candidates: CandidateBuilder,
+    settings: AdaptSettings,
+    *,
+    method: str,
+    particles: Float[Tensor, "M P D"] | None = None,
+    sources: Sequence[str] = (),
+    posterior: str | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Prompt]:
+    """Train any prompt method on one target, or on several that share A; every baseline runs through here.
+
+    Args:
+        candidates: Builds the starts and priors that compete, given the tokenised target rows.
+        method: Name for the card.
+        particles: Centres of the priors, if any candidate has one.
+        sources, posterior: For the card.
+    """
+    rows = all_target_rows(backbone, targets, settings)
+    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
+    places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}
+    for place in places.values():
+        require_free(place, resume=resume, overwrite=overwrite, kind="prompt")
+    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
+    stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
+    run = Run(backbone.fingerprint, folder, resume, listener)
+    trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
+    found = {}
+    for k, (name, card) in enumerate(trained.cards.items()):
+        prompts = trained.stage.composed(trained.tensors, k)[trained.winners]
+        prompt = Prompt(prompts.detach().cpu(), card)
+        place = places[name]
+        found[name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
+    return found

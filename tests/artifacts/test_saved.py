@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from jaxtyping import TypeCheckError
+from safetensors.torch import save
+
+from bmtpt.artifacts.files import write_json_atomically, write_text_atomically
+from bmtpt.artifacts.saved import (
+    BackboneCard,
+    Posterior,
+    PosteriorCard,
+    Prompt,
+    PromptCard,
+    load_artifact,
+    require_backbone,
+)
+from bmtpt.artifacts.saved import versions as installed_versions
+from bmtpt.errors import ArtifactError, BackboneError
+
+BACKBONE = BackboneCard(name="tiny", fingerprint="a" * 64, parameters=28_832, d_model=5, vocab_size=160)
+
+
+def a_posterior(seed: int = 0) -> Posterior:
+    card = PosteriorCard(
+        backbone=BACKBONE,
+        sources=("sst2", "mnli"),
+        settings={"particles": 3, "kernel": "rbf"},
+        diagnostics={"spread": 0.5, "loss": [1.0, 2.0]},
+        steps=200,
+        seconds=12.5,
+        versions={"bmtpt": "0.1.0"},
+        created="2026-11-21T09:00:00Z",
+    )
+    return Posterior(torch.randn(3, 4, 5, generator=torch.Generator().manual_seed(seed)), card)
+
+
+def a_prompt(members: int = 1) -> Prompt:
+    card = PromptCard(
+        backbone=BACKBONE,
+        task="cb",
+        task_definition={"name": "cb", "metric": "accuracy"},
+        method="map",
+        sources=("sst2",),
+        posterior="b" * 64,
+        settings={"prior_std": 1.0},
+        selection={"step": 100},
+        trained_parameters=20,
+        steps=300,
+        seconds=3.0,
+        versions={},
+        created="2026-11-21T09:00:00Z",
+    )
+    return Prompt(torch.randn(members, 4, 5, generator=torch.Generator().manual_seed(members)), card)
+
+
+def sentence(error: pytest.ExceptionInfo[Exception]) -> str:
+    text = str(error.value)
+    assert text
+    assert "\n" not in text
+    return text
+
+
+def test_a_posterior_comes_back_bit_for_bit(tmp_path: Path):
+    saved = a_posterior().save(tmp_path / "deep" / "run")
+    loaded = Posterior.load(tmp_path / "deep" / "run")
+    assert torch.equal(loaded.particles, a_posterior().particles)
+    assert loaded.card == saved.card
+    assert loaded.card.sources == ("sst2", "mnli")
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path, members: int):
+    saved = a_prompt(members).save(tmp_path)
+    loaded = load_artifact(tmp_path)
+    assert isinstance(loaded, Prompt)
+    assert torch.equal(loaded.prompts, a_prompt(members).prompts)
+    assert loaded.card == saved.card
+
+
+def test_the_posterior_mean_is_the_sum_over_particles_divided_by_their_number():
+    particles = a_posterior().particles.double()
+    total = sum(particles[m] for m in range(3))
+    torch.testing.assert_close(replace(a_posterior(), particles=particles).mean, total / 3, rtol=0, atol=1e-12)
+
+
+def test_a_wrong_shape_is_caught_while_tests_run():
+    with pytest.raises(TypeCheckError, match="M P D"):
+        Posterior(torch.zeros(4, 5), a_posterior().card)
+
+
+def test_the_card_and_the_unsaved_posterior_name_the_hash_of_the_file(tmp_path: Path):
+    saved = a_posterior().save(tmp_path)
+    on_disk = hashlib.sha256((tmp_path / "posterior.safetensors").read_bytes()).hexdigest()
+    assert saved.card.weights_sha256 == a_posterior().weights_sha256 == on_disk
+    assert json.loads((tmp_path / "card.json").read_text())["weights_sha256"] == on_disk
+
+
+def test_saving_into_a_run_folder_keeps_its_other_files(tmp_path: Path):
+    (tmp_path / "events.jsonl").write_text("{}\n")
+    (tmp_path / "checkpoints").mkdir()
+    a_posterior().save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "events.jsonl",
+        "checkpoints",
+        "card.json",
+        "posterior.safetensors",
+    }
+    assert (tmp_path / "events.jsonl").read_text() == "{}\n"
+
+
+def test_an_artifact_is_replaced_only_when_asked(tmp_path: Path):
+    a_posterior(0).save(tmp_path)
+    with pytest.raises(ArtifactError, match="holds an artifact already") as error:
+        a_posterior(1).save(tmp_path)
+    assert str(tmp_path) in sentence(error)
+    assert torch.equal(Posterior.load(tmp_path).particles, a_posterior(0).particles)
+    a_posterior(1).save(tmp_path, overwrite=True)
+    assert torch.equal(Posterior.load(tmp_path).particles, a_posterior(1).particles)
+
+
+def test_a_prompt_never_replaces_a_posterior(tmp_path: Path):
+    a_posterior().save(tmp_path)
+    with pytest.raises(ArtifactError, match="holds a posterior and not a prompt"):
+        a_prompt().save(tmp_path, overwrite=True)
+    assert isinstance(load_artifact(tmp_path), Posterior)
+
+
+def test_a_posterior_is_not_loaded_as_a_prompt(tmp_path: Path):
+    a_posterior().save(tmp_path)
+    with pytest.raises(ArtifactError, match="holds a posterior where a prompt is needed"):
+        Prompt.load(tmp_path)
+
+
+def _edit_card(folder: Path, **changes: object) -> None:
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, **changes}))
+
+
+def _put_weights(folder: Path, content: bytes) -> None:
+    """Replace the weights and make the card vouch for them, so that only the later checks can object."""
+    (folder / "posterior.safetensors").write_bytes(content)
+    _edit_card(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+
+
+def _truncate(folder: Path) -> None:
+    path = folder / "posterior.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip_one_bit(folder: Path) -> None:
+    path = folder / "posterior.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 1
+    path.write_bytes(bytes(content))
+
+
+NAN = torch.full((3, 4, 5), float("nan"))
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights cut off": (_truncate, "SHA-256 differs"),
+    "one bit flipped": (_flip_one_bit, "SHA-256 differs"),
+    "weights missing": (lambda f: (f / "posterior.safetensors").unlink(), "cannot read .*posterior.safetensors"),
+    "a pickle": (lambda f: _put_weights(f, pickle.dumps({"particles": [1.0]})), "not a safetensors file"),
+    "half a file": (lambda f: _put_weights(f, save({"particles": torch.zeros(3, 4, 5)})[:-4]), "not a safetensors"),
+    "no bytes": (lambda f: _put_weights(f, b""), "not a safetensors file"),
+    "another tensor": (lambda f: _put_weights(f, save({"prompts": torch.zeros(3, 4, 5)})), r"\['prompts'\]"),
+    "another width": (lambda f: _put_weights(f, save({"particles": torch.zeros(3, 4, 6)})), r"\[3, 4, 6\]"),
+    "no particle axis": (lambda f: _put_weights(f, save({"particles": torch.zeros(4, 5)})), r"\[4, 5\]"),
+    "no particles": (lambda f: _put_weights(f, save({"particles": torch.zeros(0, 4, 5)})), r"\[0, 4, 5\]"),
+    "float64": (lambda f: _put_weights(f, save({"particles": torch.zeros(3, 4, 5).double()})), "torch.float64"),
+    "not numbers": (lambda f: _put_weights(f, save({"particles": NAN})), "not finite"),
+    "another version": (lambda f: _edit_card(f, format_version=2), "format version 2 .* reads 1"),
+    "no version": (lambda f: _edit_card(f, format_version=None), "format version None"),
+    "another kind": (lambda f: _edit_card(f, kind=["posterior"]), "not the card of"),
+    "an unknown field": (lambda f: _edit_card(f, colour="red"), "colour"),
+    "a wrong field": (lambda f: _edit_card(f, steps="many"), "steps"),
+    "card cut off": (lambda f: (f / "card.json").write_text('{"kind": "poste'), "not JSON"),
+    "card not text": (lambda f: (f / "card.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
+    "card no mapping": (lambda f: (f / "card.json").write_text("[]"), "not the card of"),
+    "card missing": (lambda f: (f / "card.json").unlink(), "holds no posterior or prompt"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_artifact_is_refused_with_one_sentence(tmp_path: Path, damage: str):
+    a_posterior().save(tmp_path)
+    break_it, words = DAMAGE[damage]
+    break_it(tmp_path)
+    for load in (Posterior.load, load_artifact):
+        with pytest.raises(ArtifactError, match=words) as error:
+            load(tmp_path)
+        assert str(tmp_path) in sentence(error)
+
+
+@pytest.mark.parametrize(
+    ("particles", "words"),
+    [
+        (NAN, "not finite"),
+        (torch.zeros(3, 4, 6), "6"),
+        (torch.full((1, 1, 5), 1e300, dtype=torch.float64), "not finite"),
+    ],
+)
+def test_a_posterior_that_could_not_be_loaded_is_not_saved(tmp_path: Path, particles: torch.Tensor, words: str):
+    with pytest.raises(ArtifactError, match=words):
+        Posterior(particles, a_posterior().card).save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_diagnostic_that_is_not_a_number_becomes_null(tmp_path: Path):
+    posterior = a_posterior()
+    card = posterior.card.model_copy(update={"diagnostics": {"ksd": float("nan"), "loss": [float("inf")]}})
+    replace(posterior, card=card).save(tmp_path)
+    assert Posterior.load(tmp_path).card.diagnostics == {"ksd": None, "loss": [None]}
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file may grow beyond `size` bytes: the write fails half-way, as it does on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_gives_one_sentence_and_leaves_nothing(tmp_path: Path):
+    with disk_of(100), pytest.raises(ArtifactError, match="cannot write") as error:
+        a_posterior().save(tmp_path / "run")
+    assert str(tmp_path / "run") in sentence(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path: Path):
+    a_posterior(0).save(tmp_path)
+    with disk_of(100), pytest.raises(ArtifactError, match="cannot write"):
+        a_posterior(1).save(tmp_path, overwrite=True)
+    assert torch.equal(Posterior.load(tmp_path).particles, a_posterior(0).particles)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_place_that_cannot_hold_a_folder_gives_one_sentence(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(ArtifactError, match="cannot write") as error:
+            a_posterior().save(place)
+        assert str(place) in sentence(error)
+
+
+@contextmanager
+def killed_before_rename(number: int) -> Iterator[None]:
+    rename, seen = Path.replace, []
+
+    def dying(self: Path, target: Path) -> Path:
+        seen.append(target)
+        if len(seen) == number:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", dying)
+        yield
+
+
+def test_a_run_killed_between_the_two_renames_leaves_a_pair_that_is_refused(tmp_path: Path):
+    a_posterior(0).save(tmp_path)
+    with killed_before_rename(2), pytest.raises(KeyboardInterrupt):
+        a_posterior(1).save(tmp_path, overwrite=True)
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
+        Posterior.load(tmp_path)
+
+
+def test_a_first_save_killed_between_the_two_renames_can_be_repeated(tmp_path: Path):
+    with killed_before_rename(2), pytest.raises(KeyboardInterrupt):
+        a_posterior().save(tmp_path)
+    with pytest.raises(ArtifactError, match="holds no posterior or prompt"):
+        load_artifact(tmp_path)
+    a_posterior().save(tmp_path)
+    assert torch.equal(Posterior.load(tmp_path).particles, a_posterior().particles)
+
+
+def test_written_files_have_the_permissions_of_ordinary_files(tmp_path: Path):
+    a_posterior().save(tmp_path)
+    (tmp_path / "ordinary").write_text("")
+    expected = (tmp_path / "ordinary").stat().st_mode
+    assert (tmp_path / "card.json").stat().st_mode == expected
+    assert (tmp_path / "posterior.safetensors").stat().st_mode == expected
+
+
+def test_an_artifact_of_another_backbone_is_refused_by_both_names():
+    require_backbone(BACKBONE, "a" * 64, "any name for the same weights")
+    with pytest.raises(BackboneError) as error:
+        require_backbone(BACKBONE, "c" * 64, "google/t5-v1_1-base")
+    assert "'tiny'" in sentence(error)
+    assert "'google/t5-v1_1-base'" in sentence(error)
+
+
+def test_versions_name_what_decides_a_runs_numbers():
+    found = installed_versions()
+    assert set(found) == {"bmtpt", "torch", "transformers", "python"}
+    assert found["torch"] == torch.__version__
+
+
+def test_json_files_are_replaced_whole_and_never_hold_nan(tmp_path: Path):
+    path = tmp_path / "new" / "state.json"
+    write_json_atomically(path, {"σ": [1, 2.5, None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"σ": [1, 2.5, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json_atomically(path, {"loss": float("nan")})
+    with disk_of(10), pytest.raises(ArtifactError, match=r"cannot write .*state.json"):
+        write_text_atomically(path, "x" * 1000)
+    assert json.loads(path.read_text(encoding="utf-8")) == {"σ": [1, 2.5, None]}
+    assert len(list(path.parent.iterdir())) == 1

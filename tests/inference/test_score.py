@@ -1,0 +1,206 @@
+"""Scoring against Hugging Face's model one row and one label word at a time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
+from bmtpt.errors import SettingsError
+from bmtpt.inference.score import evaluate_prompts, label_probabilities, make_scorer, metric_names, score_prompts
+from bmtpt.tasks.metrics import calibration
+from bmtpt.tasks.tokens import Tokenised, tokenise
+from bmtpt.types import Example, TokenBatch
+
+M, P = 3, 4
+PROMPTS = 3 * torch.randn(M, P, 24, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module", params=["generic", "packed"])
+def engine(tiny_backbone, request) -> Engine:
+    return choose_engine(tiny_backbone, request.param)
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_backbone, tiny_tasks) -> dict[str, Tokenised]:
+    return {name: tokenise(tiny_backbone, data.test, 64) for name, data in tiny_tasks.items()}
+
+
+def nll(model: Any, prompt: Tensor, ids: Tensor, target: Tensor) -> float:
+    """−log p(target | prompt, text) by Hugging Face's own loss."""
+    embedded = torch.cat([prompt, model.shared(ids)])[None]
+    loss = model(inputs_embeds=embedded, labels=target[None]).loss
+    return loss.item() * len(target)
+
+
+def word_likelihoods(model: Any, prompt: Tensor, rows: Tokenised, answers: tuple[Tensor, ...]) -> Tensor:
+    return torch.tensor([[-nll(model, prompt, ids, answer) for answer in answers] for ids in rows.batch.inputs])
+
+
+@pytest.mark.parametrize("name", ["sentiment", "pairs"])
+def test_rank_scoring_is_that_of_one_forward_pass_per_label_word(
+    name, engine, rows, tiny_tasks, tiny_backbone, tiny_hf
+):
+    task = tiny_tasks[name].task
+    scorer = make_scorer(tiny_backbone, task)
+    assert scorer.kind == "rank"
+    assert [ids.tolist() for ids in scorer.answers] == [tiny_backbone.tokenizer(w).input_ids for w in task.label_words]
+    gold = [example.label for example in rows[name].examples]
+    for m, found in enumerate(score_prompts(engine, PROMPTS, rows[name], scorer)):
+        likelihoods = word_likelihoods(tiny_hf, PROMPTS[m], rows[name], scorer.answers)
+        right = [int(row.argmax()) == label for row, label in zip(likelihoods, gold, strict=True)]
+        assert found.score == pytest.approx(100 * sum(right) / len(right))
+        wanted = -sum(row[label].item() for row, label in zip(likelihoods, gold, strict=True)) / len(gold)
+        assert found.nll == pytest.approx(wanted, rel=1e-5)
+
+
+def test_an_ensemble_averages_probabilities_and_not_logits(engine, rows, tiny_tasks, tiny_backbone, tiny_hf):
+    scorer = make_scorer(tiny_backbone, tiny_tasks["pairs"].task)
+    found = evaluate_prompts(engine, PROMPTS, rows["pairs"], scorer)
+    logits = torch.stack([word_likelihoods(tiny_hf, prompt, rows["pairs"], scorer.answers) for prompt in PROMPTS])
+    averaged = logits.softmax(dim=2).mean(dim=0)
+    assert torch.allclose(found.probabilities, averaged, atol=1e-5)
+    assert not torch.allclose(found.probabilities, logits.mean(dim=0).softmax(dim=1), atol=1e-3)
+    assert found.predictions == [scorer.task.label_words[i] for i in averaged.argmax(dim=1)]
+    gold = [example.label for example in rows["pairs"].examples]
+    wanted = calibration(averaged.double().numpy(), gold)
+    assert found.calibration["nll"] == pytest.approx(wanted["nll"], rel=1e-5)
+    assert found.calibration["ece"] == pytest.approx(100 * wanted["ece"], abs=1e-3)
+    assert set(found.metrics) | set(found.calibration) == metric_names(scorer.task)
+
+
+def test_an_ensemble_of_one_is_the_prompt_itself(engine, rows, tiny_tasks, tiny_backbone):
+    scorer = make_scorer(tiny_backbone, tiny_tasks["sentiment"].task)
+    alone = evaluate_prompts(engine, PROMPTS[:1], rows["sentiment"], scorer)
+    assert alone.metrics["accuracy"] == score_prompts(engine, PROMPTS[:1], rows["sentiment"], scorer)[0].score
+
+
+@pytest.mark.parametrize("name", ["answers", "pairs"])
+def test_generation_is_hugging_faces_with_the_prompt_in_front(name, engine, rows, tiny_tasks, tiny_backbone, tiny_hf):
+    scorer = make_scorer(tiny_backbone, tiny_tasks[name].task, "generate")
+    found = evaluate_prompts(engine, PROMPTS[:1], rows[name], scorer)
+    longest = max(len(tiny_backbone.tokenizer(example.target).input_ids) for example in rows[name].examples)
+    for prediction, ids in zip(found.predictions, rows[name].batch.inputs, strict=True):
+        embedded = torch.cat([PROMPTS[0], tiny_hf.shared(ids)])[None]
+        out = tiny_hf.generate(
+            inputs_embeds=embedded, attention_mask=torch.ones(1, embedded.shape[1]), max_new_tokens=longest + 4,
+            do_sample=False, num_beams=1,
+        )  # fmt: skip
+        assert prediction == tiny_backbone.tokenizer.decode(out[0], skip_special_tokens=True).strip()
+    assert len(set(found.predictions)) > 1 or name == "pairs"
+
+
+def test_each_prompt_generates_its_own_answers(engine, rows, tiny_tasks, tiny_backbone):
+    inputs = rows["answers"].batch.inputs
+    together = engine.generate(PROMPTS, inputs, 5)
+    for m in range(M):
+        assert together[m] == engine.generate(PROMPTS[m : m + 1], inputs, 5)[0]
+
+
+def test_generated_answers_are_scored_and_their_nll_is_that_of_the_right_answer(
+    engine, rows, tiny_tasks, tiny_backbone, tiny_hf
+):
+    scorer = make_scorer(tiny_backbone, tiny_tasks["answers"].task)
+    assert scorer.kind == "generate"
+    assert scorer.answers == ()
+    for m, found in enumerate(score_prompts(engine, PROMPTS, rows["answers"], scorer)):
+        batch = rows["answers"].batch
+        pairs = zip(batch.inputs, batch.targets, strict=True)
+        wanted = sum(nll(tiny_hf, PROMPTS[m], ids, target) for ids, target in pairs) / len(batch)
+        assert found.nll == pytest.approx(wanted, rel=1e-5)
+
+
+class Echo:
+    """An engine that answers what it is told to."""
+
+    def __init__(self, answers: list[str]) -> None:
+        self.answers = answers
+
+    def generate(self, prompts: Tensor, inputs: Any, max_new_tokens: int) -> list[list[str]]:
+        return [self.answers] * len(prompts)
+
+    def answer_log_likelihoods(self, prompts: Tensor, inputs: Any, answers: Any) -> Tensor:
+        return torch.zeros(len(prompts), len(inputs), len(answers))
+
+
+def test_outputs_that_are_no_answer_are_counted_and_wrong(rows, tiny_tasks, tiny_backbone):
+    examples = rows["sentiment"].examples[:4]
+    part = Tokenised(examples, rows["sentiment"].rows(range(4)), 0)
+    scorer = make_scorer(tiny_backbone, tiny_tasks["sentiment"].task, "generate")
+    right = [example.target for example in examples]
+    found = evaluate_prompts(Echo([*right[:2], "film", ""]), PROMPTS[:1], part, scorer)
+    assert found.metrics["accuracy"] == 50
+    assert found.invalid_share == 50
+    assert found.predictions == [*right[:2], "film", ""]
+
+
+def test_the_best_constant_answer_is_told_beside_the_score(rows, tiny_tasks, tiny_backbone):
+    examples = rows["pairs"].examples
+    found = evaluate_prompts(Echo([]), PROMPTS[:1], rows["pairs"], make_scorer(tiny_backbone, tiny_tasks["pairs"].task))
+    shares = [sum(example.label == c for example in examples) / len(examples) for c in (0, 1)]
+    assert found.constant_answer == pytest.approx(100 * max(shares))
+    assert found.invalid_share == 0
+
+
+def test_rank_scoring_without_label_words_and_a_generating_ensemble_are_refused(
+    engine, rows, tiny_tasks, tiny_backbone
+):
+    with pytest.raises(SettingsError, match=r"answers has no fixed label words.*'generate'"):
+        make_scorer(tiny_backbone, tiny_tasks["answers"].task, "rank")
+    scorer = make_scorer(tiny_backbone, tiny_tasks["answers"].task)
+    with pytest.raises(SettingsError, match="ensemble of 3 prompts"):
+        evaluate_prompts(engine, PROMPTS, rows["answers"], scorer)
+
+
+# One forward path: what is trained is what is scored.
+
+
+def test_training_and_scoring_give_a_row_the_same_loss_with_and_without_padding(
+    engine, rows, tiny_tasks, tiny_backbone
+):
+    part = rows["pairs"]
+    scorer = make_scorer(tiny_backbone, tiny_tasks["pairs"].task)
+    trained, _ = engine.gradients(PROMPTS, part.batch, torch.ones(len(part)))
+    validated = engine.losses(PROMPTS, part.batch)
+    scored = -engine.answer_log_likelihoods(PROMPTS, part.batch.inputs, scorer.answers)
+    gold = torch.tensor([example.label for example in part.examples]).expand(M, -1)[..., None]
+    assert torch.allclose(trained, validated, atol=1e-5, rtol=0)
+    assert torch.allclose(trained, scored.gather(2, gold)[..., 0], atol=1e-5, rtol=0)
+    for n in range(len(part)):
+        alone, _ = engine.gradients(PROMPTS, part.rows([n]), torch.ones(1))
+        assert torch.allclose(alone[:, 0], trained[:, n], atol=1e-5, rtol=0)
+
+
+def test_a_long_neighbour_changes_no_loss(engine, tiny_backbone, tiny_hf):
+    examples = [Example("good film", "", "", "positive"), Example("bad " * 40, "", "", "not very good")]
+    batch = tokenise(tiny_backbone, examples, 64).batch
+    losses = engine.losses(PROMPTS, batch)
+    for m in range(M):
+        for n in range(2):
+            wanted = nll(tiny_hf, PROMPTS[m], batch.inputs[n], batch.targets[n])
+            assert losses[m, n].item() == pytest.approx(wanted, abs=2e-5)
+
+
+def test_the_probabilities_of_a_row_do_not_depend_on_its_neighbours(engine, tiny_backbone, tiny_tasks):
+    scorer = make_scorer(tiny_backbone, tiny_tasks["pairs"].task)
+    short = torch.tensor([5, 6, 1])
+    inputs = [short, torch.arange(3, 60), short]
+    together = label_probabilities(engine, PROMPTS, inputs, scorer.answers)
+    alone = label_probabilities(engine, PROMPTS, [short], scorer.answers)
+    assert torch.allclose(together[0], alone[0], atol=1e-6)
+    assert torch.allclose(together[2], alone[0], atol=1e-6)
+    assert torch.allclose(together.sum(dim=1), torch.ones(3), atol=1e-6)
+
+
+def test_the_first_generated_token_is_the_likeliest_one_in_training(engine, tiny_backbone):
+    """A prompt that generation left out, or put elsewhere, would show here."""
+    ids = torch.tensor([5, 6, 7, 1])
+    words = [torch.tensor([token]) for token in range(3, 150)]
+    batch = TokenBatch([ids] * len(words), words)
+    likeliest = engine.losses(PROMPTS, batch).argmin(dim=1)
+    for m, (text,) in enumerate(engine.generate(PROMPTS, [ids], 1)):
+        assert text == tiny_backbone.tokenizer.decode(words[likeliest[m]])

@@ -1,0 +1,132 @@
+"""Initialisers draw what they say, and the decomposition is the paper's."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from bmtpt.errors import SettingsError
+from bmtpt.posterior.prompts import (
+    around,
+    compose,
+    decompose,
+    decomposed_parameter_count,
+    from_vocabulary,
+    independent_particles,
+)
+
+V, D = 60, 4
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def table(dtype: torch.dtype = torch.float64) -> Tensor:
+    """Row r of this table is r·D, r·D + 1, …: a row tells its id."""
+    return torch.arange(V * D, dtype=dtype).reshape(V, D)
+
+
+FREQUENT = torch.arange(3, 43)
+
+
+@DTYPES
+def test_a_prompt_from_the_vocabulary_is_different_rows_of_frequent_tokens(dtype):
+    prompt = from_vocabulary(table(dtype), FREQUENT, 40, seeded())
+    ids = (prompt[:, 0] / D).long()
+    assert torch.equal(prompt, table(dtype)[ids])
+    assert torch.equal(ids.sort().values, FREQUENT)
+    assert not torch.equal(ids, FREQUENT)
+
+
+def test_the_same_seed_gives_the_same_prompt_and_another_seed_another():
+    first = from_vocabulary(table(), FREQUENT, 10, seeded(1))
+    assert torch.equal(first, from_vocabulary(table(), FREQUENT, 10, seeded(1)))
+    assert not torch.equal(first, from_vocabulary(table(), FREQUENT, 10, seeded(2)))
+
+
+def test_a_prompt_shares_no_memory_or_gradient_with_the_table():
+    embeddings = torch.nn.Parameter(table())
+    prompt = from_vocabulary(embeddings, FREQUENT, 10, seeded())
+    assert not prompt.requires_grad
+    prompt.zero_()
+    assert torch.equal(embeddings, table())
+
+
+def test_independent_particles_are_another_draw_each():
+    particles = independent_particles(table(), FREQUENT, 10, 5, seeded())
+    assert particles.shape == (5, 10, D)
+    assert len({tuple(particle[:, 0].tolist()) for particle in particles}) == 5
+    assert torch.equal(particles[0], from_vocabulary(table(), FREQUENT, 10, seeded()))
+
+
+@DTYPES
+def test_particles_around_a_draw_lie_at_the_stated_distance(dtype):
+    wide = torch.zeros(V, 1000, dtype=dtype) + table(dtype)[:, :1]
+    draw = from_vocabulary(wide, FREQUENT, 20, seeded())
+    particles = around(draw, 5, 0.3, seeded())
+    noise = particles - draw
+    assert particles.dtype == dtype
+    assert noise.square().mean().sqrt().item() == pytest.approx(0.3, rel=0.02)
+    assert (noise[0] * noise[1]).mean().abs().item() < 0.01
+
+
+def test_particles_around_a_prompt_without_jitter_are_copies_of_it():
+    prompt = table()[:6]
+    particles = around(prompt, 3, 0.0, seeded())
+    assert torch.equal(particles, prompt.expand(3, 6, D))
+    particles.zero_()
+    assert prompt.any()
+
+
+def test_a_decomposition_starts_at_the_prompt_exactly():
+    prompt = torch.randn(6, D, generator=seeded())
+    assert torch.equal(compose(*decompose(prompt)), prompt)
+
+
+@DTYPES
+def test_compose_is_the_elementwise_product_with_the_outer_product(dtype):
+    full, row, col = (torch.randn(shape, generator=seeded(), dtype=dtype) for shape in [(6, D), (6,), (D,)])
+    torch.testing.assert_close(compose(full, row, col), full * torch.outer(row, col))
+    particles = torch.randn(3, 6, D, generator=seeded(), dtype=dtype)
+    torch.testing.assert_close(compose(particles, row, col)[2], compose(particles[2], row, col))
+
+
+def test_all_three_factors_receive_gradients():
+    factors = [factor.requires_grad_() for factor in decompose(1 + table()[:6])]
+    compose(*factors).square().sum().backward()
+    assert all(factor.grad is not None and factor.grad.abs().min() > 0 for factor in factors)
+
+
+def test_the_decomposition_of_t5_base_trains_the_papers_number_of_parameters():
+    assert decomposed_parameter_count(100, 768) == 77_668
+    assert round(100 * decomposed_parameter_count(100, 768) / 220e6, 4) == 0.0353
+    assert decomposed_parameter_count(100, 768) == sum(f.numel() for f in decompose(torch.zeros(100, 768)))
+
+
+def test_targets_share_the_full_factor():
+    assert decomposed_parameter_count(100, 768, targets=8) / 8 == 100 * 768 / 8 + 100 + 768
+
+
+@pytest.mark.parametrize("prompt_length", [0, 41])
+def test_a_prompt_longer_than_the_tokens_to_draw_from_is_refused(prompt_length):
+    with pytest.raises(SettingsError, match="give 1 to 40"):
+        from_vocabulary(table(), FREQUENT, prompt_length, seeded())
+
+
+def test_ids_outside_the_table_are_refused():
+    for ids in (torch.tensor([1, V]), torch.tensor([-1, 1])):
+        with pytest.raises(SettingsError, match="outside the embedding table of 60 rows"):
+            from_vocabulary(table(), ids, 1, seeded())
+
+
+def test_wrong_numbers_of_particles_and_jitters_are_refused():
+    with pytest.raises(SettingsError, match="particles is 0"):
+        independent_particles(table(), FREQUENT, 5, 0, seeded())
+    for jitter in (-1.0, math.nan, math.inf):
+        with pytest.raises(SettingsError, match="jitter"):
+            around(table()[:2], 2, jitter, seeded())

@@ -1,0 +1,391 @@
+"""The front door on the tiny T5: artifacts, folders, refusals, and what the cards say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bmtpt.artifacts.inspect import learn_warnings
+from bmtpt.artifacts.saved import Posterior, Prompt
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
+from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
+from bmtpt.inference.score import make_scorer, metric_names, score_prompts
+from bmtpt.methods.svgd_source import SvgdSource, joined
+from bmtpt.posterior import diagnose, svgd_direction
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages.evaluate import evaluate, result_rows
+from bmtpt.stages.rows import source_rows, target_rows
+from bmtpt.stages.source import learn
+from bmtpt.stages.target import adapt, adapt_together, posterior_candidates
+from bmtpt.tasks.tokens import tokenise
+
+QUICK = {"steps": 3, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
+P, D = 3, 24
+
+
+def learning(**changes: Any) -> LearnSettings:
+    values = {**QUICK, "particles": 2, "prompt_length": P, "validation_rows": 4}
+    return LearnSettings.model_validate(values | changes)
+
+
+def adapting(**changes: Any) -> AdaptSettings:
+    return AdaptSettings.model_validate({**QUICK, "prior_std_grid": (0.5, 5.0), **changes})
+
+
+@pytest.fixture(scope="module")
+def sources(tiny_tasks) -> list[Any]:
+    return [tiny_tasks["sentiment"], tiny_tasks["answers"]]
+
+
+@pytest.fixture(scope="module")
+def posterior(tiny_backbone, sources) -> Posterior:
+    return learn(tiny_backbone, sources, learning(particles=3))
+
+
+def test_a_learned_posterior_is_saved_with_a_card_that_tells_how(tiny_backbone, sources, tmp_path):
+    found = learn(tiny_backbone, sources, learning(seed=4), folder=tmp_path / "deep" / "run")
+    card = found.card
+    assert found.particles.shape == (2, P, D)
+    assert card.sources == ("sentiment", "answers")
+    assert LearnSettings.model_validate(card.settings) == learning(seed=4)
+    assert (card.steps, card.backbone.fingerprint) == (3, tiny_backbone.fingerprint)
+    assert card.backbone.parameters == tiny_backbone.parameters
+    loaded = Posterior.load(tmp_path / "deep" / "run")
+    assert torch.equal(loaded.particles, found.particles)
+    assert loaded.card == card
+
+
+def test_without_a_folder_the_same_posterior_stays_in_memory(tiny_backbone, sources, tmp_path):
+    kept = learn(tiny_backbone, sources, learning(), folder=tmp_path)
+    assert torch.equal(kept.particles, learn(tiny_backbone, sources, learning()).particles)
+
+
+def test_the_cards_mean_gap_is_that_of_the_saved_particles_on_held_back_rows(tiny_backbone, sources, posterior):
+    gaps = []
+    for source in sources:
+        rows = tokenise(tiny_backbone, source.select, 64)
+        drawn = [i for i in range(12) if i in _held_back(12, 4)]
+        batch = rows.rows(drawn)
+        prompts = torch.cat([posterior.mean[None], posterior.particles])
+        nll = HuggingFaceEngine(tiny_backbone).losses(prompts, batch).sum(dim=1) / sum(batch.target_tokens())
+        assert posterior.card.diagnostics["mean_nll"][source.task.name] == pytest.approx(nll[0].item(), rel=1e-4)
+        assert posterior.card.diagnostics["particle_nll"][source.task.name] == pytest.approx(nll[1:].tolist(), rel=1e-4)
+        gaps.append((nll[0] - nll[1:].mean()).item())
+    assert posterior.card.diagnostics["mean_gap"] == pytest.approx(sum(gaps) / 2, abs=1e-5)
+
+
+def test_the_cards_svgd_diagnostics_are_those_of_the_saved_particles_on_the_last_steps_draw(
+    tiny_backbone, sources, posterior
+):
+    settings = LearnSettings.model_validate(posterior.card.settings)
+    train, held_back = source_rows(tiny_backbone, sources, settings)
+    stage = SvgdSource(HuggingFaceEngine(tiny_backbone), posterior.particles, train, held_back, settings)
+    batches = stage.draw(settings.steps - 1)
+    weights = torch.tensor([1 / sum(batch.target_tokens()) for batch in batches.values() for _ in range(len(batch))])
+    _, gradient = stage.engine.gradients(posterior.particles, joined(batches), weights)
+    _, info = svgd_direction(posterior.particles, -gradient)
+    wanted, found = diagnose(posterior.particles, -gradient, info)._asdict(), posterior.card.diagnostics["svgd"]
+    assert found.keys() == wanted.keys()
+    for name in ("bandwidth", "kernel_rank", "repulsion_to_drive", "spread", "mean_rms", "stein_discrepancy"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-3), name
+
+
+def _held_back(rows: int, count: int) -> list[int]:
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))[:count].tolist()
+
+
+def test_seeds_give_different_posteriors_and_the_same_seed_the_same(tiny_backbone, sources):
+    first, second = (learn(tiny_backbone, sources, learning(seed=seed)).particles for seed in (1, 2))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, learn(tiny_backbone, sources, learning(seed=1)).particles)
+
+
+def events(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+
+
+def started(backbone: Any, sources: Any, **changes: Any) -> torch.Tensor:
+    """Particles before they move (to rounding)."""
+    return learn(backbone, sources, learning(learning_rate=1e-12, weight_decay=0, **changes)).particles
+
+
+def test_particles_start_where_the_settings_say(tiny_backbone, sources):
+    table = tiny_backbone.embeddings
+    independent = started(tiny_backbone, sources, particle_init="independent")
+    assert torch.cdist(independent.flatten(0, 1), table).min(dim=1).values.max() < 1e-3
+    assert not torch.allclose(independent[0], independent[1])
+    shared = started(tiny_backbone, sources, particle_init="shared", init_jitter=0.01, particles=4)
+    assert 0.005 < (shared - shared.mean(dim=0)).std() < 0.02
+    assert torch.cdist(shared.mean(dim=0), table).min(dim=1).values.max() < 0.1
+
+
+def test_particles_around_a_trained_prompt_share_the_budget_and_start_at_that_prompt(tiny_backbone, sources, tmp_path):
+    settings = learning(particle_init="prompt", init_steps=4, steps=6, init_jitter=0.0)
+    found = learn(tiny_backbone, sources, settings, folder=tmp_path)
+    assert found.card.steps == 6
+    told, first = events(tmp_path), events(tmp_path / "init")
+    assert [event["step"] for event in told if event["event"] == "step"] == [0, 1]
+    assert [event["step"] for event in first if event["event"] == "step"] == [0, 1, 2, 3]
+    alone = learn(tiny_backbone, sources, learning(particles=1, steps=4, init_jitter=0.0))
+    start = next(event for event in told if event["event"] == "validation")
+    for name, values in alone.card.diagnostics["particle_nll"].items():
+        assert start["particle_nll"][name] == pytest.approx(2 * values, rel=1e-5)
+
+
+def test_a_start_that_does_not_fit_is_refused(tiny_backbone, sources):
+    one, two = (learn(tiny_backbone, sources, learning(particles=M, steps=1)) for M in (1, 2))
+    with pytest.raises(SettingsError, match="start is given and particle_init is 'shared'; set it to 'prompt'"):
+        learn(tiny_backbone, sources, learning(), start=one)
+    around = learning(particle_init="prompt", init_steps=1, steps=2)
+    with pytest.raises(SettingsError, match=r"start holds 2 particles of .*; give 1 particle"):
+        learn(tiny_backbone, sources, around, start=two)
+    longer = around.model_copy(update={"prompt_length": around.prompt_length + 1})
+    with pytest.raises(SettingsError, match=r"give 1 particle of \d+ \(prompt_length\)"):
+        learn(tiny_backbone, sources, longer, start=one)
+
+
+def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten_or_resumed(tiny_backbone, sources, tmp_path):
+    first = learn(tiny_backbone, sources, learning(), folder=tmp_path)
+    with pytest.raises(ArtifactError, match=r"holds a run already .*--resume or --overwrite"):
+        learn(tiny_backbone, sources, learning(seed=1), folder=tmp_path)
+    with pytest.raises(SettingsError, match="other settings"):
+        learn(tiny_backbone, sources, learning(seed=1), folder=tmp_path, resume=True)
+    assert torch.equal(Posterior.load(tmp_path).particles, first.particles)
+    assert torch.equal(
+        learn(tiny_backbone, sources, learning(), folder=tmp_path, resume=True).particles, first.particles
+    )
+    other = learn(tiny_backbone, sources, learning(seed=1), folder=tmp_path, overwrite=True)
+    assert not torch.equal(other.particles, first.particles)
+    assert torch.equal(Posterior.load(tmp_path).particles, other.particles)
+    assert [event["step"] for event in events(tmp_path) if event["event"] == "step"] == [0, 1, 2]
+
+
+def test_other_rows_or_sources_cannot_be_resumed(tiny_backbone, sources, tmp_path):
+    learn(tiny_backbone, sources, learning(), folder=tmp_path)
+    fewer = replace(sources[0], train=sources[0].train[:-1])
+    for changed in ([fewer, sources[1]], sources[:1], sources[::-1]):
+        with pytest.raises(SettingsError, match="other settings, tasks or model"):
+            learn(tiny_backbone, changed, learning(), folder=tmp_path, resume=True)
+
+
+def test_a_folder_that_is_a_file_is_named(tiny_backbone, sources, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArtifactError, match=r"cannot use .*file.*choose another folder"):
+        learn(tiny_backbone, sources, learning(), folder=tmp_path / "file" / "run")
+
+
+def test_a_folder_of_the_other_kind_is_refused_before_training(
+    tiny_backbone, sources, posterior, tmp_path, monkeypatch
+):
+    adapt(posterior, sources[0], adapting(), backbone=tiny_backbone, folder=tmp_path)
+    kept = Prompt.load(tmp_path).card
+    monkeypatch.setattr("bmtpt.train.loop.Loop.run", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ArtifactError, match="holds a prompt"):
+        learn(tiny_backbone, sources, learning(), folder=tmp_path, overwrite=True)
+    assert Prompt.load(tmp_path).card == kept
+
+
+def test_of_several_targets_a_folder_that_is_taken_is_refused_before_training(
+    tiny_backbone, tiny_tasks, posterior, tmp_path, monkeypatch
+):
+    targets = [tiny_tasks["sentiment"], tiny_tasks["pairs"]]
+    adapt(posterior, targets[1], adapting(), backbone=tiny_backbone, folder=tmp_path / "both" / "pairs")
+    monkeypatch.setattr("bmtpt.train.loop.Loop.run", lambda *_, **__: pytest.fail("it trained"))
+    with pytest.raises(ArtifactError, match="pairs holds a run already"):
+        adapt_together(posterior, targets, adapting(), backbone=tiny_backbone, folder=tmp_path / "both")
+    assert [path.name for path in (tmp_path / "both").iterdir()] == ["pairs"]
+
+
+def test_what_is_refused_leaves_the_folder_as_it_was(tiny_backbone, sources, tmp_path):
+    with pytest.raises(SettingsError, match="start is given"):
+        learn(
+            tiny_backbone, sources, learning(), folder=tmp_path / "new", start=learn(tiny_backbone, sources, learning())
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_sources_must_be_named_once_and_hold_rows(tiny_backbone, sources):
+    with pytest.raises(SettingsError, match="no source task"):
+        learn(tiny_backbone, [], learning())
+    with pytest.raises(SettingsError, match="'sentiment' was given twice"):
+        learn(tiny_backbone, [sources[0], sources[0]], learning())
+    with pytest.raises(DataError, match="source sentiment"):
+        learn(tiny_backbone, [replace(sources[0], select=())], learning())
+
+
+def test_a_learning_rate_that_is_far_too_high_is_reported_as_such(tiny_backbone, sources, tmp_path):
+    wild = learning(learning_rate=1e37, optimiser="sgd", schedule="constant", steps=50)
+    with pytest.raises(TrainingError, match=r"not a finite number.*learning rate of 1e\+37"):
+        learn(tiny_backbone, sources, wild, folder=tmp_path)
+    assert not (tmp_path / "card.json").exists()
+
+
+def test_a_worthless_mean_is_warned_about(posterior):
+    bad = {**posterior.card.diagnostics, "mean_nll": {"a": 5.0}, "particle_nll": {"a": [0.2, 0.3]}}
+    (warning,) = learn_warnings(replace(posterior, card=posterior.card.model_copy(update={"diagnostics": bad})))
+    assert "lies in no mode" in warning
+    good = {**bad, "mean_nll": {"a": 0.25}}
+    assert not learn_warnings(replace(posterior, card=posterior.card.model_copy(update={"diagnostics": good})))
+
+
+# The target stage.
+
+
+def test_the_chosen_prompt_is_the_candidate_that_validates_best(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["pairs"]
+    prompt = adapt(posterior, data, adapting(steps=4), backbone=tiny_backbone)
+    selection = prompt.card.selection
+    assert [(c["start"], c["prior_std"]) for c in selection["candidates"]] == [
+        (start, std) for start in dict.fromkeys(c["start"] for c in selection["candidates"]) for std in (0.5, 5.0, None)
+    ]
+    (winner,) = selection["winners"]
+    assert winner["best"] == max(c["best"] for c in selection["candidates"])
+    rows = tokenise(tiny_backbone, data.select, 64)
+    scorer = make_scorer(tiny_backbone, data.task)
+    (found,) = score_prompts(HuggingFaceEngine(tiny_backbone), prompt.prompts, rows, scorer)
+    assert (found.score, -found.nll) == (winner["best"][0], pytest.approx(winner["best"][1], rel=1e-4))
+    assert prompt.card.trained_parameters == P * D + P + D
+    assert prompt.card.posterior == posterior.weights_sha256
+    assert prompt.card.sources == posterior.card.sources
+    assert prompt.card.method == "bmtpt"
+
+
+def test_the_best_particle_is_the_one_that_fits_the_training_rows(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["pairs"]
+    losses = HuggingFaceEngine(tiny_backbone).losses(posterior.particles, tokenise(tiny_backbone, data.train, 64).batch)
+    best = int(losses.mean(dim=1).argmin())
+    prompt = adapt(posterior, data, adapting(start="best", prior="none"), backbone=tiny_backbone)
+    assert prompt.card.selection["winners"][0]["start"] == f"particle {best}"
+
+
+def test_a_large_target_is_not_read_whole_to_find_the_best_particle(tiny_backbone, tiny_tasks, posterior, monkeypatch):
+    monkeypatch.setattr("bmtpt.stages.target.JUDGED_ROWS", 5)
+    engine = HuggingFaceEngine(tiny_backbone)
+    read: list[int] = []
+
+    class Counting:
+        def losses(self, prompts: Any, batch: Any) -> Any:
+            read.append(len(batch))
+            return engine.losses(prompts, batch)
+
+    rows = {"pairs": target_rows(tiny_backbone, tiny_tasks["pairs"], adapting())}
+    posterior_candidates(posterior.particles, adapting(start="auto"))(Counting(), rows)
+    assert read == [5]
+    for changes in ({"start": "mean"}, {"start": "particles"}, {"ensemble": True}):
+        posterior_candidates(posterior.particles, adapting(**changes))(Counting(), rows)
+    assert read == [5]
+
+
+def test_an_ensemble_keeps_one_prompt_for_every_particle(tiny_backbone, tiny_tasks, posterior, tmp_path):
+    settings = adapting(ensemble=True, learning_rate=1e-12, factor_learning_rate=1e-12, weight_decay=0)
+    prompt = adapt(posterior, tiny_tasks["pairs"], settings, backbone=tiny_backbone, folder=tmp_path)
+    assert torch.allclose(prompt.prompts, posterior.particles, atol=1e-4)
+    assert [each["start"] for each in prompt.card.selection["winners"]] == [f"particle {m}" for m in range(3)]
+    assert torch.equal(Prompt.load(tmp_path).prompts, prompt.prompts)
+    with pytest.raises(SettingsError, match="answers has no label words"):
+        adapt(posterior, tiny_tasks["answers"], settings, backbone=tiny_backbone)
+
+
+def test_shots_are_drawn_by_the_seed_and_too_many_are_refused(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["pairs"]
+    prompt = adapt(posterior, data, adapting(shots=6), backbone=tiny_backbone)
+    assert (prompt.card.selection["train_rows"], prompt.card.selection["validation_rows"]) == (6, 12)
+    other = adapt(posterior, data, adapting(shots=6, seed=1), backbone=tiny_backbone)
+    assert not torch.equal(prompt.prompts, other.prompts)
+    with pytest.raises(DataError, match="cannot draw 25 examples from 24"):
+        adapt(posterior, data, adapting(shots=25), backbone=tiny_backbone)
+
+
+def test_targets_adapted_together_differ_by_a_rank_one_factor(tiny_backbone, tiny_tasks, posterior, tmp_path):
+    targets = [tiny_tasks["pairs"], tiny_tasks["sentiment"]]
+    settings = adapting(steps=6, factor_learning_rate=0.1, batch_size=6)
+    found = adapt_together(posterior, targets, settings, backbone=tiny_backbone, folder=tmp_path)
+    first, second = found["pairs"].prompts[0], found["sentiment"].prompts[0]
+    singular = torch.linalg.svdvals((first / second).double())
+    assert singular[1] < 1e-4 * singular[0]
+    assert found["pairs"].card.selection["winners"][0]["step"] > 0 or torch.equal(first, second)
+    for name, prompt in found.items():
+        assert torch.equal(Prompt.load(tmp_path / name).prompts, prompt.prompts)
+        assert prompt.card.trained_parameters == P * D // 2 + P + D
+        assert prompt.card.task == name
+
+
+def test_without_a_backbone_the_one_in_the_card_is_loaded_in_the_precision_asked_for(
+    tiny_backbone, tiny_tasks, posterior
+):
+    settings = adapting(precision="float32")
+    found = adapt(posterior, tiny_tasks["pairs"], settings)
+    given = adapt(posterior, tiny_tasks["pairs"], settings, backbone=tiny_backbone)
+    assert torch.equal(found.prompts, given.prompts)
+
+
+def test_another_model_is_refused(tiny_backbone, tiny_tasks, posterior):
+    other = replace(tiny_backbone, fingerprint="0" * 64, name="other")
+    prompt = adapt(posterior, tiny_tasks["pairs"], adapting(), backbone=tiny_backbone)
+    with pytest.raises(BackboneError, match="'other'"):
+        adapt(posterior, tiny_tasks["pairs"], adapting(), backbone=other)
+    with pytest.raises(BackboneError, match="'other'"):
+        evaluate(other, prompt, tiny_tasks["pairs"].test)
+
+
+def test_an_evaluation_cuts_texts_as_the_training_did(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["pairs"]
+    prompt = adapt(posterior, data, adapting(max_length=9), backbone=tiny_backbone)
+    assert prompt.card.selection["texts_cut"] > 0
+    as_trained = evaluate(tiny_backbone, prompt, data.test).probabilities
+    assert torch.equal(as_trained, evaluate(tiny_backbone, prompt, data.test, max_length=9).probabilities)
+    assert not torch.allclose(as_trained, evaluate(tiny_backbone, prompt, data.test, max_length=64).probabilities)
+
+
+def test_an_evaluation_needs_rows_and_may_take_another_task_file(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["sentiment"]
+    prompt = adapt(posterior, data, adapting(), backbone=tiny_backbone)
+    with pytest.raises(DataError, match="sentiment has no rows"):
+        evaluate(tiny_backbone, prompt, [])
+    only_f1 = data.task.model_copy(update={"metrics": ("f1",), "primary": "f1"})
+    assert set(evaluate(tiny_backbone, prompt, data.test, task=only_f1).metrics) == {"f1"}
+    generated = evaluate(tiny_backbone, prompt, data.test, scorer="generate")
+    assert len(generated.predictions) == len(data.test)
+
+
+def test_every_metric_of_an_evaluation_becomes_one_result_line(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["sentiment"]
+    prompt = adapt(posterior, data, adapting(shots=8, seed=2), backbone=tiny_backbone)
+    evaluation = evaluate(tiny_backbone, prompt, data.test)
+    rows = {row.metric: row for row in result_rows(tiny_backbone, prompt, data, evaluation, study="tiny")}
+    assert set(rows) == metric_names(data.task) == {"accuracy", "f1", "ece", "nll"}
+    assert [row.metric for row in rows.values() if row.primary] == ["accuracy"]
+    assert rows["accuracy"].value == evaluation.metrics["accuracy"]
+    assert rows["accuracy"].constant_answer == evaluation.constant_answer
+    assert rows["nll"].constant_answer is None
+    assert (rows["ece"].shots, rows["ece"].seed, rows["ece"].data) == (8, 2, data.status)
+    assert rows["f1"].trained_share == pytest.approx((P * D + P + D) / tiny_backbone.parameters)
+
+
+def test_the_listener_hears_every_step_of_both_stages(tiny_backbone, sources, tiny_tasks):
+    heard: list[dict[str, Any]] = []
+    found = learn(tiny_backbone, sources, learning(), listener=heard.append)
+    adapt(found, tiny_tasks["pairs"], adapting(), backbone=tiny_backbone, listener=heard.append)
+    assert [event["step"] for event in heard if event["event"] == "step"] == [0, 1, 2] * 2
+    assert all(event["steps"] == 3 for event in heard)
+    json.dumps(heard, allow_nan=False)
+
+
+def test_the_package_exports_what_it_says():
+    import bmtpt
+
+    for name in bmtpt.__all__:
+        assert getattr(bmtpt, name) is not None
+    with pytest.raises(AttributeError, match="nothing_such"):
+        bmtpt.nothing_such  # noqa: B018
+
+
+def test_folders_may_be_relative(tiny_backbone, sources, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn(tiny_backbone, sources[:1], learning(), folder=Path("here"))
+    assert Posterior.load(tmp_path / "here").card.sources == ("sentiment",)
