@@ -47,7 +47,7 @@ import json, os, pathlib, signal, sys, time
 import transformers.models.t5.modeling_t5
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
-from bmtpt.artifacts import Posterior
+from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task
