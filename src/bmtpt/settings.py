@@ -14,16 +14,14 @@ from typing import Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.types import Annealing, KernelName, KernelScope
 
-Kernel = Literal["rbf", "imq", "laplacian", "linear", "polynomial"]
-Scope = Literal["prompt", "row"]
 Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
-Annealing = Literal["none", "linear", "cyclic"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
-Selection = Literal["score", "loss"]
+Selection = Literal["score", "loss", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
 WeightMethod = Literal["full", "bitfit", "lora", "adapter"]
@@ -126,9 +124,9 @@ class LearnSettings(LoopSettings):
     """
 
     particles: PositiveInt = 5
-    kernel: Kernel = "rbf"
+    kernel: KernelName = "rbf"
     bandwidth: Literal["median"] | PositiveFloat = "median"
-    scope: Scope = "prompt"
+    scope: KernelScope = "prompt"
     repulsion: float = Field(default=1.0, ge=0)
     annealing: Annealing = "none"
     likelihood_scale: Literal["mean", "data"] | PositiveFloat = "mean"
@@ -167,7 +165,9 @@ class AdaptSettings(LoopSettings):
         freeze_full: Train u and v only and leave A where it starts (an ablation: P + D numbers).
         factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.
         shots: Training examples in total (class-balanced), or None for all.
-        selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`.
+        selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`; or `none`:
+            train on every labelled row, keep the last step, and take each method's first candidate.
+        selection_share: Share of the training rows (of the `shots`) that validate if the target has no validation rows.
         patience: Validations without improvement before stopping, or None.
         proportional_cap: Several targets are sampled in proportion to min(rows, this).
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
@@ -182,6 +182,7 @@ class AdaptSettings(LoopSettings):
     factor_learning_rate: PositiveFloat = 0.01
     shots: PositiveInt | None = None
     selection: Selection = "score"
+    selection_share: float = Field(default=0.25, gt=0, lt=1)
     patience: PositiveInt | None = None
     max_length: PositiveInt | None = None
     validation_rows: PositiveInt | None = None

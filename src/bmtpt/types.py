@@ -26,6 +26,15 @@ DataStatus = Literal["official", "cut", "rebuilt", "partial"]
 ``rebuilt``: rows remade by a recipe. ``partial``: some of the published rows.
 """
 
+KernelName = Literal["rbf", "imq", "laplacian", "linear", "polynomial"]
+"""k of the SVGD update (`posterior/kernels.py`)."""
+
+KernelScope = Literal["prompt", "row"]
+"""What counts as one point: the whole prompt, or each of its rows on its own."""
+
+Annealing = Literal["none", "linear", "cyclic"]
+"""How the factor on the score changes over time (`posterior/svgd.py`)."""
+
 DATA_ORDER: tuple[DataStatus, ...] = get_args(DataStatus)
 """From the published rows to the least like them: what mixes several states shows the last."""
 

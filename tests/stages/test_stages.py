@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,12 @@ from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.posterior import diagnose, svgd_direction
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
-from bmtpt.stages.rows import source_rows, target_rows
+from bmtpt.stages.rows import divided, source_rows, target_rows
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt, adapt_together, posterior_candidates
+from bmtpt.tasks import few_shot
 from bmtpt.tasks.tokens import tokenise
+from bmtpt.types import Example
 
 QUICK = {"steps": 3, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 P, D = 3, 24
@@ -79,20 +82,64 @@ def test_the_cards_mean_gap_is_that_of_the_saved_particles_on_held_back_rows(tin
     assert posterior.card.diagnostics["mean_gap"] == pytest.approx(sum(gaps) / 2, abs=1e-5)
 
 
-def test_the_cards_svgd_diagnostics_are_those_of_the_saved_particles_on_the_last_steps_draw(
-    tiny_backbone, sources, posterior
-):
-    settings = LearnSettings.model_validate(posterior.card.settings)
+def test_the_cards_svgd_diagnostics_are_those_of_the_last_step(tiny_backbone, sources):
+    settings = learning(particles=3, schedule="constant")
+    found = learn(tiny_backbone, sources, settings).card.diagnostics["svgd"]
+    # The same run, stopped one step earlier: where the particles were when the last step began.
+    before = learn(tiny_backbone, sources, settings.model_copy(update={"steps": settings.steps - 1})).particles
     train, held_back = source_rows(tiny_backbone, sources, settings)
-    stage = SvgdSource(HuggingFaceEngine(tiny_backbone), posterior.particles, train, held_back, settings)
+    stage = SvgdSource(HuggingFaceEngine(tiny_backbone), before, train, held_back, settings)
     batches = stage.draw(settings.steps - 1)
     weights = torch.tensor([1 / sum(batch.target_tokens()) for batch in batches.values() for _ in range(len(batch))])
-    _, gradient = stage.engine.gradients(posterior.particles, joined(batches), weights)
-    _, info = svgd_direction(posterior.particles, -gradient)
-    wanted, found = diagnose(posterior.particles, -gradient, info)._asdict(), posterior.card.diagnostics["svgd"]
+    _, gradient = stage.engine.gradients(before, joined(batches), weights)
+    _, info = svgd_direction(before, -gradient)
+    wanted = diagnose(before, -gradient, info)._asdict()
     assert found.keys() == wanted.keys()
     for name in ("bandwidth", "kernel_rank", "repulsion_to_drive", "spread", "mean_rms", "stein_discrepancy"):
         assert found[name] == pytest.approx(wanted[name], rel=1e-3), name
+
+
+def test_a_run_resumed_after_its_last_step_writes_the_card_of_a_run_that_was_not_stopped(
+    tiny_backbone, sources, tmp_path
+):
+    whole = learn(tiny_backbone, sources, learning(), folder=tmp_path)
+    (tmp_path / "card.json").unlink()  # killed between the last checkpoint and the artifact
+    again = learn(tiny_backbone, sources, learning(), folder=tmp_path, resume=True)
+    assert again.card.diagnostics == whole.card.diagnostics
+    assert torch.equal(again.particles, whole.particles)
+
+
+def test_without_selection_every_labelled_row_trains_and_the_last_step_is_kept(tiny_backbone, tiny_tasks, posterior):
+    target = replace(tiny_tasks["pairs"], select=())
+    settings = adapting(shots=8, selection="none", prior_std=2.0, start="mean")
+    prompt = adapt(posterior, target, settings, backbone=tiny_backbone)
+    selection = prompt.card.selection
+    assert (selection["train_rows"], selection["validation_rows"]) == (8, 0)
+    assert [each["step"] for each in selection["winners"]] == [settings.steps]
+    # Validation rows change nothing, not even where a method has several candidates: the first one trains alone.
+    several = adapting(shots=8, selection="none")
+    alone, given = (adapt(posterior, each, several, backbone=tiny_backbone) for each in (target, tiny_tasks["pairs"]))
+    assert torch.equal(alone.prompts, given.prompts)
+    (winner,) = alone.card.selection["candidates"]
+    assert (winner["start"], winner["prior_std"]) == ("mean", 0.5)
+
+
+def test_a_target_without_validation_rows_lends_a_share_of_its_shots(tiny_backbone, tiny_tasks):
+    target = replace(tiny_tasks["pairs"], select=())
+    rows = target_rows(tiny_backbone, target, adapting(shots=8))
+    assert (len(rows.train), len(rows.select)) == (6, 2)
+    assert Counter((*rows.train.examples, *rows.select.examples)) == Counter(few_shot(target.train, 8, seed=0))
+    assert {example.label for example in rows.select.examples} == {0, 1}
+    with pytest.raises(DataError, match=r"target pairs has 1 training rows; at least 2 are needed"):
+        target_rows(tiny_backbone, replace(target, train=target.train[:1]), adapting())
+
+
+def test_rows_are_divided_in_the_proportions_of_their_labels():
+    examples = [Example(f"{i}", "", "", "", label=int(i >= 30)) for i in range(40)]
+    first, second = divided(examples, 0.2, seed=3)
+    assert sorted(e.before for e in (*first, *second)) == sorted(e.before for e in examples)
+    assert [sum(e.label == c for e in second) for c in (0, 1)] == [6, 2]
+    assert divided(examples, 0.2, seed=3) == (first, second) != divided(examples, 0.2, seed=4)
 
 
 def _held_back(rows: int, count: int) -> list[int]:
@@ -145,7 +192,7 @@ def test_a_start_that_does_not_fit_is_refused(tiny_backbone, sources):
     with pytest.raises(SettingsError, match=r"start holds 2 particles of .*; give 1 particle"):
         learn(tiny_backbone, sources, around, start=two)
     longer = around.model_copy(update={"prompt_length": around.prompt_length + 1})
-    with pytest.raises(SettingsError, match=r"give 1 particle of \d+ \(prompt_length\)"):
+    with pytest.raises(SettingsError, match=r"give 1 particle of \d+ rows \(prompt_length\)"):
         learn(tiny_backbone, sources, longer, start=one)
 
 
@@ -210,12 +257,20 @@ def test_what_is_refused_leaves_the_folder_as_it_was(tiny_backbone, sources, tmp
 
 
 def test_sources_must_be_named_once_and_hold_rows(tiny_backbone, sources):
-    with pytest.raises(SettingsError, match="no source task"):
+    with pytest.raises(SettingsError, match="at least one source task is needed"):
         learn(tiny_backbone, [], learning())
     with pytest.raises(SettingsError, match="'sentiment' was given twice"):
         learn(tiny_backbone, [sources[0], sources[0]], learning())
-    with pytest.raises(DataError, match="source sentiment"):
-        learn(tiny_backbone, [replace(sources[0], select=())], learning())
+    with pytest.raises(DataError, match="source sentiment has 1 training rows; at least 2 are needed"):
+        learn(tiny_backbone, [replace(sources[0], train=sources[0].train[:1], select=())], learning())
+
+
+def test_a_source_without_validation_rows_holds_some_of_its_training_rows_back(tiny_backbone, sources):
+    source = replace(sources[0], select=())
+    train, held_back = source_rows(tiny_backbone, [source], learning(validation_rows=100))
+    assert (len(train["sentiment"]), len(held_back["sentiment"])) == (19, 5)
+    both = Counter((*train["sentiment"].examples, *held_back["sentiment"].examples))
+    assert both == Counter(sources[0].train)  # every row is in one of the two, and the file's equal rows in as many
 
 
 def test_a_learning_rate_that_is_far_too_high_is_reported_as_such(tiny_backbone, sources, tmp_path):

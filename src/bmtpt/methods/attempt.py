@@ -110,7 +110,7 @@ class Attempt(TargetStage):
         self.table = table
         self.sources = sources
         self.attention_learning_rate = attention.attention_learning_rate
-        starts = torch.stack([candidate.start for candidate in candidates])
+        starts = torch.stack([candidate.start for candidate in self.candidates])
         self.target = starts[:, None].repeat(1, len(targets), 1, 1).requires_grad_(True)  # [R, targets, P, D]
         self.module = initial_attention(starts, attention.attention_width, settings.seed)
 

@@ -88,7 +88,9 @@ class TargetStage(ABC):
     ) -> None:
         self.engine = engine
         self.targets = targets
-        self.candidates = candidates
+        # With nothing to select by, the candidates cannot compete: the first is the method's own choice.
+        alone = settings.selection == "none" and not settings.ensemble
+        self.candidates = candidates[:1] if alone else candidates
         self.settings = settings
         self._supplied = [[0] * len(targets)]
 
@@ -135,6 +137,8 @@ class TargetStage(ABC):
 
     def validate(self, losses: Sequence[float]) -> Validation:
         """Rank candidates by their mean over targets: score, then loss (or loss alone)."""
+        if self.settings.selection == "none":
+            return Validation(ranking=[], events=[])
         with torch.no_grad():
             scores = [
                 score_prompts(self.engine, self.prompts(k), rows.select, rows.scorer)
@@ -167,14 +171,14 @@ class TargetPrompts(TargetStage):
     ) -> None:
         super().__init__(engine, targets, candidates, settings)
         self.particles = particles
-        self.full = torch.stack([candidate.start for candidate in candidates]).clone().requires_grad_(True)
+        self.full = torch.stack([candidate.start for candidate in self.candidates]).clone().requires_grad_(True)
         _, P, D = self.full.shape
-        self.row = self._factors([candidate.row for candidate in candidates], P)
-        self.col = self._factors([candidate.col for candidate in candidates], D)
+        self.row = self._factors([candidate.row for candidate in self.candidates], P)
+        self.col = self._factors([candidate.col for candidate in self.candidates], D)
         # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
-        self.std = self._by_candidate([candidate.prior_std or float("inf") for candidate in candidates])
-        self.noise_std = self._by_candidate([candidate.noise_std for candidate in candidates])
-        self.is_mixture = torch.tensor([c.prior == "mixture" for c in candidates], device=self.full.device)
+        self.std = self._by_candidate([candidate.prior_std or float("inf") for candidate in self.candidates])
+        self.noise_std = self._by_candidate([candidate.noise_std for candidate in self.candidates])
+        self.is_mixture = torch.tensor([c.prior == "mixture" for c in self.candidates], device=self.full.device)
 
     def _factors(self, starts: Sequence[Float[Tensor, " W"] | None], width: int) -> Float[Tensor, "R N W"]:
         """Start u or v of every candidate and target."""

@@ -5,7 +5,7 @@ Every kernel here has a gradient of one form, which is all that SVGD needs:
     ∇_{θ_j} k(θ_j, θ_i) = w_ji (θ_i − o_j)     o_j = θ_j for a kernel of the distance,
                                               o_j = c, the particles' mean, for one of the inner product
 
-Axes beside those of `bmtpt.types`: G points are compared separately, each of F numbers. Scope "prompt" has
+Axes beside those of `bmtpt.types`: G points are compared separately, each of F numbers. KernelScope "prompt" has
 G = 1 and F = P·D (the paper), scope "row" has G = P and F = D.
 
 Distances and inner products are sums over differences, one particle against all at a time: |x|² + |y|² − 2xy
@@ -24,9 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.types import KernelName, KernelScope
 
-KernelName = Literal["rbf", "imq", "laplacian", "linear", "polynomial"]
-Scope = Literal["prompt", "row"]
 Bandwidth = float | Literal["median"]
 
 
@@ -133,7 +132,7 @@ def evaluate_kernel(
     particles: Float[Tensor, "M P D"],
     kernel: KernelName = "rbf",
     bandwidth: Bandwidth = "median",
-    scope: Scope = "prompt",
+    scope: KernelScope = "prompt",
 ) -> Kernel:
     """Evaluate a kernel on every pair of particles.
 
@@ -154,14 +153,14 @@ def evaluate_kernel(
     return Kernel(points, h, KERNELS[kernel](points, h))
 
 
-def as_points(particles: Float[Tensor, "M P D"], scope: Scope) -> Float[Tensor, "G M F"]:
+def as_points(particles: Float[Tensor, "M P D"], scope: KernelScope) -> Float[Tensor, "G M F"]:
     """View particles as the points a kernel compares: [1, M, P·D] or [P, M, D].
 
     Raises:
         SettingsError: An unknown scope.
     """
-    if scope not in get_args(Scope):
-        raise SettingsError(f"unknown kernel scope '{scope}': {nearest(scope, get_args(Scope))}")
+    if scope not in get_args(KernelScope):
+        raise SettingsError(f"unknown kernel scope '{scope}': {nearest(scope, get_args(KernelScope))}")
     return particles.flatten(1).unsqueeze(0) if scope == "prompt" else particles.transpose(0, 1)
 
 

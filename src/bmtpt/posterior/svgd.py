@@ -9,16 +9,16 @@ The first term drives particles up the log posterior, the second pushes them apa
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.posterior.kernels import Bandwidth, Kernel, KernelName, Scope, as_points, as_prompts, evaluate_kernel
+from bmtpt.posterior.kernels import Bandwidth, Kernel, as_points, as_prompts, evaluate_kernel
+from bmtpt.types import Annealing, KernelName, KernelScope
 
-Annealing = Literal["none", "linear", "cyclic"]
 CYCLES = 4
 
 
@@ -45,7 +45,7 @@ def svgd_direction(
     *,
     kernel: KernelName = "rbf",
     bandwidth: Bandwidth = "median",
-    scope: Scope = "prompt",
+    scope: KernelScope = "prompt",
     repulsion: float = 1.0,
     score_scale: float = 1.0,
 ) -> tuple[Float[Tensor, "M P D"], SvgdInfo]:

@@ -1,7 +1,8 @@
-"""A task's examples as the tokenised rows that the source stage and the target stage train and validate on."""
+"""The rows that a stage trains on and validates on: drawn, divided and tokenised."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,53 +16,83 @@ from bmtpt.tasks import TaskData, few_shot
 from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.types import Example
 
+HELD_BACK_SHARE = 0.2
+"""Share of a source's training rows that is held back if the source has no validation rows of its own."""
+
 
 def source_rows(
     backbone: Backbone, sources: Sequence[TaskData], settings: LearnSettings
 ) -> tuple[dict[str, Tokenised], dict[str, Tokenised]]:
-    """Return training and held-back rows by source task.
+    """Return training rows and held-back rows by source task.
 
     Raises:
-        DataError: A source has no rows.
+        DataError: A source has too few rows.
     """
     train, held_back = {}, {}
     for source in sources:
-        length = settings.max_length or source.task.max_length
-        if not source.train or not source.select:
-            raise DataError(f"source {source.task.name} has no training or no validation rows")
-        rows = _some(source.train, settings.train_rows, settings.seed)
-        train[source.task.name] = tokenise(backbone, rows, length)
-        held = _some(source.select, settings.validation_rows, seed=0)
-        held_back[source.task.name] = tokenise(backbone, held, length)
+        name, length = source.task.name, settings.max_length or source.task.max_length
+        rows, held = source.train, source.select
+        if rows and not held:
+            rows, held = divided(rows, HELD_BACK_SHARE, seed=0)
+        if not rows or not held:
+            raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 are needed")
+        train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
+        held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
     return train, held_back
 
 
 def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -> TargetRows:
     """Return a target's training rows (all, or a few-shot draw by the run's seed) and validation rows.
 
+    A target without validation rows of its own lends a share of its training rows (`selection_share`), so that its
+    `shots` are all the labels that are used. With `selection` "none" every row trains and nothing is validated.
+
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
-        SettingsError: An ensemble is asked for free answers, which have no average.
+        SettingsError: An ensemble is asked for free answers, which cannot be averaged.
     """
+    name = target.task.name
     if settings.ensemble and not target.task.fixed_words:
-        raise SettingsError(f"target {target.task.name} has no label words, so an ensemble cannot answer it")
-    length = settings.max_length or target.task.max_length
-    train = _shots(target, settings)
+        raise SettingsError(f"target {name} has no label words, so an ensemble cannot answer it")
+    train: Sequence[Example] = target.train
+    if settings.shots is not None:
+        try:
+            train = few_shot(train, settings.shots, settings.seed)
+        except DataError as error:
+            raise DataError(f"target {name}: {error}") from error
     select = _some(target.select, settings.validation_rows, seed=0)
-    if not train or not select:
-        raise DataError(f"target {target.task.name} has no training or no validation rows")
+    if settings.selection == "none":
+        select = ()
+    elif train and not select:
+        train, select = divided(train, settings.selection_share, settings.seed)
+    if not train or not (select or settings.selection == "none"):
+        raise DataError(
+            f"target {name} has {len(target.train)} training rows; at least 2 are needed to train on some and select "
+            "with the others (selection 'none' trains on all)"
+        )
+    length = settings.max_length or target.task.max_length
     return TargetRows(
         tokenise(backbone, train, length), tokenise(backbone, select, length), make_scorer(backbone, target.task)
     )
 
 
-def _shots(target: TaskData, settings: AdaptSettings) -> Sequence[Example]:
-    if settings.shots is None:
-        return target.train
-    try:
-        return few_shot(target.train, settings.shots, settings.seed)
-    except DataError as error:
-        raise DataError(f"target {target.task.name}: {error}") from error
+def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Divide rows in two, each with the labels in about their overall proportions; a single row goes to the first part.
+
+    Args:
+        share: Share of the second part, at least one row.
+        seed: Seed of the order.
+    """
+    shuffled = [examples[i] for i in torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
+    sizes = Counter(example.label for example in shuffled)
+    seen: Counter[int | None] = Counter()
+    depth = []  # how far into its own class each row is, from 0 to 1: sorted by it, every stretch is proportional
+    for example in shuffled:
+        depth.append((seen[example.label] + 0.5) / sizes[example.label])
+        seen[example.label] += 1
+    order = [shuffled[i] for i in sorted(range(len(shuffled)), key=depth.__getitem__)]
+    first = len(order) - max(1, round(share * len(order))) if len(order) > 1 else len(order)
+    return tuple(order[:first]), tuple(order[first:])
 
 
 def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
@@ -83,9 +114,13 @@ def cut_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:
 
 
 def distinct(names: list[str], what: str) -> list[str]:
-    """Return the names of tasks given by ``--{what}``; raise `SettingsError` if there is none, or one twice."""
+    """Return the names of the tasks of a stage.
+
+    Raises:
+        SettingsError: There is none, or one is given twice.
+    """
     if not names:
-        raise SettingsError(f"no {what} task was given; name at least one with --{what}")
+        raise SettingsError(f"at least one {what} task is needed, and none was given")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise SettingsError(f"{what} task '{twice[0]}' was given twice; name each once")

@@ -1,15 +1,10 @@
-"""The library's front door: learn a posterior, adapt it, evaluate and predict.
-
-backbone = load_backbone("offline")
-sources = [load_data(load_task(name), "offline") for name in ("sst2", "mrpc", "boolq")]
-posterior = learn(backbone, sources, LearnSettings(steps=200))
-prompt = adapt(posterior, load_data(load_task("cb"), "offline"), AdaptSettings(shots=32), backbone=backbone)
-"""
+"""The source stage: learn a posterior over soft prompts (docs/method.md, section 1)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,17 +24,24 @@ from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
-from bmtpt.posterior import prompts as initial
+from bmtpt.posterior import prompts
 from bmtpt.settings import LearnSettings
 from bmtpt.stages.rows import cut_counts, distinct, row_counts, source_rows
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run, prepare_folder
+from bmtpt.train.run import Run, prepare_folder, require_free
 
 SVGD_ONLY = (
-    *("kernel", "bandwidth", "scope", "repulsion", "annealing", "init_steps", "task_factors", "factor_learning_rate"),
+    "kernel",
+    "bandwidth",
+    "scope",
+    "repulsion",
+    "annealing",
+    "init_steps",
+    "task_factors",
+    "factor_learning_rate",
 )
-"""Settings of a source stage that one particle alone does not heed."""
+"""Settings that have no effect when M = 1."""
 
 
 def learn(
@@ -53,47 +55,48 @@ def learn(
     overwrite: bool = False,
     listener: Listener | None = None,
 ) -> Posterior:
-    """Learn a posterior over soft prompts from source tasks (docs/method.md, section 1).
+    """Learn a posterior over soft prompts from source tasks.
 
     Args:
         backbone: The frozen model.
         sources: Rows of the source tasks.
-        settings: Of the source stage.
-        start: With `particle_init` prompt, what `learn` returns for `start_settings`, if it was learned before; None
-            learns it first. Runs that differ in nothing but SVGD share it.
-        folder: Where checkpoints, events and the posterior go; None keeps the posterior in memory only.
-        resume: Go on from the folder's checkpoint; ends in the same bits as a run that was never stopped (on a CPU).
+        settings: Settings of the source stage.
+        start: Only with `particle_init` "prompt": the posterior of one particle that `learn_start` returns, so that
+            runs that differ only in SVGD can share it. None learns it first.
+        folder: Where checkpoints, events and the posterior are written; None keeps the posterior in memory.
+        resume: Continue from the folder's checkpoint; ends in the same bits as an uninterrupted run (on a CPU).
         overwrite: Replace a finished or unfinished run in the folder.
-        listener: Hears every event.
+        listener: Called with every event.
 
     Raises:
-        SettingsError: No source, or one named twice; a start that does not fit.
+        SettingsError: There is no source, a source is given twice, or the start does not fit the settings.
         BackboneError: The start belongs to another model.
         DataError: A source has no rows.
-        TrainingError: The loss is not a number.
-        ArtifactError: The folder holds another run, or cannot be written.
+        TrainingError: The loss is not a finite number, or memory ran out.
+        ArtifactError: The folder holds another run or cannot be written.
     """
     settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
-    train, held_back = source_rows(backbone, sources, settings)
-    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     _require_start(start, settings, backbone)
+    require_free(folder, resume=resume, overwrite=overwrite, kind="posterior")
+    train, held_back = source_rows(backbone, sources, settings)
     prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
-    run = Run(backbone.fingerprint, folder, resume, listener)
     if settings.particle_init == "prompt" and start is None:
         start = learn_start(backbone, sources, settings, folder=folder, resume=resume, listener=listener)
+    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     particles = initial_particles(backbone, settings, start)
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
+    run = Run(backbone.fingerprint, folder, resume, listener)
     outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
-    trained = SvgdSource(engine, outcome.tensors[0], train, held_back, stage)
+    found = outcome.state.found
     card = PosteriorCard(
         backbone=backbone_card(backbone),
         sources=tuple(names),
         settings=settings.model_dump(mode="json"),
         diagnostics={
-            **_summary(trained.held_back_nll()),
-            "svgd": trained.diagnosed(stage.steps - 1)._asdict(),
+            **_held_back(found["validation"]),
+            "svgd": found["diagnostics"]["diagnostics"],
             "texts_cut": cut_counts(train),
         },
         steps=outcome.state.step + (start.card.steps if start else 0),
@@ -106,9 +109,9 @@ def learn(
 
 
 def start_settings(settings: LearnSettings) -> LearnSettings:
-    """Return the settings of the M = 1 stage in front of a source stage with `particle_init` prompt.
+    """Return the settings of the M = 1 stage that precedes a source stage with `particle_init` "prompt".
 
-    What only SVGD heeds stands at its default: no kernel is at work where there is one particle.
+    Settings that only SVGD uses are set to their defaults: one particle has no kernel.
     """
     plain = {name: LearnSettings.model_fields[name].default for name in SVGD_ONLY}
     here = {"particles": 1, "particle_init": "shared", "init_jitter": 0.0, "steps": settings.init_steps}
@@ -131,32 +134,31 @@ def learn_start(
 
 
 def initial_particles(backbone: Backbone, settings: LearnSettings, start: Posterior | None) -> Float[Tensor, "M P D"]:
-    """Start the particles as `particle_init` says: for `prompt`, around the one particle of ``start``."""
+    """Return where the particles start, as `particle_init` says; with "prompt", around the particle of ``start``."""
     generator = torch.Generator().manual_seed(settings.seed)
     table, ids = backbone.embeddings, backbone.frequent_ids()
     length, count = settings.prompt_length, settings.particles
     if settings.particle_init == "independent":
-        return initial.independent_particles(table, ids, length, count, generator)
-    draw = initial.from_vocabulary(table, ids, length, generator)
+        return prompts.independent_particles(table, ids, length, count, generator)
+    draw = prompts.from_vocabulary(table, ids, length, generator)
     centre = draw if start is None else start.particles[0].to(draw)
-    return initial.around(centre, count, settings.init_jitter, generator)
+    return prompts.around(centre, count, settings.init_jitter, generator)
 
 
 def _require_start(start: Posterior | None, settings: LearnSettings, backbone: Backbone) -> None:
-    """Refuse a start that these settings do not ask for, or that belongs to another model."""
+    """Refuse a start that these settings do not use, or that belongs to another model."""
     if start is None:
         return
     if settings.particle_init != "prompt":
         raise SettingsError(f"start is given and particle_init is '{settings.particle_init}'; set it to 'prompt'")
     if start.particles.shape[:2] != (1, settings.prompt_length):
         held = "{} particles of {} rows".format(*start.particles.shape)
-        raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} (prompt_length)")
+        raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
     require_backbone(start.card.backbone, backbone.fingerprint, backbone.name)
 
 
-def _summary(nll: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return the held-back NLL of θ̄ and of the particles, and the gap between them: the first diagnostic."""
-    mean = {name: values[0] for name, values in nll.items()}
-    particles = {name: list(values[1:]) for name, values in nll.items()}
-    gap = sum(mean[name] - sum(each) / len(each) for name, each in particles.items()) / len(mean)
+def _held_back(validation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the held-back NLL of θ̄ and of the particles, and their gap: the first diagnostic."""
+    mean, particles = validation["mean_nll"], validation["particle_nll"]
+    gap = fmean(mean[name] - fmean(each) for name, each in particles.items())
     return {"mean_nll": mean, "particle_nll": particles, "mean_gap": gap}

@@ -118,19 +118,23 @@ def train_targets(
 
 
 def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
+    """Return the best candidate, or the best of each start for an ensemble; the first where nothing is selected."""
     if not stage.settings.ensemble:
         return [outcome.winner]
     by_start: dict[str, list[int]] = {}
     for r, candidate in enumerate(stage.candidates):
         by_start.setdefault(candidate.start_name, []).append(r)
-    return [max(group, key=lambda r: outcome.state.best[r]) for group in by_start.values()]
+    best = outcome.state.best
+    return [max(group, key=lambda r: best[r]) if best else group[0] for group in by_start.values()]
 
 
 def _selection(stage: TargetStage, outcome: Outcome, rows: TargetRows) -> dict[str, Any]:
-    """Record how the model was chosen: every candidate's best validation, which is σ's curve too."""
+    """Return how the model was chosen: every candidate's best validation, which includes σ's curve."""
+    state, R = outcome.state, len(stage.candidates)
+    best, steps = (state.best, state.best_step) if state.best else ([()] * R, [state.step] * R)
     curve = [
         {**candidate.describe(), "best": list(key), "step": step}
-        for candidate, key, step in zip(stage.candidates, outcome.state.best, outcome.state.best_step, strict=True)
+        for candidate, key, step in zip(stage.candidates, best, steps, strict=True)
     ]
     return {
         "winners": [curve[r] for r in _winners(stage, outcome)],

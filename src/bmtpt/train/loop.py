@@ -65,12 +65,13 @@ class Method(Protocol):
 
 @dataclass
 class LoopState:
-    """All that resuming needs beside the method's tensors and the optimiser's.
+    """Everything that resuming needs besides the method's tensors and the optimiser's.
 
     Attributes:
         losses: Mean training loss of every step.
-        best: Best validation key of each candidate, reached at ``best_step``.
-        stale: Validations since any candidate last beat all before it.
+        best: Best validation key of each candidate, reached at ``best_step``; empty if nothing is selected.
+        stale: Validations since any candidate last beat all earlier ones.
+        found: Events of the last validation, by name: what a card says of the end of a run.
     """
 
     step: int = 0
@@ -80,6 +81,7 @@ class LoopState:
     best_step: list[int] = field(default_factory=list)
     stale: int = 0
     stopped: bool = False
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Outcome:
 
     @property
     def winner(self) -> int:
-        """The candidate with the best validation."""
-        return max(range(len(self.state.best)), key=lambda i: self.state.best[i])
+        """The candidate with the best validation; the first one if nothing is selected."""
+        return max(range(len(self.state.best)), key=lambda i: self.state.best[i], default=0)
 
 
 class Loop:
@@ -210,10 +212,12 @@ class Loop:
     def _too_big(self) -> TrainingError:
         settings = self.settings.model_dump()
         known = {name: settings[name] for name in ("batch_size", "particles") if settings.get(name, 1) > 1}
-        tries = [f"--{name.replace('_', '-')} {value // 2} instead of {value}" for name, value in known.items()]
+        cures = [f"{name} {value // 2} instead of {value}" for name, value in known.items()]
+        cures += ["a smaller max_length", "bfloat16 as the backbone's precision"]
         return TrainingError(
-            f"memory ran out at step {self.state.step} with {len(self.tensors[0])} prompts side by side; try "
-            + ", ".join([*tries, "a shorter --max-length or --precision bfloat16"])
+            f"memory ran out at step {self.state.step} with {len(self.tensors[0])} prompts trained together; try "
+            + ", ".join(cures[:-1])
+            + f" or {cures[-1]}"
         )
 
     def _check_validation(self, found: Validation) -> None:
@@ -229,6 +233,7 @@ class Loop:
         improved = self._keep_best(found.ranking)
         self.state.stale = 0 if improved else self.state.stale + 1
         self.state.stopped = self.patience is not None and self.state.stale >= self.patience
+        self.state.found = {event["event"]: dict(event) for event in found.events}
         # Dated with the last step done, so that a resume from the checkpoint of step t keeps it.
         for event in found.events:
             self._tell({**event, "step": self.state.step - 1})
