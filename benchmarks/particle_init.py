@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import bmtpt
-from bmtpt.artifacts.saved import versions
+from bmtpt.artifacts.card import versions
 from bmtpt.tasks import SplitLimits
 
 TASKS = Path(__file__).parents[1] / "src" / "bmtpt" / "studies" / "library" / "tasks"

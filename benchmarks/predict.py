@@ -26,8 +26,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.artifacts.card import PromptCard, versions
 from bmtpt.artifacts.peft import export_peft
-from bmtpt.artifacts.saved import Prompt, PromptCard, versions
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine, Query, Reply
 from bmtpt.backbone.model.frozen import Backbone

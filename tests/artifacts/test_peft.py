@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
+from bmtpt.artifacts.card import BackboneCard, PromptCard
 from bmtpt.artifacts.peft import export_peft, import_peft
-from bmtpt.artifacts.saved import BackboneCard, Prompt, PromptCard
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.errors import ArtifactError, BackboneError, SettingsError
 
 peft = pytest.importorskip("peft")

@@ -14,17 +14,11 @@ import torch
 from jaxtyping import TypeCheckError
 from safetensors.torch import save
 
+from bmtpt.artifacts.card import BackboneCard, PosteriorCard, PromptCard, require_backbone
+from bmtpt.artifacts.card import versions as installed_versions
 from bmtpt.artifacts.files import write_json_atomically, write_text_atomically
-from bmtpt.artifacts.saved import (
-    BackboneCard,
-    Posterior,
-    PosteriorCard,
-    Prompt,
-    PromptCard,
-    load_artifact,
-    require_backbone,
-)
-from bmtpt.artifacts.saved import versions as installed_versions
+from bmtpt.artifacts.folder import output_folder
+from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.errors import ArtifactError, BackboneError
 
 BACKBONE = BackboneCard(name="tiny", fingerprint="a" * 64, parameters=28_832, d_model=5, vocab_size=160)
@@ -81,7 +75,7 @@ def test_a_posterior_comes_back_bit_for_bit(tmp_path: Path):
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path, members: int):
     saved = a_prompt(members).save(tmp_path)
-    loaded = load_artifact(tmp_path)
+    loaded = read_artifact(tmp_path)
     assert isinstance(loaded, Prompt)
     assert torch.equal(loaded.prompts, a_prompt(members).prompts)
     assert loaded.card == saved.card
@@ -120,7 +114,7 @@ def test_saving_into_a_run_folder_keeps_its_other_files(tmp_path: Path):
 
 def test_an_artifact_is_replaced_only_when_asked(tmp_path: Path):
     a_posterior(0).save(tmp_path)
-    with pytest.raises(ArtifactError, match="holds an artifact already") as error:
+    with pytest.raises(ArtifactError, match="holds a run already") as error:
         a_posterior(1).save(tmp_path)
     assert str(tmp_path) in sentence(error)
     assert torch.equal(Posterior.load(tmp_path).particles, a_posterior(0).particles)
@@ -132,7 +126,7 @@ def test_a_prompt_never_replaces_a_posterior(tmp_path: Path):
     a_posterior().save(tmp_path)
     with pytest.raises(ArtifactError, match="holds a posterior and not a prompt"):
         a_prompt().save(tmp_path, overwrite=True)
-    assert isinstance(load_artifact(tmp_path), Posterior)
+    assert isinstance(read_artifact(tmp_path), Posterior)
 
 
 def test_a_posterior_is_not_loaded_as_a_prompt(tmp_path: Path):
@@ -195,7 +189,7 @@ def test_a_damaged_artifact_is_refused_with_one_sentence(tmp_path: Path, damage:
     a_posterior().save(tmp_path)
     break_it, words = DAMAGE[damage]
     break_it(tmp_path)
-    for load in (Posterior.load, load_artifact):
+    for load in (Posterior.load, read_artifact):
         with pytest.raises(ArtifactError, match=words) as error:
             load(tmp_path)
         assert str(tmp_path) in sentence(error)
@@ -283,7 +277,7 @@ def test_a_first_save_killed_between_the_two_renames_can_be_repeated(tmp_path: P
     with killed_before_rename(2), pytest.raises(KeyboardInterrupt):
         a_posterior().save(tmp_path)
     with pytest.raises(ArtifactError, match="holds no posterior or prompt"):
-        load_artifact(tmp_path)
+        read_artifact(tmp_path)
     a_posterior().save(tmp_path)
     assert torch.equal(Posterior.load(tmp_path).particles, a_posterior().particles)
 
@@ -320,3 +314,29 @@ def test_json_files_are_replaced_whole_and_never_hold_nan(tmp_path: Path):
         write_text_atomically(path, "x" * 1000)
     assert json.loads(path.read_text(encoding="utf-8")) == {"σ": [1, 2.5, None]}
     assert len(list(path.parent.iterdir())) == 1
+
+
+def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path):
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match=r"holds a run already \(checkpoint.safetensors\)"):
+        a_posterior().save(tmp_path)
+    a_posterior().save(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("files", [[], ["events.jsonl"]])
+def test_a_new_output_folder_is_removed_only_if_nothing_was_written_to_it(tmp_path: Path, files: list[str]):
+    def fail() -> None:
+        with output_folder(str(tmp_path / "run"), "prompt") as made:
+            for name in files:
+                (made / name).write_text("")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert (tmp_path / "run").exists() == bool(files)
+
+
+def test_a_folder_with_tuned_weights_takes_no_prompt(tmp_path: Path):
+    (tmp_path / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(ArtifactError, match="holds tuned weights and not a prompt"), output_folder(tmp_path, "prompt"):
+        pass

@@ -129,7 +129,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("evaluate --prompt nowhere", ["nowhere holds no posterior or prompt"]),
     ("inspect nowhere", ["nowhere holds no posterior or prompt"]),
     ("import nowhere --task tasks/sentiment.yaml --backbone t5 --out new", ["cannot read nowhere/adapter_config.json"]),
-    (f"learn --backbone t5 {GOOD} --out post", ["post holds a run already", "--resume or --overwrite"]),
+    (f"learn --backbone t5 {GOOD} --out post", ["post holds a run already", "resume or overwrite it"]),
     (f"learn --backbone t5 {GOOD} --out prompt --overwrite", ["prompt holds a prompt and not a posterior"]),
     (f"learn --backbone t5 {GOOD} --out post --resume", ["made with other settings"]),
     (f"learn --backbone t5 {GOOD} --out text.txt/new", ["cannot use text.txt/new", "choose another folder"]),

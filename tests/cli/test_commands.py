@@ -171,7 +171,7 @@ def test_a_finished_run_is_replaced_only_if_that_is_asked_for(bmtpt, tmp_path, r
     assert adapt(2).code == 0
     refused = adapt(3)
     assert refused.code == 2
-    assert "--resume or --overwrite" in refused.err
+    assert "resume or overwrite it" in refused.err
     assert adapt(3, "--overwrite").code == 0
     assert json.loads((tmp_path / "prompt" / "card.json").read_text())["steps"] == 3
 

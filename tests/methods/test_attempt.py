@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bmtpt.artifacts.saved import Prompt, PromptMixture, load_artifact
+from bmtpt.artifacts.saved import Prompt, PromptMixture, read_artifact
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError
 from bmtpt.inference.score import evaluate_prompts, make_scorer, score_prompts
@@ -239,4 +239,4 @@ def test_a_saved_mixture_scores_as_the_trained_one_and_its_card_says_what_was_tr
     with pytest.raises(ArtifactError, match="holds a mixture where a prompt is needed"):
         Prompt.load(tmp_path / "mixture")
     with pytest.raises(ArtifactError, match="mixture"):
-        load_artifact(tmp_path / "mixture")
+        read_artifact(tmp_path / "mixture")

@@ -198,7 +198,7 @@ def test_a_start_that_does_not_fit_is_refused(tiny_backbone, sources):
 
 def test_a_folder_with_a_run_is_refused_unless_it_may_be_overwritten_or_resumed(tiny_backbone, sources, tmp_path):
     first = learn(tiny_backbone, sources, learning(), folder=tmp_path)
-    with pytest.raises(ArtifactError, match=r"holds a run already .*--resume or --overwrite"):
+    with pytest.raises(ArtifactError, match=r"holds a run already .*resume or overwrite it"):
         learn(tiny_backbone, sources, learning(seed=1), folder=tmp_path)
     with pytest.raises(SettingsError, match="other settings"):
         learn(tiny_backbone, sources, learning(seed=1), folder=tmp_path, resume=True)
@@ -222,7 +222,7 @@ def test_other_rows_or_sources_cannot_be_resumed(tiny_backbone, sources, tmp_pat
 
 def test_a_folder_that_is_a_file_is_named(tiny_backbone, sources, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"cannot use .*file.*choose another folder"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*file.*choose another folder"):
         learn(tiny_backbone, sources, learning(), folder=tmp_path / "file" / "run")
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bmtpt.artifacts.saved import load_artifact
+from bmtpt.artifacts.saved import read_artifact
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
@@ -130,8 +130,8 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(tuned, tmp_path):
 
 def test_tuned_weights_are_not_mistaken_for_a_prompt(tuned, tmp_path):
     tuned["bitfit"].save(tmp_path)
-    with pytest.raises(ArtifactError, match="is not the card of a posterior or a prompt"):
-        load_artifact(tmp_path)
+    with pytest.raises(ArtifactError, match="holds a weights artifact where a posterior or a prompt is needed"):
+        read_artifact(tmp_path)
 
 
 def test_free_answers_are_generated_by_the_tuned_model(tiny_backbone, tiny_tasks):

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import bmtpt
-from bmtpt.artifacts.saved import Posterior, load_artifact
+from bmtpt.artifacts.saved import Posterior, read_artifact
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
@@ -166,13 +166,13 @@ def events(folder: Path) -> list[dict[str, Any]]:
 
 
 def tensor(folder: Path) -> torch.Tensor:
-    artifact = load_artifact(folder)
+    artifact = read_artifact(folder)
     return artifact.particles if isinstance(artifact, Posterior) else artifact.prompts
 
 
 def assert_same_run(found: Path, wanted: Path) -> None:
     assert torch.equal(tensor(found), tensor(wanted))
-    assert load_artifact(found).card.weights_sha256 == load_artifact(wanted).card.weights_sha256
+    assert read_artifact(found).card.weights_sha256 == read_artifact(wanted).card.weights_sha256
     assert events(found) == events(wanted)
     steps = [event["step"] for event in events(found) if event["event"] == "step"]
     assert steps == list(range(8))

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.artifacts.saved import Posterior, Prompt, require_backbone
+from bmtpt.artifacts.card import require_backbone
+from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.posterior.diagnostics import mean_gap_warning
 

@@ -3,8 +3,8 @@
 What decides the details (peft 0.21, peft_model.py): for an encoder-decoder (`PeftModelForSeq2SeqLM`) PROMPT_TUNING
 prepends its rows to the encoder's input embeddings only. Its `num_transformer_submodules` defaults to 2 for T5; the
 second P rows are then stored and never used. We write 1 and read either. For a decoder-only model
-(`PeftModelForCausalLM`) the rows stand in front of the whole row, padding included: its logits are ours for a row
-that is alone or padded on the right, and other ones for a row padded on the left.
+(`PeftModelForCausalLM`) the rows come before the whole row, padding included: its logits equal ours for a row that is
+alone or padded on the right, and differ for a row padded on the left.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from bmtpt.artifacts.card import BackboneCard, PromptCard, require_backbone, versions
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.saved import BackboneCard, Prompt, PromptCard, require_backbone, versions
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.errors import ArtifactError, SettingsError
 
 CONFIG = "adapter_config.json"
@@ -45,7 +46,7 @@ class _Config(BaseModel):
     peft_version: str | None = None
 
 
-def export_peft(prompt: Prompt, folder: Path, base_model: str) -> None:
+def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
     """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads.
 
     Args:
@@ -65,11 +66,11 @@ def export_peft(prompt: Prompt, folder: Path, base_model: str) -> None:
     rows = prompt.prompts[0].detach().to("cpu", torch.float32).clone()
     metadata = {"format": "pt", _FINGERPRINT: prompt.card.backbone.fingerprint}
     weights = to_safetensors({_KEY: rows}, metadata=metadata)
-    write_files_atomically(folder, {WEIGHTS: weights, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
+    write_files_atomically(Path(folder), {WEIGHTS: weights, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
 
 
 def import_peft(
-    folder: Path, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
+    folder: str | Path, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
 ) -> Prompt:
     """Read a PEFT prompt-tuning folder as a prompt for one task. `peft` itself is not needed.
 
@@ -87,6 +88,7 @@ def import_peft(
         ArtifactError: The folder is no prompt-tuning adapter for a model of this kind and width.
         BackboneError: The folder was exported for another backbone.
     """
+    folder = Path(folder)
     config = _read_config(folder / CONFIG)
     _check_config(folder, config, backbone)
     rows, metadata = _read_rows(folder)

@@ -115,9 +115,9 @@ def inspect(
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
     from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
-    from bmtpt.artifacts.saved import load_artifact
+    from bmtpt.artifacts.saved import read_artifact
 
-    artifact = load_artifact(folder)
+    artifact = read_artifact(folder)
     for key, value in describe_artifact(artifact).items():
         OUT.print(f"{key}: ", style="bold", end="")
         say(value)
@@ -154,13 +154,13 @@ def import_(
     config: Defaults = None,
 ) -> None:
     """Read a PEFT prompt-tuning adapter as a prompt."""
-    from bmtpt.artifacts import saved
+    from bmtpt.artifacts.card import backbone_card, now
     from bmtpt.artifacts.peft import import_peft
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = saved.backbone_card(_model(backbone, "float32"))
-    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), saved.now())
+    card = backbone_card(_model(backbone, "float32"))
+    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import BaseModel
@@ -119,23 +117,6 @@ def save_settings(folder: Path, settings: BaseModel) -> None:
     from bmtpt.artifacts.files import write_text_atomically
 
     write_text_atomically(folder / SETTINGS_FILE, as_yaml(settings))
-
-
-@contextmanager
-def run_folder(folder: Path, *, kind: Literal["posterior", "prompt"], resume: bool, overwrite: bool) -> Iterator[None]:
-    """Refuse a folder before anything is loaded for it; a run that is refused later leaves no empty one behind."""
-    from bmtpt.train.run import prepare_folder
-
-    new = not os.path.exists(folder)
-    # Overwriting is left to the library: it happens once the run's input is known to be right.
-    prepare_folder(folder, resume=resume or overwrite, overwrite=False, kind=kind)
-    try:
-        yield
-    except BaseException:
-        if new:
-            with suppress(OSError):
-                folder.rmdir()  # refuses, as it should, when the folder holds anything
-        raise
 
 
 def saving_settings(folder: Path, settings: BaseModel, listener: Listener) -> Listener:

@@ -19,7 +19,6 @@ from bmtpt.cli.common import (
     note,
     note_cut,
     part,
-    run_folder,
     saving_settings,
     say,
 )
@@ -76,12 +75,13 @@ def learn(
     if show_config:
         OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
         return
+    from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import learn_warnings
     from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages import source
 
-    with run_folder(settings.out, kind="posterior", resume=resume, overwrite=overwrite):
+    with output_folder(settings.out, "posterior", resume=resume, overwrite=overwrite):
         sources = load_tasks(settings.source, settings.data)
         backbone = load_backbone(settings.backbone, precision=settings.precision)
         with TrainingProgress(ERR, "learn") as progress:
@@ -117,6 +117,7 @@ def adapt(
     if show_config:
         OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
         return
+    from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import describe_artifact
     from bmtpt.artifacts.saved import Posterior
     from bmtpt.backbone.model.load import load_backbone
@@ -124,7 +125,7 @@ def adapt(
     from bmtpt.stages.target import adapt_together
 
     posterior = Posterior.load(settings.posterior)
-    with run_folder(settings.out, kind="prompt", resume=resume, overwrite=overwrite):
+    with output_folder(settings.out, "prompt", resume=resume, overwrite=overwrite):
         targets = load_tasks(settings.target, settings.data)
         backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
         with TrainingProgress(ERR, "adapt") as progress:

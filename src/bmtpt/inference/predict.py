@@ -11,7 +11,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from bmtpt.artifacts.saved import Prompt, require_backbone
+from bmtpt.artifacts.card import require_backbone
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model.frozen import Backbone

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.saved import MixtureCard, PromptMixture
+from bmtpt.artifacts.card import MixtureCard
+from bmtpt.artifacts.saved import PromptMixture
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.model.frozen import Backbone
@@ -25,7 +26,7 @@ from bmtpt.stages.source import initial_particles
 from bmtpt.stages.target import all_target_rows, train_targets
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run, prepare_folder
+from bmtpt.train.run import Run
 
 
 def learn_mpt(
@@ -53,7 +54,6 @@ def learn_mpt(
     """
     settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
     train, held_back = source_rows(backbone, sources, settings)
-    prepare_folder(folder, resume=True, overwrite=False)
     engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     if not isinstance(engine, PassEngine):
         raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{backbone.name}' is none")

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bmtpt.artifacts.saved import (
-    Prompt,
-    PromptMixture,
-    require_backbone,
-    versions,
-)
+from bmtpt.artifacts.card import require_backbone, versions
+from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model.frozen import Backbone

@@ -11,14 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.saved import (
-    Posterior,
-    PosteriorCard,
-    backbone_card,
-    now,
-    require_backbone,
-    versions,
-)
+from bmtpt.artifacts.card import PosteriorCard, backbone_card, now, require_backbone, versions
+from bmtpt.artifacts.folder import require_free
+from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import SettingsError
@@ -29,7 +24,7 @@ from bmtpt.settings import LearnSettings
 from bmtpt.stages.rows import cut_counts, distinct, row_counts, source_rows
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run, prepare_folder, require_free
+from bmtpt.train.run import Run
 
 SVGD_ONLY = (
     "kernel",
@@ -78,9 +73,8 @@ def learn(
     settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
     _require_start(start, settings, backbone)
-    require_free(folder, resume=resume, overwrite=overwrite, kind="posterior")
+    require_free(folder, "posterior", resume=resume, overwrite=overwrite)
     train, held_back = source_rows(backbone, sources, settings)
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="posterior")
     if settings.particle_init == "prompt" and start is None:
         start = learn_start(backbone, sources, settings, folder=folder, resume=resume, listener=listener)
     engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
@@ -105,7 +99,7 @@ def learn(
         created=now(),
     )
     posterior = Posterior(outcome.tensors[0].cpu(), card)
-    return posterior.save(folder, overwrite=overwrite or resume) if folder else posterior
+    return posterior.save(folder, overwrite=True) if folder else posterior
 
 
 def start_settings(settings: LearnSettings) -> LearnSettings:

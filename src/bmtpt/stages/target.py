@@ -11,15 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.saved import (
-    Posterior,
-    Prompt,
-    PromptCard,
-    backbone_card,
-    now,
-    require_backbone,
-    versions,
-)
+from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
+from bmtpt.artifacts.folder import require_free
+from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model.frozen import Backbone
@@ -32,7 +26,7 @@ from bmtpt.tasks import TaskData
 from bmtpt.tasks.tokens import epoch_rows
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Outcome
-from bmtpt.train.run import Run, prepare_folder, require_free
+from bmtpt.train.run import Run
 
 Stage = TypeVar("Stage", bound=TargetStage)
 
@@ -260,9 +254,8 @@ def fit_targets(
     rows = all_target_rows(backbone, targets, settings)
     engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}
-    for place in places.values():
-        require_free(place, resume=resume, overwrite=overwrite, kind="prompt")
-    prepare_folder(folder, resume=resume, overwrite=overwrite, kind="prompt")
+    for place in {folder, *places.values()}:
+        require_free(place, "prompt", resume=resume, overwrite=overwrite)
     stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
     run = Run(backbone.fingerprint, folder, resume, listener)
     trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
@@ -271,5 +264,5 @@ def fit_targets(
         prompts = trained.stage.composed(trained.tensors, k)[trained.winners]
         prompt = Prompt(prompts.detach().cpu(), card)
         place = places[name]
-        found[name] = prompt.save(place, overwrite=overwrite or resume) if place else prompt
+        found[name] = prompt.save(place, overwrite=True) if place else prompt
     return found

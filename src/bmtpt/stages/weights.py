@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
+from bmtpt.artifacts.card import WeightsCard
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.saved import CARD, WeightsCard
+from bmtpt.artifacts.folder import CARD, require_free
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
@@ -20,7 +21,7 @@ from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
 from bmtpt.stages.target import all_target_rows, train_targets
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run, prepare_folder
+from bmtpt.train.run import Run
 
 WEIGHTS = "weights.safetensors"
 
@@ -51,7 +52,7 @@ class TunedModel:
         Raises:
             ArtifactError: The folder holds a run already, or cannot be written.
         """
-        prepare_folder(folder, resume=False, overwrite=overwrite)
+        require_free(folder, "weights", overwrite=overwrite)
         files = {CARD: (self.card.model_dump_json(indent=2) + "\n").encode()}
         if self.card.method == "lora":
             _save_by_peft(self.engine.backbone.model, folder)

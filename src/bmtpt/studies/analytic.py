@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, NamedTuple, TypeVar
 
-from bmtpt.artifacts.saved import versions
+from bmtpt.artifacts.card import versions
 from bmtpt.results import Result, settings_hash
 from bmtpt.settings import identity_of
 from bmtpt.studies.jobs import Job, Place

@@ -15,7 +15,8 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from bmtpt.artifacts.files import write_files_atomically, write_text_atomically
-from bmtpt.artifacts.saved import CARD, Posterior, Prompt, PromptMixture
+from bmtpt.artifacts.folder import CARD
+from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.methods.mpt import mpt_candidate

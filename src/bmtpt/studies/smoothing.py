@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.saved import Prompt, versions
+from bmtpt.artifacts.card import versions
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, settings_hash

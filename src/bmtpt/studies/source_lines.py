@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bmtpt.artifacts.saved import Posterior, versions
+from bmtpt.artifacts.card import versions
+from bmtpt.artifacts.saved import Posterior
 from bmtpt.posterior.prompts import Decomposed
 from bmtpt.results import Result
 from bmtpt.studies.jobs import Job

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from bmtpt.artifacts.folder import CHECKPOINT
 from bmtpt.errors import ArtifactError, SettingsError, TrainingError, is_out_of_memory
 from bmtpt.results import settings_hash
 from bmtpt.settings import LoopSettings, identity_of
@@ -24,7 +25,6 @@ from bmtpt.train.events import EventLog, Listener
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser, schedule_factor
 from bmtpt.types import TokenBatch
 
-CHECKPOINT = "checkpoint.safetensors"
 EVENTS = "events.jsonl"
 SANE_RATE = 0.3
 """Highest learning rate that is ever advised: the default, which trained every backbone we tried."""
@@ -170,6 +170,8 @@ class Loop:
         checkpoint = self.folder / CHECKPOINT if self.folder else None
         if resume and checkpoint and checkpoint.is_file():
             self._restore(checkpoint)
+        elif checkpoint and checkpoint.is_file():
+            checkpoint.unlink()
         if self.log:
             # A run that starts over also tells its first validation again, which is dated -1.
             self.log.rewind(self.state.step or -1)

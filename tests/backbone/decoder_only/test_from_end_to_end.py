@@ -16,9 +16,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bmtpt.artifacts.card import BackboneCard
 from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
 from bmtpt.artifacts.peft import export_peft, import_peft
-from bmtpt.artifacts.saved import BackboneCard, Prompt
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine

@@ -1,0 +1,205 @@
+"""What an artifact notes about itself: `card.json`.
+
+The card is JSON, so reading it runs no code. It holds the SHA-256 of the weights: an edited, truncated or half-replaced
+pair is noticed before it predicts anything.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bmtpt.artifacts.folder import CARD, Kind
+from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.errors import ArtifactError, BackboneError
+
+FORMAT_VERSION: Final = 1
+
+
+class BackboneCard(BaseModel):
+    """Which frozen language model an artifact belongs to.
+
+    Attributes:
+        name: Hub id, folder, or "offline".
+        fingerprint: `Backbone.fingerprint`.
+        parameters: Distinct parameters (tied weights count once).
+        decoder_only: Whether prompt, text and answer are one sequence.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    fingerprint: str
+    parameters: int
+    d_model: int
+    vocab_size: int
+    decoder_only: bool = False
+
+
+class Card(BaseModel):
+    """What every kind of artifact notes.
+
+    Attributes:
+        settings: The resolved settings of the run.
+        steps: Optimiser steps.
+        seconds: Wall time.
+        created: ISO 8601 time.
+        weights_sha256: SHA-256 of the safetensors file; saving fills it in.
+    """
+
+    # ser_json_inf_nan is pydantic's default, stated: a diagnostic that is NaN becomes null, not broken JSON.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    format_version: Literal[1] = FORMAT_VERSION
+    backbone: BackboneCard
+    sources: tuple[str, ...]
+    settings: dict[str, Any]
+    steps: int
+    seconds: float
+    versions: dict[str, str]
+    created: str
+    weights_sha256: str = ""
+
+
+class PosteriorCard(Card):
+    """Where a posterior comes from.
+
+    Attributes:
+        diagnostics: Held-back losses of θ̄ and of the particles, how many texts were cut, and under `svgd` where the
+            particles ended (`posterior.diagnostics.Diagnostics`).
+    """
+
+    kind: Literal["posterior"] = "posterior"
+    diagnostics: dict[str, Any]
+
+
+class TargetCard(Card):
+    """What the artifacts of a target note: enough about its task to predict from the folder alone.
+
+    Attributes:
+        task_definition: Dump of the resolved task.
+        posterior: ``weights_sha256`` of the posterior that was its prior, or None.
+        selection: How the model was chosen (validation curve, prior_std curve, ...).
+        trained_parameters: Numbers trained for this task.
+    """
+
+    task: str
+    task_definition: dict[str, Any]
+    method: str
+    posterior: str | None
+    selection: dict[str, Any]
+    trained_parameters: int
+
+
+class PromptCard(TargetCard):
+    """Where a prompt comes from."""
+
+    kind: Literal["prompt"] = "prompt"
+
+
+class MixtureCard(TargetCard):
+    """Where a mixture of prompts comes from."""
+
+    kind: Literal["mixture"] = "mixture"
+
+
+class WeightsCard(TargetCard):
+    """Where tuned weights come from (`stages/weights.py`)."""
+
+    kind: Literal["weights"] = "weights"
+
+
+AnyCard = TypeVar("AnyCard", PosteriorCard, PromptCard, MixtureCard)
+
+
+def require_backbone(card: BackboneCard, fingerprint: str, name: str) -> None:
+    """Refuse to use an artifact with another backbone than the one it was trained on.
+
+    Args:
+        card: The artifact's backbone.
+        fingerprint: Fingerprint of the loaded backbone.
+        name: What the user called the loaded backbone.
+
+    Raises:
+        BackboneError: The fingerprints differ; the sentence names both backbones.
+    """
+    if card.fingerprint != fingerprint:
+        raise BackboneError(
+            f"this artifact was trained with backbone '{card.name}' (fingerprint {card.fingerprint[:12]}) and "
+            f"cannot be used with '{name}' (fingerprint {fingerprint[:12]}): load the backbone it was trained with"
+        )
+
+
+def backbone_card(backbone: Backbone) -> BackboneCard:
+    """Return what an artifact notes about the model it belongs to."""
+    return BackboneCard(
+        name=backbone.name,
+        fingerprint=backbone.fingerprint,
+        parameters=backbone.parameters,
+        d_model=backbone.d_model,
+        vocab_size=backbone.embeddings.shape[0],
+        decoder_only=backbone.decoder_only,
+    )
+
+
+def now() -> str:
+    """Return the time for a card, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide a run's numbers: bmtpt, python, torch, transformers."""
+    found = {"python": platform.python_version()}
+    for package in ("bmtpt", "torch", "transformers"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # a source tree on PYTHONPATH
+            found[package] = "not installed"
+    return found
+
+
+def read_raw_card(folder: Path) -> dict[str, Any]:
+    """Return a card as a dictionary whose kind is known and whose format version is ours.
+
+    Raises:
+        ArtifactError: The folder has no card, or one that is damaged or of another format version.
+    """
+    path = folder / CARD
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
+    if not isinstance(raw, dict) or raw.get("kind") not in get_args(Kind):
+        raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
+    if raw.get("format_version") != FORMAT_VERSION:
+        noted = raw.get("versions")
+        writer = noted.get("bmtpt", "unknown version") if isinstance(noted, dict) else "unknown version"
+        raise ArtifactError(
+            f"{path} has format version {raw.get('format_version')!r} and this bmtpt reads {FORMAT_VERSION}; use the "
+            f"bmtpt that wrote it ({writer}) or train again"
+        )
+    return raw
+
+
+def parse_card(folder: Path, raw: dict[str, Any], model: type[AnyCard]) -> AnyCard:
+    """Validate a raw card.
+
+    Raises:
+        ArtifactError: A field is missing, unknown or wrong; the sentence names it.
+    """
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ArtifactError(f"{folder / CARD} is not a valid card: {field}: {first['msg'].lower()}") from error

