@@ -1,4 +1,4 @@
-"""Errors a user can mend: each is one sentence that names what is wrong, where, and what to do."""
+"""Errors that a user can fix: each is one sentence that names what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ArtifactError(BmtptError):
 
 
 class TrainingError(BmtptError):
-    """Training cannot go on (for example, the loss is not a number)."""
+    """Training cannot continue (for example, the loss is not a number)."""
 
 
 OUT_OF_MEMORY = (
@@ -40,7 +40,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-"""What a RuntimeError says that means it."""
+"""Messages of a RuntimeError that mean it."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -58,9 +58,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     >>> is_out_of_memory(RuntimeError("CUDA error: an illegal memory access was encountered"))
     False
     """
-    named = type(error).__name__ == "OutOfMemoryError"
-    told = any(sign in str(error) for sign in OUT_OF_MEMORY)
-    return named or isinstance(error, MemoryError) or told
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

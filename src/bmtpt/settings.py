@@ -51,7 +51,7 @@ def identity_of(settings: BaseModel) -> dict[str, Any]:
 
 
 class LoopSettings(BaseModel):
-    """What the one training loop needs, whichever method runs in it.
+    """Settings that the training loop needs, whichever method runs in it.
 
     Attributes:
         steps: Most optimiser steps.
@@ -90,7 +90,7 @@ class LoopSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _none_is_null(cls, values: Any) -> Any:
-        """A command line has no null: the text `none` stands for it wherever None is allowed."""
+        """Read the text `none` as None wherever None is allowed: a command line has no null."""
         if not isinstance(values, dict):
             return values
         optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
@@ -110,10 +110,10 @@ class LearnSettings(LoopSettings):
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
-            trained first with M = 1 for `init_steps` steps. Independent starts stay apart and can leave a
-            worthless mean (docs/results.md).
+            trained first with M = 1 for `init_steps` steps. Independent starts stay apart, and their
+            mean can be worthless (docs/results.md).
         init_jitter: Standard deviation of the jitter, in embedding units, for `shared` and `prompt`.
-        init_steps: Steps of the M = 1 training for `prompt`; they are taken off `steps`, so the cost is equal or less.
+        init_steps: Steps of the M = 1 training for `prompt`; they count towards `steps`, so the cost is the same or less.
         batch_size: Examples drawn per source task and step [paper: 1].
         max_length: Longest text in tokens, or None for each task's own.
         validation_rows: Held-back rows per source task on which NLL is watched.
@@ -200,7 +200,7 @@ class AdaptSettings(LoopSettings):
 
 
 class AttemptSettings(BaseModel):
-    """Settings of ATTEMPT beside those of every target stage (`methods/attempt.py`).
+    """Settings of ATTEMPT in addition to those of every target stage (`methods/attempt.py`).
 
     Attributes:
         attention_width: r, the width between the two projections [paper: 100].
@@ -215,7 +215,7 @@ class AttemptSettings(BaseModel):
 
 
 class MptSettings(BaseModel):
-    """Settings of MPT's source stage beside those of every source stage (`methods/mpt.py`).
+    """Settings of MPT's source stage in addition to those of every source stage (`methods/mpt.py`).
 
     Attributes:
         distillation_weight: λ, the weight of the distillation losses [paper: 0.9].
@@ -273,7 +273,7 @@ class AdapterSettings(_TuningSettings):
 
 
 class WeightSettings(_TuningSettings):
-    """Settings of weight tuning beside those of every target stage (`methods/weights.py`)."""
+    """Settings of weight tuning in addition to those of every target stage (`methods/weights.py`)."""
 
     full: FullSettings = FullSettings()
     bitfit: BitFitSettings = BitFitSettings()
@@ -348,8 +348,8 @@ def _sentence(error: ValidationError, kind: type[BaseModel], where: str | None) 
         expected = what["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
         return f"{prefix}option '{option}' cannot be {what['input']!r}; {nearest(str(what['input']), expected)}"
     # A union reports one reason for each of its types.
-    alike = [item for item in error.errors() if _place(item, len(path)) == _place(what, len(path))]
-    reasons = dict.fromkeys(map(_reason, alike))
+    same_place = [item for item in error.errors() if _place(item, len(path)) == _place(what, len(path))]
+    reasons = dict.fromkeys(map(_reason, same_place))
     return f"{prefix}option '{option}' cannot be {what['input']!r}: {' or '.join(reasons)}"
 
 

@@ -36,7 +36,7 @@ Annealing = Literal["none", "linear", "cyclic"]
 """How the factor on the score changes over time (`posterior/svgd.py`)."""
 
 DATA_ORDER: tuple[DataStatus, ...] = get_args(DataStatus)
-"""From the published rows to the least like them: what mixes several states shows the last."""
+"""From the published rows to those least like them; a mixture of several is shown as the last of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +44,9 @@ class Example:
     """One row of a task as text to text.
 
     Attributes:
-        before: Text in front of the context; never cut.
+        before: Text before the context; never cut.
         context: The only part that may be cut when the text is too long ("" if the task names none).
-        after: Text behind the context; never cut.
+        after: Text after the context; never cut.
         target: What the model is taught to answer.
         label: Index into the task's label words, or None (regression, free answers).
         references: Every accepted answer; ``target`` is one of them.

@@ -1,7 +1,7 @@
-"""How well the particles stand for a posterior, and plain-words warnings when they do not.
+"""Measure how well the particles represent a posterior, and warn in plain words when they do not.
 
 `diagnose` reads one step; the `*_warning` functions read a recorded history and return a sentence or None, so
-that a run can be judged again from its log. Running out of memory is the training loop's to report.
+that a run can be judged again from its log. The training loop reports when memory runs out.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def mean_gap_warning(mean_nll: float | None, particle_nll: Sequence[float]) -> s
 
 
 def no_gain_warning(target_nll: float, plain_target_nll: float) -> str | None:
-    """Warn if the posterior gives a target no lower held-back loss than plain prompt tuning (the report calls it)."""
+    """Warn if a target's held-back loss is no lower with the posterior than with plain prompt tuning (used by the report)."""
     if target_nll < plain_target_nll:
         return None
     return (

@@ -5,8 +5,8 @@ Every kernel here has a gradient of one form, which is all that SVGD needs:
     ∇_{θ_j} k(θ_j, θ_i) = w_ji (θ_i − o_j)     o_j = θ_j for a kernel of the distance,
                                               o_j = c, the particles' mean, for one of the inner product
 
-Axes beside those of `bmtpt.types`: G points are compared separately, each of F numbers. KernelScope "prompt" has
-G = 1 and F = P·D (the paper), scope "row" has G = P and F = D.
+Axes in addition to those of `bmtpt.types`: G groups are compared separately, each point has F numbers. Scope "prompt"
+has G = 1 and F = P·D (the paper), scope "row" has G = P and F = D.
 
 Distances and inner products are sums over differences, one particle against all at a time: |x|² + |y|² − 2xy
 cancels at prompt scale in float32 (10 where 7.7 is right, −1 where 0.08 is), and elementwise products, unlike

@@ -1,6 +1,6 @@
 """Target priors from a source posterior, as penalties −log p(θ) without their constants (docs/method.md, section 2).
 
-A penalty belongs to the *summed* negative log-likelihood of the N_T training examples; whoever trains on the mean
+A penalty belongs to the *summed* negative log-likelihood of the N_T training examples; a loop that trains on the mean
 over examples divides it by N_T, so that σ keeps its meaning whatever the batch size.
 """
 

@@ -1,4 +1,4 @@
-"""A training state as one safetensors file: tensors plus a JSON header, written beside its place and renamed."""
+"""Save and load a training state as one safetensors file: tensors and a JSON header, replaced atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says while it runs: JSON lines in its folder, and whoever else listens (a progress bar)."""
+"""Events of a run: JSON lines in its folder, and calls of a listener such as a progress bar."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bmtpt.errors import ArtifactError
 
 
 class Listener(Protocol):
-    """Hears every event as a JSON-able dictionary with at least ``event`` and ``step``."""
+    """Receives every event as a JSON-able dictionary with at least ``event`` and ``step``."""
 
     def __call__(self, event: dict[str, Any]) -> None: ...
 
@@ -24,7 +24,7 @@ class EventLog:
         self.path = path
 
     def rewind(self, step: int) -> None:
-        """Drop events of steps from ``step`` on: a resumed run tells them again."""
+        """Drop the events of steps from ``step`` on: a resumed run logs them again."""
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         kept = [line for line in lines if _step_of(line) < step]
         write_text_atomically(self.path, "".join(line + "\n" for line in kept))
@@ -45,7 +45,7 @@ def end_of(path: Path) -> dict[str, Any] | None:
 
 
 def _step_of(line: str) -> float:
-    """Return an event's step; a line cut short by a kill counts as never having been written."""
+    """Return an event's step; a line cut short by a kill counts as not written."""
     with suppress(ValueError, KeyError, TypeError):
         return float(json.loads(line)["step"])
     return float("inf")

@@ -1,7 +1,7 @@
 """The one training loop: every method of every stage runs in it.
 
-A method says what is trained, how a step's gradient comes about, and how its candidates are ranked; the loop does
-steps, schedule, selection, early stopping, checkpoints and events, and does not know which method runs.
+A method says what is trained, how a step's gradient is computed and how its candidates are ranked. The loop runs the steps,
+the schedule, selection, early stopping, checkpoints and events, and does not know which method it runs.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from bmtpt.types import TokenBatch
 
 EVENTS = "events.jsonl"
 SANE_RATE = 0.3
-"""Highest learning rate that is ever advised: the default, which trained every backbone we tried."""
+"""Highest learning rate that an error ever suggests: the default, which trained every backbone we tried."""
 
 
 class Validation(NamedTuple):
-    """What a method finds on held-back rows.
+    """Results of a method on held-back rows.
 
     Attributes:
         ranking: One key per candidate, the larger the better, compared as tuples; empty if nothing is selected.
@@ -44,7 +44,7 @@ class Validation(NamedTuple):
 
 
 class Method(Protocol):
-    """What the loop needs of a method. Tensors that are selected by candidate have that as their first axis."""
+    """What the loop needs of a method. The first axis of every trained tensor is the candidate."""
 
     def groups(self) -> list[ParameterGroup]:
         """Return the trained tensors, in an order that is always the same."""
@@ -110,9 +110,9 @@ class Loop:
         method: What is trained.
         settings: How.
         folder: Where checkpoints and events go, or None to keep nothing.
-        identity: What else must be the same for a checkpoint to be resumed (tasks, model), JSON-able.
+        identity: JSON-able facts that must be the same for a checkpoint to be resumed (tasks, rows, model).
         patience: Validations without improvement before stopping, or None.
-        listener: Hears every event (a progress bar).
+        listener: Receives every event (a progress bar).
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Loop:
             if self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.settings.steps:
                 self._validate()
                 self._save()
-        self._tell({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
+        self._emit({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
         return Outcome(self.best if self.state.best else [t.detach().clone() for t in self.tensors], self.state)
 
     def _begin(self, resume: bool) -> None:
@@ -173,7 +173,7 @@ class Loop:
         elif checkpoint and checkpoint.is_file():
             checkpoint.unlink()
         if self.log:
-            # A run that starts over also tells its first validation again, which is dated -1.
+            # A run that starts over logs its first validation again, which has step -1.
             self.log.rewind(self.state.step or -1)
         if self.state.step == 0:
             self._validate()
@@ -192,7 +192,7 @@ class Loop:
             raise self._diverged("a trained number", f"after step {step}")
         values = [value for each in losses.values() for value in each]
         self.state.losses.append(sum(values) / len(values))
-        self._tell({"event": "step", "step": step, "loss": losses, "lr": self.peaks[0] * factor})
+        self._emit({"event": "step", "step": step, "loss": losses, "lr": self.peaks[0] * factor})
 
     def _check_step(self, losses: dict[str, list[float]]) -> None:
         when = f"at step {self.state.step}"
@@ -236,9 +236,9 @@ class Loop:
         self.state.stale = 0 if improved else self.state.stale + 1
         self.state.stopped = self.patience is not None and self.state.stale >= self.patience
         self.state.found = {event["event"]: dict(event) for event in found.events}
-        # Dated with the last step done, so that a resume from the checkpoint of step t keeps it.
+        # Logged with the last step done, so that a resume from the checkpoint of step t keeps it.
         for event in found.events:
-            self._tell({**event, "step": self.state.step - 1})
+            self._emit({**event, "step": self.state.step - 1})
 
     def _keep_best(self, ranking: Sequence[tuple[float, ...]]) -> bool:
         """Keep each candidate's tensors where it improved; return whether any did (or nothing is selected)."""
@@ -258,7 +258,7 @@ class Loop:
                 kept[candidate] = tensor.detach()[candidate]
         return improved
 
-    def _tell(self, event: dict[str, Any]) -> None:
+    def _emit(self, event: dict[str, Any]) -> None:
         if self.log:
             self.log(event)
         if self.listener:
