@@ -113,7 +113,7 @@ class LearnSettings(LoopSettings):
             trained first with M = 1 for `init_steps` steps. Independent starts stay apart, and their
             mean can be worthless (docs/results.md).
         init_jitter: Standard deviation of the jitter, in embedding units, for `shared` and `prompt`.
-        init_steps: Steps of the M = 1 training for `prompt`; they count towards `steps`, so the cost is the same or less.
+        init_steps: Steps of the M = 1 training for `prompt`; they count towards `steps`, so the cost is no higher.
         batch_size: Examples drawn per source task and step [paper: 1].
         max_length: Longest text in tokens, or None for each task's own.
         validation_rows: Held-back rows per source task on which NLL is watched.

@@ -109,6 +109,21 @@ def test_a_run_resumed_after_its_last_step_writes_the_card_of_a_run_that_was_not
     assert torch.equal(again.particles, whole.particles)
 
 
+def test_a_run_is_not_resumed_on_rows_that_have_changed(tiny_backbone, sources, tmp_path):
+    learn(tiny_backbone, sources, learning(), folder=tmp_path)
+    first, second, *others = sources[0].train
+    flipped = replace(first, label=1 - first.label, target=second.target if first.target != second.target else "true")
+    changed = [
+        [replace(sources[0], train=(flipped, second, *others)), sources[1]],
+        [replace(sources[0], train=(second, first, *others)), sources[1]],
+        [replace(sources[0], select=(flipped, *sources[0].select[1:])), sources[1]],
+        [sources[1], sources[0]],
+    ]
+    for data in changed:
+        with pytest.raises(SettingsError, match="other settings, rows or model"):
+            learn(tiny_backbone, data, learning(), folder=tmp_path, resume=True)
+
+
 def test_without_selection_every_labelled_row_trains_and_the_last_step_is_kept(tiny_backbone, tiny_tasks, posterior):
     target = replace(tiny_tasks["pairs"], select=())
     settings = adapting(shots=8, selection="none", prior_std=2.0, start="mean")
@@ -216,7 +231,7 @@ def test_other_rows_or_sources_cannot_be_resumed(tiny_backbone, sources, tmp_pat
     learn(tiny_backbone, sources, learning(), folder=tmp_path)
     fewer = replace(sources[0], train=sources[0].train[:-1])
     for changed in ([fewer, sources[1]], sources[:1], sources[::-1]):
-        with pytest.raises(SettingsError, match="other settings, tasks or model"):
+        with pytest.raises(SettingsError, match="other settings, rows or model"):
             learn(tiny_backbone, changed, learning(), folder=tmp_path, resume=True)
 
 

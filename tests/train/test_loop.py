@@ -244,7 +244,7 @@ def test_a_checkpoint_of_other_settings_is_refused_in_one_sentence(tmp_path, cha
 def test_a_checkpoint_of_other_tasks_or_of_another_model_is_refused(tmp_path):
     Loop(Toy(), settings(), folder=tmp_path, identity={"sources": ["a"], "backbone": "f"}).run()
     for identity in ({"sources": ["b"], "backbone": "f"}, {"sources": ["a"], "backbone": "g"}):
-        with pytest.raises(SettingsError, match="other settings, tasks or model"):
+        with pytest.raises(SettingsError, match="other settings, rows or model"):
             Loop(Toy(), settings(), folder=tmp_path, identity=identity).run(resume=True)
 
 

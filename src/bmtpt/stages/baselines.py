@@ -21,7 +21,7 @@ from bmtpt.methods.mpt import MptSource, target_start
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.posterior.prompts import Decomposed
 from bmtpt.settings import AdaptSettings, AttemptSettings, LearnSettings, MptSettings
-from bmtpt.stages.rows import row_counts, source_rows
+from bmtpt.stages.rows import row_digests, source_rows
 from bmtpt.stages.source import initial_particles
 from bmtpt.stages.target import all_target_rows, train_targets
 from bmtpt.tasks import TaskData
@@ -61,8 +61,8 @@ def learn_mpt(
     (start,) = initial_particles(backbone, settings, None)
     method = MptSource(engine, start, teachers, train, held_back, settings, distillation)
     tasks = {
-        "sources": list(train),
-        "rows": row_counts(train),
+        "rows": row_digests(train),
+        "held_back": row_digests(held_back),
         "distillation": distillation.model_dump(mode="json"),
         "teachers": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in teachers.values()],
     }

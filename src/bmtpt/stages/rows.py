@@ -103,9 +103,9 @@ def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence
     return [examples[i] for i in sorted(order[:count].tolist())]
 
 
-def row_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:
-    """Return the number of rows of each task."""
-    return {name: len(each) for name, each in rows.items()}
+def row_digests(rows: Mapping[str, Tokenised]) -> list[tuple[str, str]]:
+    """Return each task and the digest of its rows, in order: a run is only resumed on the rows that it began with."""
+    return [(name, each.digest) for name, each in rows.items()]
 
 
 def cut_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:

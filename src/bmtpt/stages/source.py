@@ -21,7 +21,7 @@ from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.posterior import prompts
 from bmtpt.settings import LearnSettings
-from bmtpt.stages.rows import cut_counts, distinct, row_counts, source_rows
+from bmtpt.stages.rows import cut_counts, distinct, row_digests, source_rows
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.train.run import Run
@@ -82,7 +82,7 @@ def learn(
     stage = settings.model_copy(update={"steps": settings.svgd_steps})
     method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
     run = Run(backbone.fingerprint, folder, resume, listener)
-    outcome = run.train(method, stage, {"sources": names, "rows": row_counts(train)})
+    outcome = run.train(method, stage, {"rows": row_digests(train), "held_back": row_digests(held_back)})
     found = outcome.state.found
     card = PosteriorCard(
         backbone=backbone_card(backbone),

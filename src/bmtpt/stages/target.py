@@ -21,7 +21,7 @@ from bmtpt.backbone.model.load import load_backbone
 from bmtpt.methods.map_target import map_candidates
 from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
-from bmtpt.stages.rows import distinct, row_counts, target_rows
+from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.tasks import TaskData
 from bmtpt.tasks.tokens import epoch_rows
 from bmtpt.train.events import Listener
@@ -80,10 +80,10 @@ def train_targets(
         method, sources, posterior: For the cards.
     """
     identity = {
-        "targets": list(stage.targets),
         "posterior": posterior,
         "method": method,
-        "rows": row_counts({name: each.train for name, each in stage.targets.items()}),
+        "rows": row_digests({name: each.train for name, each in stage.targets.items()}),
+        "validation": row_digests({name: each.select for name, each in stage.targets.items()}),
     }
     outcome = run.train(stage, stage.settings, identity, stage.settings.patience)
     winners = _winners(stage, outcome)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -32,6 +34,15 @@ class Tokenised:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over every row's token ids, label and accepted answers, in order."""
+        found = hashlib.sha256()
+        for example, text, target in zip(self.examples, self.batch.inputs, self.batch.targets, strict=True):
+            row = (text.tolist(), target.tolist(), example.label, example.references, example.group)
+            found.update(json.dumps(row).encode())
+        return found.hexdigest()
 
     def rows(self, indices: Sequence[int]) -> TokenBatch:
         """Return the tokens of some rows."""

@@ -1,7 +1,7 @@
 """The one training loop: every method of every stage runs in it.
 
-A method says what is trained, how a step's gradient is computed and how its candidates are ranked. The loop runs the steps,
-the schedule, selection, early stopping, checkpoints and events, and does not know which method it runs.
+A method says what is trained, how a step's gradient is computed and how its candidates are ranked. The loop runs
+the steps, the schedule, selection, early stopping, checkpoints and events, and does not know which method it runs.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ class Loop:
         tensors, header = load_checkpoint(path)
         if header.get("settings") != self.run_hash:
             raise SettingsError(
-                f"{path} was made with other settings, tasks or model; give the same ones, or choose another folder"
+                f"{path} was made with other settings, rows or model; give the same ones, or choose another folder"
             )
         try:
             self.state = LoopState(**header["state"])
