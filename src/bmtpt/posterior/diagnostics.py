@@ -184,7 +184,7 @@ def mean_gap_warning(mean_nll: float | None, particle_nll: Sequence[float]) -> s
 
 
 def no_gain_warning(target_nll: float, plain_target_nll: float) -> str | None:
-    """Warn if the posterior does not lower a target's held-back loss below that of plain prompt tuning, for the report."""
+    """Warn if a target's held-back loss with the posterior is not below that of plain prompt tuning, for the report."""
     if target_nll < plain_target_nll:
         return None
     return (
