@@ -96,3 +96,35 @@ def test_a_log_that_cannot_be_written_says_what_to_do(tmp_path):
     (tmp_path / "events.jsonl").mkdir()
     with pytest.raises(ArtifactError, match=r"cannot write .*events\.jsonl"):
         EventLog(tmp_path / "events.jsonl")({"event": "step", "step": 0})
+
+
+def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "x.safetensors"
+    tensors = {"a": torch.arange(3.0), "b": torch.tensor([1, 2])}
+    save_checkpoint(path, tensors, {"step": 1, "state": {"losses": [0.5]}})
+    content, wanted = path.read_bytes(), load_checkpoint(path)
+    refused = 0
+    for bit in range(8 * len(content)):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            found, header = load_checkpoint(path)
+        except ArtifactError:
+            refused += 1
+            continue
+        assert header == wanted[1]
+        assert found.keys() == tensors.keys()
+        assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert refused > 0.9 * 8 * len(content)
+
+
+def test_a_damaged_event_log_does_not_stop_a_run_that_resumes(tmp_path):
+    log = EventLog(tmp_path / "events.jsonl")
+    for step in range(3):
+        log({"event": "step", "step": step})
+    content = bytearray(log.path.read_bytes())
+    content[0] ^= 0x80  # no UTF-8, and no JSON
+    log.path.write_bytes(content)
+    log.rewind(2)
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1]

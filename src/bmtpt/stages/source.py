@@ -44,7 +44,7 @@ def learn(
     sources: Sequence[TaskData],
     settings: LearnSettings | None = None,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     start: Posterior | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -70,7 +70,7 @@ def learn(
         TrainingError: The loss is not a finite number, or memory ran out.
         ArtifactError: The folder holds another run or cannot be written.
     """
-    settings = settings or LearnSettings()
+    settings, folder = settings or LearnSettings(), Path(folder) if folder else None
     names = distinct([source.task.name for source in sources], "source")
     _require_start(start, settings, backbone)
     require_free(folder, "posterior", resume=resume, overwrite=overwrite)
@@ -117,12 +117,12 @@ def learn_start(
     sources: Sequence[TaskData],
     settings: LearnSettings,
     *,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
 ) -> Posterior:
     """Learn the one prompt that particles start around, in the sub-folder `init` of a source stage's folder."""
-    place = folder / "init" if folder else None
+    place = Path(folder) / "init" if folder else None
     first = start_settings(settings)
     return learn(backbone, sources, first, folder=place, resume=resume, overwrite=not resume, listener=listener)
 

@@ -145,7 +145,7 @@ def adapt(
     settings: AdaptSettings | None = None,
     *,
     backbone: Backbone | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -184,7 +184,7 @@ def adapt_together(
     settings: AdaptSettings | None = None,
     *,
     backbone: Backbone,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -238,7 +238,7 @@ def fit_targets(
     particles: Float[Tensor, "M P D"] | None = None,
     sources: Sequence[str] = (),
     posterior: str | None = None,
-    folder: Path | None = None,
+    folder: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
     listener: Listener | None = None,
@@ -251,6 +251,7 @@ def fit_targets(
         particles: Centres of the priors, if any candidate has one.
         sources, posterior: For the card.
     """
+    folder = Path(folder) if folder else None
     rows = all_target_rows(backbone, targets, settings)
     engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
     places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}

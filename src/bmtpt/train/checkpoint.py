@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,25 +19,43 @@ from bmtpt.errors import ArtifactError
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write a checkpoint; a kill at any moment leaves the old one or the new one.
 
+    The file holds the SHA-256 of its tensors and header, so that `load_checkpoint` notices every changed byte.
+
     Raises:
         ArtifactError: The file cannot be written.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_files_atomically(path.parent, {path.name: save(contiguous, metadata={"header": json.dumps(header)})})
+    text = json.dumps(header)
+    content = save(contiguous, metadata={"header": text, "sha256": _digest(contiguous, text)})
+    write_files_atomically(path.parent, {path.name: content})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a checkpoint back.
 
     Raises:
-        ArtifactError: The file is missing, truncated or not ours.
+        ArtifactError: The file is missing, truncated, changed, or was not written by `save_checkpoint`.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header  # noqa: SIM118 (not a dict)
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        if metadata["sha256"] != _digest(tensors, metadata["header"]):
+            raise ArtifactError(
+                f"the checkpoint {path} is not as it was written (its SHA-256 differs); delete it and start again"
+            )
+        return tensors, json.loads(metadata["header"])
+    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ArtifactError(f"the checkpoint {path} cannot be read; delete it and start again") from error
+
+
+def _digest(tensors: dict[str, Tensor], header: str) -> str:
+    """Return the SHA-256 of every tensor's name, dtype, shape and bytes, and of the header."""
+    found = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +24,7 @@ class EventLog:
 
     def rewind(self, step: int) -> None:
         """Drop the events of steps from ``step`` on: a resumed run logs them again."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
+        lines = _lines(self.path)
         kept = [line for line in lines if _step_of(line) < step]
         write_text_atomically(self.path, "".join(line + "\n" for line in kept))
 
@@ -39,13 +38,28 @@ class EventLog:
 
 def end_of(path: Path) -> dict[str, Any] | None:
     """Return the last event "end" of a log, with its `step` and `seconds`, or None if there is none."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    ends = (json.loads(line) for line in reversed(lines) if line.startswith('{"event": "end"') and line.endswith("}"))
-    return next(ends, None)
+    for line in reversed(_lines(path)):
+        event = _event(line)
+        if event.get("event") == "end":
+            return event
+    return None
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the log's lines; bytes that are not UTF-8 (a damaged disk) do not stop a run whose checkpoint is whole."""
+    return path.read_bytes().decode("utf-8", errors="replace").splitlines() if path.is_file() else []
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Return a line's event; {} for a line that a kill cut short or that was damaged."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _step_of(line: str) -> float:
-    """Return an event's step; a line cut short by a kill counts as not written."""
-    with suppress(ValueError, KeyError, TypeError):
-        return float(json.loads(line)["step"])
-    return float("inf")
+    """Return an event's step; infinity, which counts as not written, for a line that has none."""
+    step = _event(line).get("step")
+    return float(step) if isinstance(step, (int, float)) else float("inf")

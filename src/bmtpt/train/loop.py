@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -22,6 +22,7 @@ from bmtpt.results import settings_hash
 from bmtpt.settings import LoopSettings, identity_of
 from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from bmtpt.train.events import EventLog, Listener
+from bmtpt.train.interruption import TERMINATED, termination_requested
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser, schedule_factor
 from bmtpt.types import TokenBatch
 
@@ -142,18 +143,21 @@ class Loop:
     def run(self, *, resume: bool = False) -> Outcome:
         """Train to the last step, or until patience runs out.
 
+        A process that receives SIGTERM finishes the step, writes a checkpoint and exits with status 143.
+
         Raises:
             TrainingError: The loss is not a number, or memory ran out; the last checkpoint is kept.
             ArtifactError: A checkpoint or event cannot be written or read.
         """
         try:
-            return self._run(resume)
+            with termination_requested() as requested:
+                return self._run(resume, requested)
         except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise self._too_big() from error
             raise
 
-    def _run(self, resume: bool) -> Outcome:
+    def _run(self, resume: bool, requested: Callable[[], bool]) -> Outcome:
         self._begin(resume)
         clock = time.perf_counter() - self.state.seconds
         while self.state.step < self.settings.steps and not self.state.stopped:
@@ -163,6 +167,10 @@ class Loop:
             if self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.settings.steps:
                 self._validate()
                 self._save()
+            elif requested():
+                self._save()
+            if requested():
+                raise SystemExit(TERMINATED)
         self._emit({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
         return Outcome(self.best if self.state.best else [t.detach().clone() for t in self.tensors], self.state)
 
