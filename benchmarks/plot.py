@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from baselines import NAMES
-from bmtpt.report.svg import colour
-from bmtpt.report.training_plots import panels
+from bmtpt.report.svg import colour, panels
 from result_tables import (
     DEVICES,
     Line,

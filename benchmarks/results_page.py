@@ -9,15 +9,17 @@ Between the marks under a block of commands stands what its `bmtpt table` lines 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
-from bmtpt.report.summary import by_measure, summarise
+import bmtpt.cli.table_commands  # noqa: F401 (it registers the command)
+from bmtpt.cli.main import app
+from bmtpt.report.lines import by_measure, frame
+from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
-from bmtpt.report.variant_plots import plot_of
 from bmtpt.results import read_results
 
 ROOT = Path(__file__).parents[1]
@@ -31,11 +33,7 @@ PICTURE = re.compile(r"\(plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 
 
 def filled(page: str) -> str:
-    """Return the page with every table printed anew.
-
-    Raises:
-        subprocess.CalledProcessError: A command fails.
-    """
+    """Return the page with every table printed anew."""
     return BLOCK.sub(_with_tables, page)
 
 
@@ -47,17 +45,17 @@ def _with_tables(block: re.Match[str]) -> str:
 
 def printed(command: str) -> str:
     """Return what a `bmtpt table` command prints in the project's root, without doubled blank lines."""
-    arguments = [sys.executable, "-m", "bmtpt", *shlex.split(command, comments=True)[1:]]
-    run = subprocess.run(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return re.sub(r"\n{3,}", "\n\n", run.stdout).strip()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as out:
+        app(shlex.split(command, comments=True)[1:], standalone_mode=False)
+    return re.sub(r"\n{3,}", "\n\n", out.getvalue()).strip()
 
 
 def picture(name: str, measure: str = "") -> str:
     """Return the SVG file of a study's headline scores, or of a measure."""
-    groups = by_measure(read_results([RESULTS / f"{name}.jsonl"]))
-    cells = summarise(next(group for group in groups if measure in ("", group[0].metric)))
+    groups = by_measure(frame(read_results([RESULTS / f"{name}.jsonl"])))
+    lines = next(group for group in groups if measure in ("", group.metric.iloc[0]))
     with style():
-        return as_file(plot_of(cells))
+        return as_file(score_plot(lines))
 
 
 def picture_path(name: str, measure: str = "") -> Path:

@@ -24,5 +24,5 @@ def test_a_table_that_is_not_what_its_command_prints_is_replaced():
     )
     found = filled(page)
     assert "old" not in found
-    assert "| best convex combination of the means | dimension=50 |" in found
+    assert "| best convex combination of the means (n = 50) |" in found
     assert found.endswith("<!-- /table -->\nText.")

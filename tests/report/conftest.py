@@ -62,6 +62,17 @@ def study() -> list[Result]:
     ]
 
 
+@pytest.fixture
+def varied() -> list[Result]:
+    """`pt`, and `bmtpt` with M = 1, 5, 15, on two targets and four seeds."""
+    rng = np.random.default_rng(0)
+    rows = [make("pt", target, seed, 60 + rng.normal()) for target in ("cb", "rte") for seed in range(4)]
+    for M in (1, 5, 15):
+        for target in ("cb", "rte"):
+            rows += [make("bmtpt", target, seed, 60 + M + rng.normal(), variant=f"particles={M}") for seed in range(4)]
+    return rows
+
+
 def _losses(rng: np.random.Generator, step: int, tasks: list[str], M: int) -> dict[str, list[float]]:
     return {task: (0.2 + 2 * np.exp(-step / 40) * rng.uniform(0.8, 1.2, M)).tolist() for task in tasks}
 

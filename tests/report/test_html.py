@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.html import write_report
-from bmtpt.report.training_plots import principal_components, thin
+from bmtpt.report.training_plots import Series, principal_components, thin
 from bmtpt.results import append_results
 
 
@@ -65,15 +65,15 @@ def test_a_task_called_script_is_only_a_text(page_text):
 def test_the_numbers_of_the_score_table_are_numpys(page_text, study):
     rows = {row[0]: row for row in Page(page_text).rows if row}
     for target in ("cb", "rte", "paws"):
-        for column, method in enumerate(("pt", "spot", "bmtpt"), start=4):
+        for column, method in enumerate(("pt", "spot", "bmtpt"), start=1):
             v = np.array([r.value for r in study if (r.method, r.target) == (method, target)])
-            assert rows[target][column] == f"{v.mean():.1f} ± {v.std(ddof=1) / 2:.1f}"
+            assert rows[f"{target} (32 shots)"][column] == f"{v.mean():.1f} ± {v.std(ddof=1) / 2:.1f}"
 
 
 def test_every_section_of_a_full_run_is_there(page_text):
     headings = re.findall(r"<h[23]>(.*?)</h[23]>", page_text)
     assert headings == [
-        "Scores: small", "Cost of a target", "Run: source run", "Loss", "The mean against the particles",
+        "Scores: small", "Run: source run", "Loss", "The mean against the particles",
         "Particles", "Map of prompts",
     ]  # fmt: skip
     assert {"nested.kernel", "fingerprint"} <= {row[0] for row in Page(page_text).rows if row}
@@ -215,7 +215,7 @@ def test_principal_components_keep_distances_of_points_in_a_plane():
 
 
 def test_thinning_keeps_the_mean_of_a_curve():
-    steps, (curve,) = thin(([float(i) for i in range(100)], [[float(i) for i in range(100)]]), 10)
-    assert len(curve) == 10
-    assert np.mean(curve) == pytest.approx(49.5)
-    assert steps == curve
+    steps, values = thin(Series(np.arange(100.0), np.arange(100.0)[:, None]), 10)
+    assert values.shape == (10, 1)
+    assert values.mean() == pytest.approx(49.5)
+    assert list(steps) == list(values[:, 0])

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bmtpt.errors import SettingsError
-from bmtpt.report.published import read_published
+from bmtpt.report.tables import read_published
 from bmtpt.settings import validated
 from bmtpt.studies import load_study, named_studies
 from bmtpt.studies.load import LIBRARY, checked, find_study, study_values

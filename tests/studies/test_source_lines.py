@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.report.chosen import of_metric
-from bmtpt.report.summary import summarise
+from bmtpt.report.lines import frame, of_metric
+from bmtpt.report.statistics import scores
 from bmtpt.results import append_results, read_results
 from bmtpt.studies import run_study
 from bmtpt.studies.run import RESULTS
@@ -66,7 +66,8 @@ def test_the_multi_task_prompt_has_a_line_and_the_posterior_keeps_its_own(ran):
     posterior = [row for row in results if row.method == "posterior"]
     assert {"spread", "mean_nll"} <= {row.metric for row in posterior}
     assert "seconds" not in {row.metric for row in posterior}
-    summed = {cell.method: cell.mean for cell in summarise(of_metric(results, "seconds")) if cell.target == "sources"}
+    cells = scores(of_metric(frame(results), "seconds"))
+    summed = {cell.contender: cell.mean for cell in cells.itertuples() if cell.target == "sources"}
     assert summed == {row.method: row.seconds for row in results if row.target == "sources"}
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmtpt.errors import SettingsError
-from bmtpt.report.summary import options_of
+from bmtpt.report.names import options_of
 from bmtpt.studies.grid import study_hash
 from bmtpt.studies.load import checked
 from bmtpt.studies.spec import CollapseSpec, GaussianSpec, StudySpec

@@ -96,8 +96,9 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
     """Run a study, print its table and what was written; return the folder of one BMTPT prompt."""
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.report.html import write_report
-    from bmtpt.report.summary import by_measure
-    from bmtpt.report.tables import score_table, to_rich, verdict
+    from bmtpt.report.lines import by_measure, frame
+    from bmtpt.report.statistics import verdict
+    from bmtpt.report.tables import score_table, to_rich
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, default_processes
 
@@ -108,7 +109,7 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
     there = {"posterior": posterior, "prompts": prompt.parent, "picture": out / "gaussian.svg"}
     with ERR.status("drawing the report"):
         report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
-    for group in by_measure(results):
+    for group in by_measure(frame(results)):
         OUT.print(to_rich(score_table(group)))
         say(verdict(group))
     say(f"\n{'results':<11}{out / RESULTS}")

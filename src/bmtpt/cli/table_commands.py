@@ -41,24 +41,24 @@ def table(
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
-    from bmtpt.report.chosen import of_metric, on_targets, with_shots
-    from bmtpt.report.published import published_table
-    from bmtpt.report.summary import by_measure, judged_of, methods_of, pairs_to_compare, summarise
-    from bmtpt.report.tables import difference_table, score_table, to_markdown, verdict
+    from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots
+    from bmtpt.report.statistics import contenders, judged_of, pairs_to_compare, verdict
+    from bmtpt.report.tables import difference_table, published_table, score_table, to_markdown
     from bmtpt.results import read_results
 
     results = read_results(files)
     if not results:
         raise ArtifactError(f"{files[0]} holds no result lines yet; name a file of a study that has run")
+    lines = frame(results)
     if shots:
-        results = with_shots(results, shots)
+        lines = with_shots(lines, shots)
     if targets:
-        results = on_targets(results, targets)
+        lines = on_targets(lines, targets)
     if published:
-        print(to_markdown(published_table(results)))
+        print(to_markdown(published_table(by_measure(lines)[0])))
         return
-    for group in [of_metric(results, metric)] if metric else by_measure(results):
-        names = methods_of(summarise(group))
+    for group in [of_metric(lines, metric)] if metric else by_measure(lines):
+        names = contenders(group)
         judged = method or judged_of(names)
         print(to_markdown(score_table(group)))
         print("\n" + verdict(group, judged) + "\n")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from bmtpt.report.svg import INK, colour, style, to_svg_file
-from bmtpt.report.training_plots import panels
+from bmtpt.report.svg import INK, as_file, colour, panels, style, to_svg
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +39,7 @@ def gaussian_picture(
             axis.plot(*point, mark, color=INK, markersize=8, fillstyle="none", label=name)
         axis.set_aspect("equal", adjustable="datalim")
         figure.legend(loc="outside right upper")
-        return to_svg_file(figure, "Gaussian task posteriors, their product, averages of their means, and SVGD")
+        return as_file(to_svg(figure, "Gaussian task posteriors, their product, averages of their means, and SVGD"))
 
 
 def _ellipse(

@@ -1,25 +1,25 @@
 """What a report is made from: run folders (card, events, tensors, results, settings) and results files.
 
-Every file of a run folder is optional, because a report is most wanted while a run is going on or has just died.
+Every file of a run folder is optional, because a report is most useful while a run is going on or has just died.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, read_results
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 Event = dict[str, Any]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Run:
         name: The shortest end of its path that no other folder of the report shares.
         card: `card.json`, or {}.
         settings: `settings.yaml`, else the card's settings, or {}.
-        events: Lines of `events.jsonl`; of a step logged twice (a resumed run) the last one.
+        events: Lines of `events.jsonl`.
         prompts: Prompts by name, float64 [P, D] each; a posterior's are "particle 1" to "particle M", an adapted
             prompt has its task's name.
     """
@@ -39,12 +39,21 @@ class Run:
     card: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
-    prompts: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    prompts: dict[str, Floats] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[Event]:
-        """Return the events of one kind, by step."""
+        """Return the events of one kind by step; of a step logged twice (a resumed run) the last one."""
         found = {number_of(event.get("step")): event for event in self.events if event.get("event") == kind}
         return [found[step] for step in sorted(found) if math.isfinite(step)]
+
+    def mean_gaps(self) -> dict[str, tuple[float, list[float]]]:
+        """Return, per task, the last held-out NLL of the particles' mean and of each particle, in nats."""
+        for event in reversed(self.of_kind("validation")):
+            mean, own = (mapping(event.get(key)) for key in ("mean_nll", "particle_nll"))
+            pairs = {task: (numbers_of(mean.get(task)), numbers_of(own[task])) for task in own}
+            if found := {task: (ours[0], theirs) for task, (ours, theirs) in pairs.items() if ours and theirs}:
+                return found
+        return {}
 
 
 def read_inputs(paths: Sequence[Path]) -> tuple[list[Run], list[Result]]:
@@ -60,8 +69,8 @@ def read_inputs(paths: Sequence[Path]) -> tuple[list[Run], list[Result]]:
     for path, name in zip(paths, short_names(paths), strict=True):
         if not path.exists():
             raise ArtifactError(f"{path} does not exist; name a run folder or a results file")
-        files = [path / "results.jsonl"] if path.is_dir() else [path]
-        rows = read_results([file for file in files if file.is_file()])
+        file = path / "results.jsonl" if path.is_dir() else path
+        rows = read_results([file]) if file.is_file() else []
         run = _read_run(path, name) if path.is_dir() else None
         if not rows and run is None:
             raise ArtifactError(
@@ -104,51 +113,41 @@ def mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def by_task(value: object) -> dict[str, list[float]]:
-    """Return {task: numbers} of an event's field, leaving out tasks without numbers."""
-    return {task: found for task, item in mapping(value).items() if (found := numbers_of(item))}
-
-
 def _read_run(folder: Path, name: str) -> Run | None:
     """Read a folder, or return None if it holds none of a run's files but results."""
-    card = _read_card(folder / "card.json")
+    import yaml
+
+    card = _read(folder / "card.json", json.loads, "JSON")
     events = _read_events(folder / "events.jsonl")
-    prompts = _read_prompts(folder, card)
+    prompts = _read_prompts(folder, str(mapping(card).get("task") or folder.name))
     if not (card or events or prompts):
         return None
-    return Run(name, card, _read_settings(folder / "settings.yaml", card), events, prompts)
+    if not isinstance(card or {}, dict):
+        raise ArtifactError(f"{folder / 'card.json'} must hold one JSON object; save the run again")
+    settings = _read(folder / "settings.yaml", yaml.safe_load, "YAML") or mapping(card).get("settings")
+    return Run(name, mapping(card), mapping(settings), events, prompts)
 
 
-def _text(path: Path) -> str | None:
-    if not path.is_file():
-        return None
+def _read(path: Path, parse: Callable[[str], Any], language: str) -> Any:
+    """Return what a file holds, or None if there is no such file."""
+    from yaml import YAMLError
+
     try:
-        return path.read_text(encoding="utf-8")
+        return parse(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (json.JSONDecodeError, YAMLError) as error:
+        raise ArtifactError(
+            f"{path} is not valid {language}: {' '.join(str(error).split())}; save the run again"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error
 
 
-def _read_card(path: Path) -> dict[str, Any]:
-    text = _text(path)
-    if text is None:
-        return {}
-    try:
-        card = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArtifactError(f"{path} is not valid JSON: {error}; save the run again") from error
-    if not isinstance(card, dict):
-        raise ArtifactError(f"{path} must hold one JSON object; save the run again")
-    return card
-
-
 def _read_events(path: Path) -> tuple[Event, ...]:
-    lines = (_text(path) or "").splitlines()
+    lines = (_read(path, str, "text") or "").splitlines()
     events: list[Event] = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
         try:
-            event = json.loads(line)
+            event = json.loads(line) if line.strip() else None
         except json.JSONDecodeError as error:
             if number == len(lines):  # a killed run leaves half a line
                 break
@@ -158,25 +157,12 @@ def _read_events(path: Path) -> tuple[Event, ...]:
     return tuple(events)
 
 
-def _read_settings(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    import yaml
-
-    text = _text(path)
-    try:
-        settings = yaml.safe_load(text) if text else card.get("settings")
-    except yaml.YAMLError as error:
-        raise ArtifactError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    return settings if isinstance(settings, dict) else {}
-
-
-def _read_prompts(folder: Path, card: dict[str, Any]) -> dict[str, NDArray[np.float64]]:
+def _read_prompts(folder: Path, task: str) -> dict[str, Floats]:
     """Read the `particles` or `prompts` tensor [M, P, D] of the two kinds of artifact (see `bmtpt.artifacts.saved`)."""
-    import numpy as np
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    found: dict[str, NDArray[np.float64]] = {}
-    task = str(card.get("task") or folder.name)
+    found: dict[str, Floats] = {}
     for kind, key in (("posterior", "particles"), ("prompt", "prompts")):
         path = folder / f"{kind}.safetensors"
         if not path.is_file():

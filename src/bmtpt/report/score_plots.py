@@ -1,89 +1,165 @@
-"""Figures of a study: scores with standard errors, and paired differences with their intervals."""
+"""Figures of a study: scores over a number that varies or per method, and paired differences with their intervals."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bmtpt.report.summary import Cell, Interval, PairedDifference, Row, display_name, methods_of
-from bmtpt.report.svg import INK, colour, short, to_svg
-from bmtpt.report.training_plots import panels
+import pandas as pd
+
+from bmtpt.report.names import MEASURES, contender, display_name, method_and_variant, options_of
+from bmtpt.report.statistics import contenders, interval, paired, scores, together
+from bmtpt.report.svg import INK, colour, legend, logarithmic, panels, short, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MARKERS = "osD^vP"
+LONGEST_NAME = 40
+SHOTS = "labelled rows (shots)"
 
 
-def row_label(row: Row) -> str:
-    """Return a plot's name of a target and its shots."""
-    return short(row[0]) if row[1] is None else f"{short(row[0])}, {row[1]} shots"
+def score_plot(lines: pd.DataFrame) -> str:
+    """Draw mean ± standard error, one panel per target: curves over the number that varies, else a dot per method."""
+    cells = scores(lines)
+    axis = varied_number(cells)
+    return _dots(cells, contenders(lines)) if axis is None else _curves(with_x(cells, axis), axis)
 
 
-def score_plot(cells: Sequence[Cell]) -> str:
-    """Draw mean ± standard error per method and target, with the constant answer as a grey line."""
-    rows = list(dict.fromkeys(cell.row for cell in cells))
-    methods = methods_of(cells)
-    step = 0.8 / len(methods)
-    figure, (axis,) = panels(1, (8.2, 1.2 + len(rows) * max(0.5, 0.17 * len(methods))))
-    for index, method in enumerate(methods):
-        own = [cell for cell in cells if cell.method == method]
-        axis.errorbar(
-            [cell.mean for cell in own],
-            [rows.index(cell.row) + (index + 0.5) * step - 0.4 for cell in own],
-            xerr=[cell.standard_error or 0.0 for cell in own],
-            fmt=MARKERS[index % len(MARKERS)],
+def varied_number(cells: pd.DataFrame) -> str | None:
+    """Return what belongs on the x axis: the first numeric option with several values within one method, or the shots.
+
+    None if nothing of the kind varies.
+    """
+    found: dict[tuple[str, str], set[float]] = {}
+    for name in dict.fromkeys(cells.contender):
+        method, variant = method_and_variant(name)
+        for option, value in options_of(variant).items():
+            if not math.isnan(number := _number(value)):
+                found.setdefault((method, option), set()).add(number)
+    several_shots = (cells.groupby("target")["shots"].nunique() > 1).all()
+    return next((option for (_, option), values in found.items() if len(values) > 1), SHOTS if several_shots else None)
+
+
+def with_x(cells: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Add `x`, `curve` (the contender without that option) and `panel`; x is NaN where a contender does not set it."""
+    if axis == SHOTS:
+        return cells.assign(x=cells.shots.astype(float), curve=cells.contender.map(display_name), panel=cells.target)
+    names, xs = [], []
+    for method, variant in map(method_and_variant, cells.contender):
+        options = options_of(variant)
+        xs.append(_number(options.pop(axis, "")))
+        names.append(display_name(contender(method, ",".join(f"{name}={value}" for name, value in options.items()))))
+    return cells.assign(x=xs, curve=names, panel=cells.row)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _curves(cells: pd.DataFrame, axis: str) -> str:
+    targets, names = list(dict.fromkeys(cells.panel)), list(dict.fromkeys(cells.curve))
+    columns = {1: 2}.get(len(targets), min(len(targets), 3))
+    width = {1: 7.0, 2: 4.6}.get(len(targets), 3.4)
+    legend_height = 0.2 * math.ceil(len(names) / columns) / math.ceil(len(targets) / 3)
+    figure, axes = panels(len(targets), (width, 2.6 + legend_height))
+    for panel, target in zip(axes, targets, strict=True):
+        own = cells[cells.panel == target]
+        for index, name in enumerate(names):
+            _curve(panel, own[own.curve == name].sort_values("x"), index, short(name, LONGEST_NAME))
+        if own.constant.notna().any() and axis == SHOTS:
+            panel.axhline(own.constant.max(), color=INK, alpha=0.45, linewidth=2, label="constant answer")
+        panel.set_xlabel("number of particles" if axis == "particles" else axis.replace("_", " "))
+        panel.set_title(short(target), fontweight="bold")
+        _scale(panel, own)
+    axes[0].set_ylabel(_what(cells))
+    legend(figure, axes, columns)
+    return to_svg(figure, f"Scores against {axis}")
+
+
+def _curve(panel: Axes, own: pd.DataFrame, index: int, label: str) -> None:
+    """Draw the points with an x; a contender without one is a line across."""
+    flat, points = own[own.x.isna()], own[own.x.notna()]
+    if len(flat):
+        name = f"{label}, as set" if len(points) else label
+        panel.axhline(flat["mean"].iloc[0], linestyle="--", linewidth=1.3, color=colour(index), label=name)
+    if len(points):
+        marker = MARKERS[index // 6 % len(MARKERS)]
+        panel.errorbar(
+            points.x,
+            points["mean"],
+            yerr=points.error.fillna(0),
+            marker=marker,
+            markersize=4,
+            linewidth=1.3,
             color=colour(index),
-            label=short(display_name(method)),
-            capsize=2,
-            markersize=5,
+            label=label,
         )
-    _constant_answers(axis, cells, rows)
-    axis.set_yticks(range(len(rows)), [row_label(row) for row in rows])
-    axis.set_ylim(len(rows) - 0.5, -0.5)
-    axis.set_xlabel("score (0 to 100), mean ± standard error over seeds")
-    figure.legend(loc="outside right upper")
+
+
+def _scale(panel: Axes, own: pd.DataFrame) -> None:
+    xs = sorted(set(own.x.dropna()))
+    if xs and xs[0] > 0 and xs[-1] >= 8 * xs[0]:
+        panel.set_xscale("log")
+        panel.set_xticks(xs, [f"{x:g}" for x in xs])
+        panel.minorticks_off()
+    if own.metric.isin(MEASURES).all():
+        logarithmic(panel, list(own["mean"]))
+
+
+def _dots(cells: pd.DataFrame, names: Sequence[str]) -> str:
+    """Draw one panel per target with a line per contender, and the constant answer across."""
+    rows = list(dict.fromkeys(cells.row))
+    figure, axes = panels(len(rows), (3.9, 0.9 + 0.24 * len(names)), columns=2)
+    methods = list(dict.fromkeys(method_and_variant(name)[0] for name in names))
+    for panel, row in zip(axes, rows, strict=True):
+        own = cells[cells.row == row]
+        for cell in own.itertuples():
+            shade = colour(methods.index(method_and_variant(cell.contender)[0]))
+            error = cell.error if cell.error == cell.error else 0
+            panel.errorbar(cell.mean, names.index(cell.contender), xerr=error, fmt="o", color=shade, markersize=5)
+        panel.set_yticks(range(len(names)), [short(display_name(name), LONGEST_NAME) for name in names])
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.set_xlabel(_what(cells))
+        panel.set_title(short(row), fontweight="bold")
+        if own.constant.notna().any():
+            panel.axvline(own.constant.max(), color=INK, alpha=0.45, linewidth=2)
     return to_svg(figure, "Scores per target and method")
 
 
-def _constant_answers(axis: Axes, cells: Sequence[Cell], rows: Sequence[Row]) -> None:
-    known = {cell.row: cell.constant_answer for cell in cells if cell.constant_answer is not None}
-    ys = [rows.index(row) for row in known]
-    if known:
-        axis.vlines(
-            list(known.values()),
-            [y - 0.42 for y in ys],
-            [y + 0.42 for y in ys],
-            color=INK,
-            alpha=0.45,
-            linewidth=2,
-            label="constant answer",
-        )
+def _what(cells: pd.DataFrame) -> str:
+    metric = str(cells.metric.iloc[0])
+    return metric if metric in MEASURES else "score (0 to 100)"
 
 
-def difference_plot(differences: Sequence[PairedDifference]) -> str | None:
-    """Draw, per baseline, the paired differences and their 95 % intervals by target and over targets."""
-    shown = [difference for difference in differences if difference.rows]
-    if not shown:
+def difference_plot(lines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str | None:
+    """Draw, per pair, the paired differences and their 95 % intervals by target and over targets."""
+    found = {pair: by_unit for pair in pairs if not (by_unit := paired(lines, *pair)).empty}
+    if not found:
         return None
-    height = 0.9 + 0.36 * (max(len(difference.rows) for difference in shown) + 1)
-    figure, axes = panels(len(shown), (4.2, height), columns=2)
-    for axis, difference in zip(axes, shown, strict=True):
-        lines = [(row_label(row), interval, 0) for row, interval in difference.rows.items()]
-        if difference.overall is not None and len(lines) > 1:
-            lines.append(("over targets", difference.overall, 1))
+    height = 0.9 + 0.36 * (max(by_unit.shape[1] for by_unit in found.values()) + 1)
+    figure, axes = panels(len(found), (4.2, height), columns=2)
+    for axis, ((left, right), by_unit) in zip(axes, found.items(), strict=True):
         axis.axvline(0, color=INK, linewidth=1, alpha=0.6)
-        for y, (_, interval, shade) in enumerate(lines):
-            _draw_interval(axis, y, interval, colour(shade))
-        axis.set_yticks(range(len(lines)), [name for name, _, _ in lines])
-        axis.set_ylim(len(lines) - 0.5, -0.5)
+        for y, row in enumerate(by_unit):
+            _interval(axis, y, by_unit[row].dropna(), colour(0))
+        names = [short(row) for row in by_unit]
+        if len(names) > 1 and together(by_unit) is not None:
+            _interval(axis, len(names), by_unit.dropna().mean(axis=1), colour(1))
+            names.append("over targets")
+        axis.set_yticks(range(len(names)), names)
+        axis.set_ylim(len(names) - 0.5, -0.5)
         axis.set_xlabel("difference (points)")
-        axis.set_title(f"{short(display_name(difference.method))} minus {short(display_name(difference.baseline))}")
+        axis.set_title(f"{short(display_name(left))} − {short(display_name(right))}")
     return to_svg(figure, "Paired differences with 95 % intervals")
 
 
-def _draw_interval(axis: Axes, y: int, interval: Interval, shade: str) -> None:
-    axis.plot(interval.differences, [y] * len(interval.differences), "|", color=shade, alpha=0.5, markersize=8)
-    axis.plot([interval.mean], [y], "o", color=shade, markersize=6)
-    if interval.low is not None and interval.high is not None:
-        axis.plot([interval.low, interval.high], [y, y], color=shade, linewidth=2)
+def _interval(axis: Axes, y: int, differences: pd.Series, shade: str) -> None:
+    mean, low, high, _ = interval(differences)
+    axis.plot(differences, [y] * len(differences), "|", color=shade, alpha=0.5, markersize=8)
+    axis.plot([mean], [y], "o", color=shade, markersize=6)
+    axis.plot([low, high], [y, y], color=shade, linewidth=2)

@@ -1,230 +1,271 @@
-"""Score tables for the terminal and for Markdown, and the sentence under them.
-
-Nothing heavy is imported at the top, so `bmtpt table` prints a table without loading torch or matplotlib.
-"""
+"""Score tables, difference tables and published scores, for Markdown, the terminal and the HTML report."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from statistics import fmean
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
 
-from bmtpt.report.entries import (
-    interval_text,
-    mean_over_targets,
-    mean_seconds,
-    notes,
-    row_words,
-    score_entries,
-    trained_numbers,
-    unit,
-)
-from bmtpt.report.layout import WORD_COLUMNS, Entry, ScoreTable, number, to_markdown, to_rich
-from bmtpt.report.summary import (
-    DISPLAY_NAMES,
-    MEASURES,
-    Cell,
+import pandas as pd
+
+from bmtpt.errors import ArtifactError
+from bmtpt.report.names import LOSSES, MEASURES, direction, display_name, figure, method_and_variant, number
+from bmtpt.report.statistics import (
+    CLOSE,
     Interval,
-    PairedDifference,
-    Row,
-    display_name,
-    method_and_variant,
-    methods_of,
-    paired_difference,
-    scores_of,
-    summarise,
+    check_known,
+    contenders,
+    interval,
+    over_targets,
+    paired,
+    pairs_to_compare,
+    scores,
+    together,
+    unit_name,
 )
-from bmtpt.report.variant_tables import is_tall, tall_difference_table, tall_score_table
-from bmtpt.results import Result
-from bmtpt.types import DATA_ORDER
 
-__all__ = [
-    "DISPLAY_NAMES",
-    "WORD_COLUMNS",
-    "Cell",
-    "Entry",
-    "Interval",
-    "PairedDifference",
-    "ScoreTable",
-    "difference_table",
-    "display_name",
-    "number",
-    "paired_difference",
-    "score_table",
-    "summarise",
-    "to_markdown",
-    "to_rich",
-    "verdict",
-]
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+MEAN, ALL, SAMPLE = "mean over targets", "all together", "targets as a sample"
+CONSTANT = "constant answer"
+TRAINED = "trained numbers"
+NO_SOURCES = (
+    "These lines do not name their source stage, and several seeds may share one: standard errors and intervals over "
+    "seeds are then too narrow."
+)
 
 
-def score_table(results: Sequence[Result]) -> ScoreTable:
-    """Lay the scores out as target × shots by method; with variants or many methods, as method by target.
+class Best(str):
+    """A table's text that is marked as the best of its group."""
 
-    Columns: target, shots, data status, constant answer, then mean ± standard error per method; the best mean
-    of each row is marked (all of them on a tie). Below stand the mean over targets, if there are several and every
-    method has all of them, and what each method costs, if these are scores.
+    best = True
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Texts by row; the first `words` columns are words, the others numbers."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+    words: int = 1
+
+
+def score_table(lines: pd.DataFrame) -> Table:
+    """Pivot the scores to targets × contenders, the longer side down: mean ± standard error, the best marked.
+
+    Also shown: the mean over targets if every contender has all of them, the best constant answer, the data status and,
+    for scores and losses, what a target costs: trained numbers (with their share of the backbone) and seconds.
+    """
+    found, names, rows = scores(lines), contenders(lines), list(dict.fromkeys(lines.row))
+    metric = lines.metric.iloc[0]
+    mean, error = (found.pivot(index="contender", columns="row", values=each) for each in ("mean", "error"))
+    if len(rows) > 1 and mean.notna().all(axis=None):
+        mean[MEAN], error[MEAN] = over_targets(lines).T.to_numpy()
+    columns = [*rows, *(mean.columns.difference(rows))]
+    text = pd.DataFrame({c: _ranked(mean[c].reindex(names), error[c].reindex(names), metric) for c in columns})
+    constants = found.groupby("row")["constant"].first()
+    if constants.notna().any():
+        constants[MEAN] = constants.reindex(rows).mean(skipna=False)
+        text.loc[CONSTANT] = [number(constants[column]) for column in columns]
+    text.loc["data status"] = [*found.groupby("row")["data"].max().astype(str).reindex(rows), ""][: len(columns)]
+    own = found.groupby("contender")
+    if found.moved.notna().any():
+        text["prompts moved"] = own["moved"].mean().map(lambda share: "–" if pd.isna(share) else f"{share:.0%}")
+    if metric not in MEASURES or metric in LOSSES:
+        text[TRAINED] = own.apply(_trained)
+        text["wall seconds"] = own["seconds"].mean().map(lambda seconds: figure(seconds, "seconds"))
+    text = text.fillna("–").rename(index=display_name)
+    return _table(text, "method", len(rows) >= len(names), _notes(lines, found))
+
+
+def _ranked(mean: pd.Series, error: pd.Series, metric: str) -> pd.Series:
+    """Return mean ± standard error, the best marked (all of them on a tie); a measure without a direction has none."""
+    gain = direction(metric) * mean
+    best = (gain >= gain.max() - CLOSE) & (direction(metric) != 0)
+
+    def text(value: float, deviation: float, is_best: bool) -> str:
+        shown = figure(value, metric) + ("" if pd.isna(deviation) else f" ± {figure(deviation, metric)}")
+        return Best(shown) if is_best else shown
+
+    return pd.Series(map(text, mean, error, best), index=mean.index, dtype=object)
+
+
+def _trained(cells: pd.DataFrame) -> str:
+    """Return the count, or its range over targets, with its largest share of the backbone."""
+    low, high = f"{cells.trained.min():,}", f"{cells.trained.max():,}"
+    share = f" ({100 * cells.share.max():.2g} %)" if cells.share.max() > 0 else ""
+    return (low if low == high else f"{low} to {high}") + share
+
+
+def _table(text: pd.DataFrame, label: str, targets_down: bool, notes: Sequence[str]) -> Table:
+    """Make a table of texts whose columns are targets; `label` names its rows."""
+    if targets_down:
+        text, label = text.T, "target"
+    body = tuple((str(name), *row) for name, *row in text.reset_index().to_numpy())
+    return Table((label, *text.columns), body, tuple(notes))
+
+
+def _notes(lines: pd.DataFrame, found: pd.DataFrame) -> list[str]:
+    metrics = lines.groupby("metric", sort=False)["target"].unique()
+    kinds = "; ".join(
+        f"{metric} is the {MEASURES[metric]}" if metric in MEASURES else f"{metric} ({', '.join(targets)})"
+        for metric, targets in metrics.items()
+    )
+    low, high = found.units.min(), found.units.max()
+    units = f"{f'{low} to {high}' if low < high else high} {unit_name(lines)}{'s' if high > 1 else ''}"
+    scale = "" if lines.metric.isin(MEASURES).any() else ", 0 to 100"
+    notes = [f"Mean{' ± standard error' if high > 1 else ''} over {units}{_runs(lines, found)}{scale}: {kinds}."]
+    if direction(lines.metric.iloc[0]) < 0:
+        notes[0] += " Lower is better."
+    unnamed = lines.sources.map(len).gt(0) & lines.source_seed.isna() & (lines.target != "sources")
+    if unnamed.any() and high > 1:
+        notes.append(NO_SOURCES)
+    top = found.groupby("row", sort=False)[["mean", "constant"]].max()
+    if weak := list(top.index[top["mean"] <= top.constant + CLOSE]):
+        notes.append(f"No method beats the constant answer on {', '.join(weak)}: such targets tell nothing.")
+    if not lines.metric.isin(MEASURES).any() or lines.metric.isin(LOSSES).any():
+        notes.append("Trained numbers and wall seconds (a mean; machine and load vary) exclude the source stages.")
+    return notes
+
+
+def _runs(lines: pd.DataFrame, found: pd.DataFrame) -> str:
+    if unit_name(lines) == "seed":
+        return ""
+    low, high = found.runs.min(), found.runs.max()
+    runs = f"{low} to {high}" if low < high else f"{high}"
+    return f" ({runs} runs each; methods without a source stage: over seeds)"
+
+
+# Differences
+
+
+def difference_table(lines: pd.DataFrame, method: str = "bmtpt") -> Table:
+    """Pivot paired differences and their 95 % intervals to pairs (see `pairs_to_compare`) × targets.
+
+    After the targets: all of them together (fixed targets, other seeds or source stages), and from three targets on the
+    interval over targets, which is the one to read if they are to represent new tasks.
 
     Raises:
-        ArtifactError: As `summarise`.
+        ArtifactError: The method has no results.
     """
-    cells = summarise(results)
-    names = methods_of(cells)
-    if is_tall(cells):
-        return tall_score_table(cells, names)
-    rows: dict[Row, dict[str, Cell]] = {}
-    for cell in cells:
-        rows.setdefault(cell.row, {})[cell.method] = cell
-    body = [_score_row(row, by_method, names) for row, by_method in rows.items()]
-    if len(rows) > 1 and all(len(by_method) == len(names) for by_method in rows.values()):
-        body.append(_mean_row(list(rows.values()), names))
-    body += _cost_rows(cells, names)
-    header = ("target", "shots", "data", "constant answer", *map(display_name, names))
-    return ScoreTable(header, tuple(body), tuple(notes(rows)))
+    names, metric = contenders(lines), lines.metric.iloc[0]
+    if method not in {method_and_variant(name)[0] for name in names}:
+        check_known(lines, method)
+    columns: dict[str, dict[str, str]] = {}
+    for left, right in pairs_to_compare(names, method):
+        found = paired(lines, left, right)
+        intervals: dict[str, Interval | None] = {row: interval(found[row].dropna()) for row in found}
+        if len(intervals) > 1:
+            intervals[ALL] = together(found)
+        if len(intervals) > 3:
+            intervals[SAMPLE] = interval(found.mean())
+        pair = f"{display_name(left)} − {display_name(right)}"
+        columns[pair] = {row: interval_text(each, metric) for row, each in intervals.items()}
+    text = pd.DataFrame(columns).T.fillna("–")
+    rows = [row for row in dict.fromkeys(lines.row) if row in text]
+    text = text[[*rows, *(name for name in (ALL, SAMPLE) if name in text)]]
+    unit = metric if metric in MEASURES else "points"
+    notes = [f"Paired differences in {unit} with 95 % intervals (Student's t over {unit_name(lines)}s)."]
+    if text.size > 1:
+        count = len(rows) * len(text)
+        notes.append(f"Of {count} differences about one in 20 would have an interval without 0 by chance alone.")
+    return _table(text, "difference", len(rows) >= len(text), notes)
 
 
-def _score_row(row: Row, cells: dict[str, Cell], names: Sequence[str]) -> tuple[Entry, ...]:
-    first = next(iter(cells.values()))
-    data = max((cell.data for cell in cells.values()), key=DATA_ORDER.index)
-    scores = [(cells[name].mean, cells[name].standard_error) if name in cells else None for name in names]
-    words = (*row_words(row), Entry(data))
-    return (*words, Entry(number(first.constant_answer)), *score_entries(scores, first.metric))
+def interval_text(found: Interval | None, metric: str) -> str:
+    """Return a difference with its interval: "1.4 [−0.2, 3.0]"."""
+    if found is None or pd.isna(found.mean):
+        return "–"
+    mean = figure(found.mean, metric)
+    return mean if found.n < 2 else f"{mean} [{figure(found.low, metric)}, {figure(found.high, metric)}]"
 
 
-def _mean_row(rows: Sequence[dict[str, Cell]], names: Sequence[str]) -> tuple[Entry, ...]:
-    constants = [next(iter(cells.values())).constant_answer for cells in rows]
-    known = [value for value in constants if value is not None]
-    constant = fmean(known) if len(known) == len(constants) else None
-    scores = [mean_over_targets([cells[name] for cells in rows]) for name in names]
-    words = (Entry("mean over targets"), Entry(""), Entry(""))
-    return (*words, Entry(number(constant)), *score_entries(scores, next(iter(rows[0].values())).metric))
+# Published scores
 
 
-def _cost_rows(cells: Sequence[Cell], names: Sequence[str]) -> list[tuple[Entry, ...]]:
-    """Return the last rows of a table of scores: trained numbers and mean seconds per method; a measure has none."""
-    if cells[0].metric in MEASURES:
-        return []
-    own = [[cell for cell in cells if cell.method == name] for name in names]
-    rows = {"trained numbers": map(trained_numbers, own), "seconds": map(mean_seconds, own)}
-    return [(Entry(name), Entry(""), Entry(""), Entry("–"), *entries) for name, entries in rows.items()]
+def read_published() -> dict[str, Any]:
+    """Return the published scores, their sources and the cautions that go with them."""
+    import yaml
+
+    text = resources.files("bmtpt.report").joinpath("published.yaml").read_text(encoding="utf-8")
+    found: dict[str, Any] = yaml.safe_load(text)
+    return found
 
 
-def difference_table(results: Sequence[Result], method: str = "bmtpt") -> ScoreTable:
-    """Lay out method minus every other method: one row per target and shots, then all of them together.
-
-    With variants or many methods there is one row per pair (see `pairs_to_compare`) and a column per target. Each
-    entry is the paired difference over seeds with its 95 % interval (Student's t), in points of a score or in the
-    measure's own unit.
+def published_table(lines: pd.DataFrame) -> Table:
+    """Show our scores and the published ones by target, with the cautions as notes. Nothing is marked as best.
 
     Raises:
-        ArtifactError: As `summarise`; or the method has no results.
+        ArtifactError: No target of the results has published scores.
     """
-    cells = summarise(results)
-    if is_tall(cells):
-        return tall_difference_table(results, cells, method)
-    scores_of(cells, method)
-    rivals = [name for name in methods_of(cells) if name != method]
-    found = [paired_difference(results, method, name) for name in rivals]
-    metric = cells[0].metric
-    rows = list(dict.fromkeys(cell.row for cell in cells if cell.method == method))
+    published, found = read_published(), scores(lines)
+    known = {target for method in published["methods"] for target in method["scores"]}
+    targets = [target for target in dict.fromkeys(lines.target) if target in known]
+    if not targets:
+        there = ", ".join(sorted(set(lines.target)))
+        raise ArtifactError(f"nothing is published for {there}; the targets with published scores: {sorted(known)}")
+    found = found[found.target.isin(targets)]
+    backbone = lines.backbone.iloc[0]
+    ours = []
+    for (shots, name), own in found.groupby(["shots", "contender"], sort=False, dropna=False):
+        score = {each.target: _mean_and_error(each) for each in own.itertuples()}
+        words = (display_name(name), "all" if pd.isna(shots) else f"{shots:.0f}", f"{backbone}, ours")
+        ours.append((*words, f"{own.trained.max():,}", *(score.get(target, "–") for target in targets)))
+    order = {display_name(name): place for place, name in enumerate(contenders(lines))}
+    rows = [*sorted(ours, key=lambda row: order[row[0]]), *(_their_row(each, targets) for each in published["methods"])]
+    header = ("method", "shots", "backbone and source", TRAINED, *targets)
+    return Table(header, tuple(rows), tuple(_published_notes(published, found)), words=3)
+
+
+def _mean_and_error(cell: Any) -> str:
+    return number(cell.mean) + ("" if pd.isna(cell.error) else f" ± {number(cell.error)}")
+
+
+def _their_row(method: Mapping[str, Any], targets: Sequence[str]) -> tuple[str, ...]:
+    where = f"T5-base, published ({', '.join(method['sources'])})"
+    values = (number(method["scores"].get(target, float("nan"))) for target in targets)
+    return (method["name"], "all", where, str(method.get("trained", "–")), *values)
+
+
+def _published_notes(published: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
+    sources = "; ".join(f"({key}) {text}" for key, text in published["sources"].items())
+    worst = found.groupby("target", sort=False)["data"].max()
+    other = ", ".join(f"{target} ({status})" for target, status in worst.items() if status != "official")
+    own = [f"Our rows of {other} are not the official ones."] if other else []
+    return [f"Published: {sources}.", *own, *published["cautions"]]
+
+
+# Printing
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table as GitHub Markdown, the best in bold, the notes below."""
+    rule = ["---" if column < table.words else "---:" for column in range(len(table.header))]
     body = [
-        (*row_words(row), unit(metric), *(Entry(interval_text(each.rows.get(row), metric)) for each in found))
-        for row in rows
+        [f"**{_escaped(text)}**" if isinstance(text, Best) else _escaped(text) for text in row] for row in table.rows
     ]
-    overall = [Entry(interval_text(each.overall, metric)) for each in found]
-    header = ("target", "shots", "unit", *(f"{display_name(method)} − {display_name(name)}" for name in rivals))
-    return ScoreTable(header, (*body, (Entry("all together"), Entry(""), unit(metric), *overall)))
+    lines = ["| " + " | ".join(row) + " |" for row in [list(map(_escaped, table.header)), rule, *body]]
+    return "\n".join(lines + [part for note in table.notes for part in ("", _escaped(note))]) + "\n"
 
 
-# The sentence
+def _escaped(text: str) -> str:
+    for mark in "\\|*<`":
+        text = text.replace(mark, "\\" + mark)
+    return " ".join(text.split())
 
 
-def verdict(results: Sequence[Result], method: str = "bmtpt") -> str:
-    """Compare a method with all others in one sentence.
+def to_rich(table: Table) -> RichTable:
+    """Return the table for the terminal, the best in bold, the notes as its caption."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
 
-    Only rows (target and shots) that all of them have are counted, a tie is not counted as best, and the
-    difference is taken against the one with the highest mean, which is the strictest choice.
-
-    Args:
-        results: Results of one backbone.
-        method: The method that is judged; of several variants none is.
-
-    Raises:
-        ArtifactError: As `summarise`.
-    """
-    cells = summarise(results)
-    found = methods_of(cells)
-    if cells[0].metric in MEASURES:
-        return f"{cells[0].metric}: {MEASURES[cells[0].metric]}; it is no score, so nobody wins."
-    variants = [name for name in found if method_and_variant(name)[0] == method]
-    if len(variants) > 1:
-        return _no_verdict(method, variants)
-    method = variants[0] if variants else method
-    if method not in found:
-        return f"{display_name(method)} is not among these results."
-    rivals = [name for name in found if name != method]
-    if not rivals:
-        return f"{display_name(method)} stands alone in these results, so nothing can be said about winning."
-    rows = _common_rows(cells, [method, *rivals])
-    if not rows:
-        return f"{display_name(method)} and the others have no target in common, so they cannot be compared."
-    return _sentence(results, rows, method, rivals)
-
-
-def _no_verdict(method: str, variants: Sequence[str]) -> str:
-    return (
-        f"{display_name(method)} stands here in {len(variants)} variants, and the best of them was not named "
-        "beforehand, so no winner is declared: to choose after the fact would count luck as gain."
-    )
-
-
-def _common_rows(cells: Sequence[Cell], names: Sequence[str]) -> dict[Row, dict[str, Cell]]:
-    rows: dict[Row, dict[str, Cell]] = {}
-    for cell in cells:
-        if cell.method in names:
-            rows.setdefault(cell.row, {})[cell.method] = cell
-    return {row: by_method for row, by_method in rows.items() if len(by_method) == len(names)}
-
-
-def _sentence(results: Sequence[Result], rows: dict[Row, dict[str, Cell]], method: str, rivals: Sequence[str]) -> str:
-    means = {name: fmean(cells[name].mean for cells in rows.values()) for name in (method, *rivals)}
-    strongest = max(rivals, key=means.__getitem__)
-    wins = sum(cells[method].mean > max(cells[name].mean for name in rivals) + 1e-9 for cells in rows.values())
-    shared = [result for result in results if (result.target, result.shots) in rows]
-    overall = paired_difference(shared, method, strongest).overall
-    difference = means[method] - means[strongest] if overall is None else overall.mean
-    return (
-        f"{display_name(method)} is best on {wins} of {_targets(rows)}; its "
-        f"{'mean over targets' if len(rows) > 1 else 'score'} is {number(means[method])} against "
-        f"{number(means[strongest])} for {display_name(strongest)}"
-        f"{', the strongest of the others' if len(rivals) > 1 else ''}"
-        f" ({_evidence(overall, difference)}): {_conclusion(overall, difference)}."
-    )
-
-
-def _targets(rows: Collection[Row]) -> str:
-    if len(rows) == 1:
-        return "1 target"
-    distinct = len({target for target, _ in rows})
-    return f"{distinct} targets" if distinct == len(rows) else f"{len(rows)} rows ({distinct} targets)"
-
-
-def _evidence(overall: Interval | None, difference: float) -> str:
-    if overall is None:
-        return f"difference {number(difference)}, without a seed that both have on every target"
-    if overall.low is None:
-        return f"paired difference {number(difference)}, no interval from one seed"
-    bounds = f"{number(overall.low)} to {number(overall.high)}"
-    return f"paired difference {number(difference)}, 95 % interval {bounds}, {len(overall.seeds)} seeds"
-
-
-def _conclusion(overall: Interval | None, difference: float) -> str:
-    low, high = (overall.low, overall.high) if overall else (None, None)
-    if low is not None and low > 0:
-        return "it wins"
-    if high is not None and high < 0:
-        return "it does not win, it is clearly behind"
-    if difference <= 1e-9:
-        return "it does not win"
-    if low is None:
-        return "it is ahead, which without an interval is no proof of a win"
-    return "it is ahead, but the interval includes 0, so this is no clear win"
+    # Text objects, because a task named "[red]" is a name and not markup.
+    rich = RichTable(caption=Text("\n".join(table.notes)) if table.notes else None)
+    for index, name in enumerate(table.header):
+        rich.add_column(Text(name), justify="left" if index < table.words else "right")
+    for row in table.rows:
+        rich.add_row(*(Text(text, style="bold" if isinstance(text, Best) else "") for text in row))
+    return rich

@@ -1,200 +1,164 @@
-"""Figures of one training run: loss curves, particle diagnostics, mean against particles, map of prompts."""
+"""Figures of training runs: loss curves, particle diagnostics, mean against particles, map of prompts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from bmtpt.report.runs import Event, Run, by_task, mapping, number_of, numbers_of
-from bmtpt.report.svg import INK, colour, short, to_svg
+import numpy as np
+
+from bmtpt.report.runs import Event, Floats, Run, mapping, number_of, numbers_of
+from bmtpt.report.svg import COLUMNS, INK, colour, legend, logarithmic, panels, short, to_svg
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
-COLUMNS = 3
-PANEL = (3.1, 2.5)  # inches
 POINTS_IN_ALL = 12_000  # about half a megabyte of SVG
 LONGEST_LEGEND = 8
 
-Series = tuple[list[float], list[list[float]]]
-"""Steps, and one list of values per particle."""
+
+class Series(NamedTuple):
+    """Steps [n] and the values at these steps, one column per particle [n, M]."""
+
+    steps: Floats
+    values: Floats
 
 
-def panels(count: int, size: tuple[float, float] = PANEL, columns: int = COLUMNS) -> tuple[Figure, list[Axes]]:
-    """Return a figure with `count` axes in rows of at most `columns`."""
-    from matplotlib.figure import Figure
+def series(events: Sequence[Event], *keys: str) -> Series:
+    """Return the numbers that events have at `event[key][key]…`, padded with NaN to one width."""
+    found: list[tuple[float, list[float]]] = []
+    for event in events:
+        value: object = event
+        for key in keys:
+            value = mapping(value).get(key)
+        if numbers := numbers_of(value):
+            found.append((number_of(event.get("step")), numbers))
+    width = max((len(numbers) for _, numbers in found), default=0)
+    padded = [numbers + [math.nan] * (width - len(numbers)) for _, numbers in found]
+    return Series(np.array([step for step, _ in found]), np.array(padded).reshape(len(found), width))
 
-    columns = min(count, columns)
-    rows = math.ceil(count / columns)
-    figure = Figure(figsize=(size[0] * columns + 0.3, size[1] * rows), layout="constrained")
-    axes = [figure.add_subplot(rows, columns, index + 1) for index in range(count)]
-    return figure, axes
+
+def thin(curve: Series, most: int) -> Series:
+    """Average neighbouring steps so that at most `most` points are left."""
+    steps, values = curve
+    width = math.ceil(len(steps) / most) or 1
+    parts = [slice(i, i + width) for i in range(0, len(steps), width)]
+    means = [values[part].mean(0) for part in parts]
+    return Series(
+        np.array([steps[part].mean() for part in parts]), np.array(means).reshape(len(parts), values.shape[1])
+    )
 
 
 # Losses
 
 
 def loss_curves(run: Run) -> str | None:
-    """Draw, per task, the training loss of each particle (faint), its held-back NLL, and that of the mean."""
+    """Draw, per task, the training loss of each particle (faint), its held-out NLL, and that of the mean."""
     steps, checks = run.of_kind("step"), run.of_kind("validation")
-    held_back = [{**event, "held back": event.get("particle_nll") or event.get("loss")} for event in checks]
-    tasks = _tasks(steps, "loss") | _tasks(held_back, "held back")
+    held_out = [{**event, "held out": event.get("particle_nll") or event.get("loss")} for event in checks]
+    tasks = [
+        task
+        for task in dict.fromkeys(
+            [task for event in steps for task in mapping(event.get("loss"))]
+            + [task for event in held_out for task in mapping(event["held out"])]
+        )
+        if len(series(steps, "loss", task).steps) or len(series(held_out, "held out", task).steps)
+    ]
     if not tasks:
         return None
     figure, axes = panels(len(tasks))
-    curves = len(tasks) * max(len(_series(steps, "loss", task)[1]) for task in tasks) or 1
+    training = {task: series(steps, "loss", task) for task in tasks}
+    curves = len(tasks) * max(each.values.shape[1] for each in training.values()) or 1
     for index, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
-        training = thin(_series(steps, "loss", task), max(20, min(300, POINTS_IN_ALL // curves)))
-        own = _series(held_back, "held back", task)
-        mean = _series(checks, "mean_nll", task)
-        _draw_losses(axis, training, own, mean, _what(run))
+        faint = thin(training[task], max(20, min(300, POINTS_IN_ALL // curves)))
+        own, mean = series(held_out, "held out", task), series(checks, "mean_nll", task)
+        _draw_losses(axis, faint, own, mean, _what(run))
         axis.set_title(short(task), fontweight="bold")
         axis.set_xlabel("step")
         if index % COLUMNS == 0:
             axis.set_ylabel("loss (nats per label token)")
-        logarithmic(axis, [*training[1], *own[1], *mean[1]])
-    _legend(figure, axes)
+        logarithmic(axis, [*faint.values.flat, *own.values.flat, *mean.values.flat])
+    legend(figure, axes)
     return to_svg(figure, "Loss curves per task and particle")
 
 
-def _tasks(events: Sequence[Event], key: str) -> dict[str, None]:
-    return {task: None for event in events for task, value in mapping(event.get(key)).items() if numbers_of(value)}
-
-
-def _series(events: Sequence[Event], key: str, task: str) -> Series:
-    found = [(number_of(e.get("step")), numbers_of(mapping(e.get(key)).get(task))) for e in events]
-    found = [(step, values) for step, values in found if values]
-    width = max((len(values) for _, values in found), default=0)
-    padded = [values + [math.nan] * (width - len(values)) for _, values in found]
-    return [step for step, _ in found], [list(column) for column in zip(*padded, strict=True)]
-
-
-def thin(series: Series, most: int) -> Series:
-    """Average neighbouring steps so that at most `most` points are left."""
-    steps, curves = series
-    width = math.ceil(len(steps) / most) or 1
-    bins = range(0, len(steps), width)
-
-    def averaged(values: list[float]) -> list[float]:
-        return [math.fsum(part) / len(part) for i in bins if (part := values[i : i + width])]
-
-    return averaged(steps), [averaged(curve) for curve in curves]
-
-
 def _what(run: Run) -> str:
-    """What one of several curves is: a target's starts compete as candidates, a posterior has particles."""
+    """Return what one of several curves is: a target's starts compete as candidates, a posterior has particles."""
     compete = any("candidate_scores" in event for event in run.of_kind("validation"))
     return "candidate" if compete or run.card.get("kind") == "prompt" else "particle"
 
 
 def _draw_losses(axis: Axes, training: Series, own: Series, mean: Series, what: str) -> None:
-    many = max(len(training[1]), len(own[1])) > LONGEST_LEGEND
-    for m, curve in enumerate(training[1]):
-        axis.plot(training[0], curve, color=colour(m), alpha=0.35, linewidth=0.9)
-    for m, curve in enumerate(own[1]):
+    many = max(training.values.shape[1], own.values.shape[1]) > LONGEST_LEGEND
+    for m, curve in enumerate(training.values.T):
+        axis.plot(training.steps, curve, color=colour(m), alpha=0.35, linewidth=0.9)
+    for m, curve in enumerate(own.values.T):
         name = f"{what}s" if many else f"{what} {m + 1}"
-        axis.plot(own[0], curve, ".-", color=colour(m), label=name, linewidth=1.3, markersize=4)
-    for curve in mean[1]:
-        axis.plot(mean[0], curve, "D--", color=INK, label="mean of the particles", linewidth=1.3, markersize=3)
-
-
-def _legend(figure: Figure, axes: Sequence[Axes]) -> None:
-    """One legend for all panels, each name once."""
-    entries = {name: handle for axis in axes for handle, name in zip(*axis.get_legend_handles_labels(), strict=True)}
-    if entries:
-        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(6, len(entries)))
-
-
-def logarithmic(axis: Axes, curves: Sequence[Sequence[float]], ratio: float = 30.0) -> None:
-    """Make the y axis logarithmic if all values are positive and span more than `ratio`."""
-    values = [value for curve in curves for value in curve if math.isfinite(value)]
-    if not values or min(values) <= 0 or max(values) <= ratio * min(values):
-        return
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axis.set_yscale("log")
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.plot(own.steps, curve, ".-", color=colour(m), label=name, linewidth=1.3, markersize=4)
+    for curve in mean.values.T:
+        axis.plot(mean.steps, curve, "D--", color=INK, label="mean of the particles", linewidth=1.3, markersize=3)
 
 
 # Diagnostics
 
-# Title, unit, and the series with their names in the events.
+# Title, unit, and the curves with their names in the events.
 _CURVES: tuple[tuple[str, str, dict[str, str]], ...] = (
     (
         "spread and mean",
         "rms (embedding units)",
         {"spread of the particles": "spread", "size of their mean": "mean_rms"},
     ),
-    (
-        "repulsion to drive",
-        "ratio of norms",
-        {"repulsion to drive": "repulsion_to_drive"},
-    ),
+    ("repulsion to drive", "ratio of norms", {"repulsion to drive": "repulsion_to_drive"}),
     ("bandwidth h", "(embedding units)²", {"bandwidth": "bandwidth"}),
-    ("particles that act apart", "kernel rank, 1 to M", {"kernel rank": "kernel_rank"}),
+    ("effective particles", "kernel rank, 1 to M", {"kernel rank": "kernel_rank"}),
     ("Stein discrepancy", "squared, U-statistic", {"discrepancy": "stein_discrepancy"}),
 )
 
 
 def diagnostics_curves(run: Run) -> str | None:
-    """Draw the logged diagnostics of the particles over steps."""
+    """Draw the logged diagnostics of the particles over steps; one number per row (kernel scope "row") as its mean."""
     events = run.of_kind("diagnostics")
-    drawn = [
-        (title, unit, found)
-        for title, unit, curves in _CURVES
-        if (found := {name: series for name, key in curves.items() if (series := _scalars(events, key))})
-    ]
+    drawn = []
+    for title, unit, names in _CURVES:
+        found = {name: series(events, "diagnostics", key) for name, key in names.items()}
+        if found := {name: curve for name, curve in found.items() if np.isfinite(curve.values).any()}:
+            drawn.append((title, unit, found))
     if not drawn:
         return None
     figure, axes = panels(len(drawn))
     for axis, (title, unit, found) in zip(axes, drawn, strict=True):
-        for index, (name, (steps, values)) in enumerate(found.items()):
-            axis.plot(steps, values, ".-", color=colour(index), label=name, linewidth=1.3, markersize=4)
+        means = {name: curve.values.mean(1) for name, curve in found.items()}
+        for index, (name, values) in enumerate(means.items()):
+            axis.plot(found[name].steps, values, ".-", color=colour(index), label=name, linewidth=1.3, markersize=4)
         axis.set(title=title, xlabel="step", ylabel=unit)
-        logarithmic(axis, [values for _, values in found.values()])
+        logarithmic(axis, [value for values in means.values() for value in values])
         if len(found) > 1:
             axis.legend()
-        if len(found) > 1 and axis.get_yscale() == "linear":
-            axis.set_ylim(bottom=0)  # two sizes are compared
+            if axis.get_yscale() == "linear":
+                axis.set_ylim(bottom=0)  # two sizes are compared
     return to_svg(figure, "Diagnostics of the particles over steps")
-
-
-def _scalars(events: Sequence[Event], key: str) -> tuple[list[float], list[float]] | None:
-    found = [(number_of(event.get("step")), numbers_of(mapping(event.get("diagnostics")).get(key))) for event in events]
-    # One number per row (kernel scope "row") is shown as its mean.
-    points = [(step, math.fsum(values) / len(values)) for step, values in found if values]
-    if not any(math.isfinite(value) for _, value in points):
-        return None
-    return [step for step, _ in points], [value for _, value in points]
 
 
 def heat_maps(run: Run) -> str | None:
     """Draw the last logged distances between particles and their kernel matrix."""
     last = mapping((run.of_kind("diagnostics") or [run.card])[-1].get("diagnostics"))
     kinds = (("distances", "distance ‖θᵢ − θⱼ‖ (embedding units)"), ("kernel", "kernel k(θᵢ, θⱼ)"))
-    found = [(title, M) for key, title in kinds if (M := _square(last.get(key))) is not None and len(M) > 1]
+    found = {}
+    for key, title in kinds:
+        rows = [numbers_of(row) for row in last[key]] if isinstance(last.get(key), list) else []
+        if len(rows) > 1 and all(len(row) == len(rows) for row in rows):
+            found[title] = np.array(rows)
     if not found:
         return None
     figure, axes = panels(len(found), (3.9, 3.2))
-    for axis, (title, matrix) in zip(axes, found, strict=True):
+    for axis, (title, matrix) in zip(axes, found.items(), strict=True):
         _heat_map(axis, matrix)
         axis.set_title(title)
     return to_svg(figure, "Distances between the particles and their kernel matrix")
 
 
-def _square(value: object) -> NDArray[np.float64] | None:
-    import numpy as np
-
-    rows = [numbers_of(row) for row in value] if isinstance(value, list) else []
-    return np.array(rows) if rows and all(len(row) == len(rows) for row in rows) else None
-
-
-def _heat_map(axis: Axes, matrix: NDArray[np.float64]) -> None:
+def _heat_map(axis: Axes, matrix: Floats) -> None:
     M = len(matrix)
     mesh = axis.pcolormesh(matrix, cmap="viridis", edgecolors="none")
     axis.figure.colorbar(mesh, ax=axis, shrink=0.85).outline.set_visible(False)
@@ -205,28 +169,11 @@ def _heat_map(axis: Axes, matrix: NDArray[np.float64]) -> None:
     axis.set_yticks([tick + 0.5 for tick in ticks], [str(tick + 1) for tick in ticks])
     axis.invert_yaxis()
     if M <= 8:
+        # Viridis is dark below the middle, where black text would not be legible.
         middle = matrix.min() + 0.6 * (matrix.max() - matrix.min())
-        for (i, j), value in enumerate_matrix(matrix):
-            # Texts take the colour that viridis leaves legible: it is dark below the middle.
-            dark = value <= middle
-            axis.text(j + 0.5, i + 0.5, f"{value:.3g}", ha="center", va="center", size=8, color="w" if dark else "k")
-
-
-def enumerate_matrix(matrix: NDArray[np.float64]) -> list[tuple[tuple[int, int], float]]:
-    """Return ((row, column), value) of every entry."""
-    return [((i, j), float(value)) for i, row in enumerate(matrix) for j, value in enumerate(row)]
-
-
-# The mean against the particles
-
-
-def mean_gap(run: Run) -> dict[str, tuple[float, list[float]]]:
-    """Return, per task, the last held-back NLL of the particles' mean and of each particle, in nats."""
-    for event in reversed(run.of_kind("validation")):
-        mean, own = by_task(event.get("mean_nll")), by_task(event.get("particle_nll"))
-        if shared := {task: (mean[task][0], own[task]) for task in own if task in mean}:
-            return shared
-    return {}
+        for (i, j), value in np.ndenumerate(matrix):
+            shade = "w" if value <= middle else "k"
+            axis.text(j + 0.5, i + 0.5, f"{value:.3g}", ha="center", va="center", size=8, color=shade)
 
 
 def gap_plot(gaps: Mapping[str, tuple[float, list[float]]]) -> str:
@@ -239,27 +186,33 @@ def gap_plot(gaps: Mapping[str, tuple[float, list[float]]]) -> str:
     axis.set_yticks(range(len(gaps)), [short(task) for task in gaps])
     axis.set_ylim(len(gaps) - 0.5, -0.5)
     axis.set_xlim(left=0)
-    axis.set_xlabel("held-back loss (nats per label token)")
-    _legend(figure, [axis])
-    return to_svg(figure, "Held-back loss of the particles and of their mean")
+    axis.set_xlabel("held-out loss (nats per label token)")
+    legend(figure, [axis])
+    return to_svg(figure, "Held-out loss of the particles and of their mean")
 
 
 # Map of prompts
 
 
-def task_map(prompts: Mapping[str, NDArray[np.float64]]) -> tuple[str, str] | None:
-    """Draw prompts [P, D] of one width as points, with a sentence on what the axes keep; None for fewer than three.
+def task_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Return one map, with its caption, per width of the prompts: other backbones have other spaces.
 
     Prompts are averaged over their rows first: flattened prompts are nearly orthogonal whatever their tasks
-    (docs/method.md, section 1), so a map of those would show nothing.
+    (docs/method.md, section 1), so a map of those would show nothing. Fewer than three prompts make no map.
     """
-    import numpy as np
+    by_width: dict[int, dict[str, Floats]] = {}
+    for run in runs:
+        for name, prompt in run.prompts.items():
+            full = name if len(runs) == 1 else f"{run.name}: {name}"
+            by_width.setdefault(prompt.shape[1], {})[full] = prompt.mean(0)
+    caption = "Each prompt averaged over its rows, then projected on two principal components."
+    return [(_task_map(prompts), caption) for prompts in by_width.values() if len(prompts) >= 3]
 
-    if len(prompts) < 3:
-        return None
-    points, shares = principal_components(np.stack([prompt.mean(0) for prompt in prompts.values()]))
+
+def _task_map(prompts: Mapping[str, Floats]) -> str:
+    points, shares = principal_components(np.stack(list(prompts.values())))
     figure, (axis,) = panels(1, (6.6, 4.2))
-    for (name, _), (x, y) in zip(prompts.items(), points, strict=True):
+    for name, (x, y) in zip(prompts, points, strict=True):
         particle = name.rpartition(": ")[2].startswith("particle ")
         axis.plot([x], [y], "o" if particle else "s", color=colour(0 if particle else 1), markersize=7)
         axis.annotate(short(name), (x, y), xytext=(6, 4), textcoords="offset points", size=8)
@@ -267,21 +220,17 @@ def task_map(prompts: Mapping[str, NDArray[np.float64]]) -> tuple[str, str] | No
     axis.set_xlabel(f"first component ({shares[0]:.0%} of the variance, embedding units)")
     axis.set_ylabel(f"second component ({shares[1]:.0%})")
     axis.set_aspect("equal", adjustable="datalim")
-    caption = "Each prompt averaged over its rows, then projected on two principal components."
-    return to_svg(figure, "Map of the prompts"), caption
+    return to_svg(figure, "Map of the prompts")
 
 
-def principal_components(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], list[float]]:
+def principal_components(x: Floats) -> tuple[Floats, list[float]]:
     """Project N points [N, D] on their first two principal components.
 
     Returns:
         Coordinates [N, 2] and the two components' shares of the variance. The sign of a component is free; here its
         largest coordinate is positive, so that a map does not flip between machines.
     """
-    import numpy as np
-
-    centred = x - x.mean(0)
-    U, S, _ = np.linalg.svd(centred, full_matrices=False)
+    U, S, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     points = np.zeros((len(x), 2))
     points[:, : min(2, len(S))] = (U * S)[:, :2]
     largest = points[np.abs(points).argmax(0), [0, 1]]

@@ -1,0 +1,177 @@
+"""What methods, variants and metrics are called in print, and which direction of a metric is better."""
+
+from __future__ import annotations
+
+DISPLAY_NAMES = {
+    "pt": "plain prompt tuning",
+    "ptp": "prompt tuning under noise (PTP)",
+    "spot": "SPoT",
+    "source_mean": "mean of source prompts",
+    "source_ensemble": "ensemble of source prompts",
+    "attempt": "ATTEMPT",
+    "mpt": "MPT",
+    "multitask": "multi-task prompt (M = 1)",
+    "bmtpt": "BMTPT",
+    "bmtpt_no_prior": "BMTPT without the prior",
+    "full": "full fine-tuning",
+    "bitfit": "BitFit",
+    "lora": "LoRA",
+    "adapter": "bottleneck adapters",
+    "svgd": "SVGD",
+    "mean_of_means": "mean of the means",
+    "best_single": "best single mean",
+    "best_convex": "best convex combination of the means",
+    "closed_form": "closed form",
+    "posterior": "source posterior",
+}
+"""Printed names of methods, in the order of the columns; other names are printed as they are."""
+
+COSTS = {
+    "seconds": "wall seconds of the stage; machine and load differ between runs",
+    "steps": "optimiser steps of the stage",
+    "trained_parameters": "numbers trained for the target",
+}
+"""Costs that every line carries, whatever its metric."""
+
+LOSSES = {
+    "nll": "negative log-likelihood, nats per example",
+    "brier": "Brier score of the label probabilities",
+}
+"""Strictly proper scores: the lowest is best."""
+
+MEASURES = {
+    **COSTS,
+    **LOSSES,
+    "attenuation": "share of the amplitude that is left",
+    "covered_modes": "modes with at least one particle",
+    "ece": "expected calibration error in 15 bins, 0 to 100; not a proper score",
+    "kernel_rank": "effective number of distinct particles",
+    "loss": "nats per example",
+    "loss_rise": "loss above that of the prompt itself, nats per example",
+    "mean_error": "distance from the true mean in standard deviations",
+    "mean_gap": "held-out loss of the mean minus that of the particles, nats per label token",
+    "mean_nll": "held-out loss of the mean, nats per label token",
+    "mean_rms": "root mean square of the mean, embedding units",
+    "particle_nll": "held-out loss of the particles, nats per label token",
+    "repulsion_to_drive": "norm of the repulsion over norm of the drive, last step",
+    "spread": "root mean square distance from the mean, embedding units",
+    "stein_discrepancy": "squared kernelised Stein discrepancy, last step",
+    "variance_ratio": "variance of the particles over the true variance",
+}
+"""Quantities that are not scores from 0 to 100. Except for `LOSSES`, none has a best value to mark."""
+
+SECOND_TABLES = frozenset({"covered_modes", "mean_error", "mean_gap", "particle_nll", "spread"})
+"""Measures that get a table of their own next to the headline scores if a study varies what they depend on."""
+
+_OPTIONS = {
+    "annealing": "{} annealing",
+    "dimension": "n = {}",
+    "frequency": "frequency {}",
+    "kernel": "{} kernel",
+    "learning_rate": "rate {}",
+    "particle_init": "{} start",
+    "particles": "M = {}",
+    "prior_std": "σ = {}",
+    "scope": "one kernel per {}",
+    "std": "blur {}",
+}
+_SETTINGS = {
+    "decompose=true": "A ∘ uvᵀ",
+    "decompose=false": "θ itself",
+    "freeze_full=true": "u and v only",
+    "prior=mean": "one Gaussian",
+    "prior=mixture": "one Gaussian per particle",
+    "task_factors=true": "with factors",
+    "task_factors=false": "without factors",
+    "together=true": "targets together",
+    "together=false": "targets alone",
+}
+_RATE_THAT_MOVES_NOTHING = 1e-9
+
+
+def direction(metric: str) -> int:
+    """Return 1 if more is better, −1 if less is better, 0 if the metric does not rank methods.
+
+    >>> direction("accuracy"), direction("nll"), direction("ece")
+    (1, -1, 0)
+    """
+    if metric in LOSSES:
+        return -1
+    return 0 if metric in MEASURES else 1
+
+
+def contender(method: str, variant: str) -> str:
+    """Return the name of a method with its variant, as `--method` takes it.
+
+    >>> contender("bmtpt", "particles=7"), contender("pt", "")
+    ('bmtpt[particles=7]', 'pt')
+    """
+    return f"{method}[{variant}]" if variant else method
+
+
+def method_and_variant(name: str) -> tuple[str, str]:
+    """Undo `contender`.
+
+    >>> method_and_variant("bmtpt[particles=7]"), method_and_variant("pt")
+    (('bmtpt', 'particles=7'), ('pt', ''))
+    """
+    method, _, variant = name.partition("[")
+    return method, variant.removesuffix("]")
+
+
+def options_of(variant: str) -> dict[str, str]:
+    """Return the options that a variant sets.
+
+    >>> options_of("particles=7,kernel=rbf"), options_of("")
+    ({'particles': '7', 'kernel': 'rbf'}, {})
+    """
+    return dict(part.split("=", 1) for part in variant.split(",") if "=" in part)
+
+
+def variant_name(variant: str) -> str:
+    """Return the printed name of a variant.
+
+    >>> variant_name("particles=7,kernel=rbf"), variant_name("learning_rate=1e-12,steps=1")
+    ('M = 7, rbf kernel', 'untouched')
+    """
+    options = options_of(variant)
+    if options and float(options.get("learning_rate", 1)) < _RATE_THAT_MOVES_NOTHING:
+        return "untouched"
+    return ", ".join(
+        _SETTINGS.get(f"{name}={value}") or _OPTIONS.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
+        for name, value in options.items()
+    )
+
+
+def display_name(name: str) -> str:
+    """Return the printed name of a method with its variant.
+
+    >>> display_name("bmtpt[particles=7]")
+    'BMTPT (M = 7)'
+    """
+    method, variant = method_and_variant(name)
+    shown = DISPLAY_NAMES.get(method, method)
+    return f"{shown} ({variant_name(variant)})" if variant else shown
+
+
+def number(value: float) -> str:
+    """Return a score with one decimal and a true minus sign, or a dash for NaN.
+
+    >>> number(-1.84), number(-0.01), number(float("nan"))
+    ('−1.8', '0.0', '–')
+    """
+    if value != value:
+        return "–"
+    text = f"{value:.1f}"
+    return "0.0" if text == "-0.0" else text.replace("-", "−")
+
+
+def figure(value: float, metric: str) -> str:
+    """Return a score with one decimal, and a measure with three digits or as a whole number.
+
+    >>> figure(54.321, "accuracy"), figure(-0.0054321, "loss_rise"), figure(10772, "trained_parameters")
+    ('54.3', '−0.00543', '10,772')
+    """
+    if metric not in MEASURES or value != value:
+        return number(value)
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}").replace("-", "−")
