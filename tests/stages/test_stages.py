@@ -237,7 +237,7 @@ def test_other_rows_or_sources_cannot_be_resumed(tiny_backbone, sources, tmp_pat
 
 def test_a_folder_that_is_a_file_is_named(tiny_backbone, sources, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"cannot write .*file.*choose another folder"):
+    with pytest.raises(ArtifactError, match=r"cannot use .*file.*choose another folder"):
         learn(tiny_backbone, sources, learning(), folder=tmp_path / "file" / "run")
 
 

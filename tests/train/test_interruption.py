@@ -1,4 +1,4 @@
-"""A process that is asked to end (SIGTERM) writes a checkpoint, exits with 143, and its run resumes to the same bits."""
+"""On SIGTERM a run writes a checkpoint, exits with status 143 and can be resumed to the same bits."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.card import PosteriorCard, backbone_card, now, require_backbone, versions
-from bmtpt.artifacts.folder import require_free
+from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.model.frozen import Backbone
@@ -70,36 +70,40 @@ def learn(
         TrainingError: The loss is not a finite number, or memory ran out.
         ArtifactError: The folder holds another run or cannot be written.
     """
-    settings, folder = settings or LearnSettings(), Path(folder) if folder else None
+    settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
     _require_start(start, settings, backbone)
-    require_free(folder, "posterior", resume=resume, overwrite=overwrite)
-    train, held_back = source_rows(backbone, sources, settings)
-    if settings.particle_init == "prompt" and start is None:
-        start = learn_start(backbone, sources, settings, folder=folder, resume=resume, listener=listener)
-    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
-    particles = initial_particles(backbone, settings, start)
-    stage = settings.model_copy(update={"steps": settings.svgd_steps})
-    method = (FactoredSource if stage.task_factors else SvgdSource)(engine, particles, train, held_back, stage)
-    run = Run(backbone.fingerprint, folder, resume, listener)
-    outcome = run.train(method, stage, {"rows": row_digests(train), "held_back": row_digests(held_back)})
-    found = outcome.state.found
-    card = PosteriorCard(
-        backbone=backbone_card(backbone),
-        sources=tuple(names),
-        settings=settings.model_dump(mode="json"),
-        diagnostics={
-            **_held_back(found["validation"]),
-            "svgd": found["diagnostics"]["diagnostics"],
-            "texts_cut": cut_counts(train),
-        },
-        steps=outcome.state.step + (start.card.steps if start else 0),
-        seconds=outcome.state.seconds + (start.card.seconds if start else 0),
-        versions=versions(),
-        created=now(),
-    )
-    posterior = Posterior(outcome.tensors[0].cpu(), card)
-    return posterior.save(folder, overwrite=True) if folder else posterior
+    with output_folder(folder, "posterior", resume=resume, overwrite=overwrite) as place:
+        train, held_back = source_rows(backbone, sources, settings)
+        if settings.particle_init == "prompt" and start is None:
+            start = learn_start(backbone, sources, settings, folder=place, resume=resume, listener=listener)
+        stage = settings.model_copy(update={"steps": settings.svgd_steps})
+        method = (FactoredSource if stage.task_factors else SvgdSource)(
+            choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning),
+            initial_particles(backbone, settings, start),
+            train,
+            held_back,
+            stage,
+        )
+        run = Run(backbone.fingerprint, place, resume, listener)
+        outcome = run.train(method, stage, {"rows": row_digests(train), "held_back": row_digests(held_back)})
+        found = outcome.state.found
+        card = PosteriorCard(
+            backbone=backbone_card(backbone),
+            sources=tuple(names),
+            settings=settings.model_dump(mode="json"),
+            diagnostics={
+                **_held_back(found["validation"]),
+                "svgd": found["diagnostics"]["diagnostics"],
+                "texts_cut": cut_counts(train),
+            },
+            steps=outcome.state.step + (start.card.steps if start else 0),
+            seconds=outcome.state.seconds + (start.card.seconds if start else 0),
+            versions=versions(),
+            created=now(),
+        )
+        posterior = Posterior(outcome.tensors[0].cpu(), card)
+        return posterior.save(place, overwrite=True) if place else posterior
 
 
 def start_settings(settings: LearnSettings) -> LearnSettings:

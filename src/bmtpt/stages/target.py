@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
-from bmtpt.artifacts.folder import require_free
+from bmtpt.artifacts.folder import output_folder, require_free
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
@@ -251,19 +251,18 @@ def fit_targets(
         particles: Centres of the priors, if any candidate has one.
         sources, posterior: For the card.
     """
-    folder = Path(folder) if folder else None
-    rows = all_target_rows(backbone, targets, settings)
-    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
-    places = {name: folder if folder is None or len(targets) == 1 else folder / name for name in rows}
-    for place in {folder, *places.values()}:
-        require_free(place, "prompt", resume=resume, overwrite=overwrite)
-    stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
-    run = Run(backbone.fingerprint, folder, resume, listener)
-    trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
-    found = {}
-    for k, (name, card) in enumerate(trained.cards.items()):
-        prompts = trained.stage.composed(trained.tensors, k)[trained.winners]
-        prompt = Prompt(prompts.detach().cpu(), card)
-        place = places[name]
-        found[name] = prompt.save(place, overwrite=True) if place else prompt
-    return found
+    with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
+        names = distinct([target.task.name for target in targets], "target")
+        places = dict.fromkeys(names, place) if place is None or len(names) == 1 else {n: place / n for n in names}
+        for each in places.values():
+            require_free(each, "prompt", resume=resume, overwrite=overwrite)
+        rows = all_target_rows(backbone, targets, settings)
+        engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
+        stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
+        run = Run(backbone.fingerprint, place, resume, listener)
+        trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
+        found = {}
+        for k, (name, card) in enumerate(trained.cards.items()):
+            prompt = Prompt(trained.stage.composed(trained.tensors, k)[trained.winners].detach().cpu(), card)
+            found[name] = prompt.save(own, overwrite=True) if (own := places[name]) else prompt
+        return found

@@ -1,0 +1,61 @@
+"""One process at a time works in an output folder; the lock leaves no file and ends with its owner, kill -9 included."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bmtpt
+from bmtpt.artifacts.folder import held, output_folder
+from bmtpt.errors import ArtifactError
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from bmtpt.artifacts.folder import held
+with held(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(120)
+"""
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_that_process_is_gone(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(bmtpt.__file__).parent.parent)}
+    command = [sys.executable, "-c", OWNER, str(tmp_path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            assert owner.stdout is not None
+            assert owner.stdout.readline() == "held\n"
+            with (
+                pytest.raises(ArtifactError, match=rf"another process is working in {tmp_path}"),
+                output_folder(tmp_path, "posterior"),
+            ):
+                pass
+        finally:
+            owner.send_signal(signal.SIGKILL)
+    with output_folder(tmp_path, "posterior"):
+        assert not list(tmp_path.iterdir())  # the lock is no file
+
+
+def test_the_same_process_may_hold_a_folder_again_and_frees_it_at_the_end(tmp_path):
+    with held(tmp_path):
+        with held(tmp_path / "." / ""):
+            pass
+        child = subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False)
+        assert child.returncode == 1  # still held after the inner one has ended
+    assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False).returncode == 0
+
+
+def test_a_folder_made_for_work_that_fails_at_once_is_removed(tmp_path):
+    def failing() -> None:
+        with output_folder(tmp_path / "deep" / "new", "prompt"):
+            raise ValueError("bad input")
+
+    with pytest.raises(ValueError, match="bad input"):
+        failing()
+    assert not (tmp_path / "deep" / "new").exists()
