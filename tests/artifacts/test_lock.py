@@ -1,4 +1,4 @@
-"""One process at a time works in an output folder; the lock leaves no file and ends with its owner, kill -9 included."""
+"""One process at a time works in an output folder; the lock leaves no file and ends with its owner."""
 
 from __future__ import annotations
 
