@@ -31,7 +31,7 @@ FILES = {
     "typo.yaml": TASK.format("typo") + "metrik: accuracy\n",
     "broken.yaml": "name: broken\nlabels: [a\n",
     "long.yaml": TASK.format("long"),
-    "long.csv": "x,y\n" + f"short,a\nshort,b\n{LONG},a\n{LONG},b\n" * 5,
+    "long.csv": "x,y\n" + f"short,a\nshort,b\n{LONG},a\n{LONG},b\n{LONG},a\n{LONG},b\n" * 5,
     "unknown-key.yaml": "kernell: rbf\n",
     "no-yaml.yaml": "steps: [1\n",
     "list.yaml": "- steps\n",
@@ -111,7 +111,7 @@ BAD: list[tuple[str, list[str]]] = [
     (f"{LEARN} --source stray.yaml", ["stray.csv, line 4", "'c'", "(a, b)"]),
     (f"{ADAPT} --target stray.yaml", ["stray.csv, line 4", "'c'"]),
     ("tasks check stray.yaml", ["stray.csv, line 4", "'c'"]),
-    (f"{LEARN} --source empty.yaml", ["empty.csv", "0 rows"]),
+    (f"{LEARN} --source empty.yaml", ["empty.csv", "no training rows"]),
     (f"{LEARN} --source same.yaml", ["same.csv", "every training row has the label 'a'"]),
     ("tasks check same.yaml", ["same.csv", "every training row has the label 'a'"]),
     (f"{LEARN} --source ragged.yaml", ["ragged.csv, line 3", "3 values", "quote"]),
@@ -225,7 +225,7 @@ def test_a_text_that_is_too_long_is_cut_and_counted(bmtpt, place):
     adapted = bmtpt("adapt", "--posterior", "new", "--target", "long.yaml", "--steps", "2", "--out", "adapted")
     assert re.search(r"texts too long and cut: \d+ ", adapted.err)
     scored = bmtpt("evaluate", "--prompt", "adapted")
-    assert re.search(r"texts too long and cut: \d of 4 ", scored.err)
+    assert re.search(r"texts too long and cut: \d of 6 ", scored.err)
     assert [json.loads(line)["metric"] for line in scored.out.splitlines()] == ["accuracy", "ece", "nll"]
     answered = bmtpt("predict", "--prompt", "adapted", stdin="the film is good\n" + "the film is good " * 200)
     assert "texts too long and cut: 1 " in answered.err

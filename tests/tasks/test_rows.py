@@ -86,9 +86,56 @@ def test_the_same_seed_gives_the_same_rows(tmp_path):
     assert load_data(spec, seed=1) != load_data(spec, seed=2)
 
 
-def test_a_user_csv_is_cut_in_three(tmp_path):
-    data = load_data(load_task(task_file(tmp_path, plain_rows(50))))
-    assert (len(data.train), len(data.select), len(data.test), data.status) == (30, 10, 10, "cut")
+def sizes(data):
+    return tuple(len(part) for part in data.parts.values())
+
+
+def test_a_user_csv_gives_a_fifth_of_each_label_to_the_test_part_and_trains_on_the_others(tmp_path):
+    rows = [{"text": f"x{i}", "label": "no" if i < 30 else "yes"} for i in range(40)]
+    data = load_data(load_task(task_file(tmp_path, rows)))
+    assert (sizes(data), data.status) == ((32, 0, 8), "cut")
+    assert data.label_counts == {
+        "no": {"train": 24, "select": 0, "test": 6},
+        "yes": {"train": 8, "select": 0, "test": 2},
+    }
+    assert len(texts(data.train) | texts(data.test)) == 40
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"), [("split: cut", (24, 8, 8)), ("split: none", (40, 0, 0)), ("split: stratify", (32, 0, 8))]
+)
+def test_one_table_is_split_as_its_task_says(tmp_path, rule, expected):
+    assert sizes(load_data(load_task(task_file(tmp_path, plain_rows(40), f"{TASK}{rule}\n")))) == expected
+
+
+def test_a_split_column_says_where_each_row_belongs(tmp_path):
+    parts = ["train", "test", "train", "validation"] * 10
+    rows = [{**row, "fold": part} for row, part in zip(plain_rows(40), parts, strict=True)]
+    rows[0]["label"] = "yes"
+    path = task_file(tmp_path, rows, f"{TASK}split_column: fold\n")
+    data = load_data(load_task(path))
+    assert texts(data.train) == {f"t: x{i}" for i in range(0, 40, 2)}
+    assert texts(data.select) == {f"t: x{i}" for i in range(3, 40, 4)}
+    assert texts(data.test) == {f"t: x{i}" for i in range(1, 40, 4)}
+    rows[4]["fold"] = "dev"
+    with pytest.raises(DataError, match="line 6: column 'fold' says 'dev', and a part is train, validation, test"):
+        load_data(load_task(task_file(tmp_path, rows, f"{TASK}split_column: fold\n")))
+
+
+def test_a_file_is_the_part_it_is_named_for(tmp_path):
+    files = TASK.replace("file: t.csv", "files: {train: a.csv, test: t.csv}")
+    write_csv(tmp_path / "a.csv", plain_rows(10))
+    assert sizes(load_data(load_task(task_file(tmp_path, plain_rows(6), files)))) == (10, 0, 6)
+    held_out = f"{files}split: hold_out\n".replace("test: t.csv", "validation: t.csv")
+    assert sizes(load_data(load_task(task_file(tmp_path, plain_rows(6), held_out)))) == (8, 2, 6)
+
+
+def test_a_label_that_no_training_row_has_is_named(tmp_path, caplog):
+    files = TASK.replace("file: t.csv", "files: {train: a.csv, test: t.csv}").replace("[no, yes]", "[no, yes, maybe]")
+    write_csv(tmp_path / "a.csv", plain_rows(10))
+    data = load_data(load_task(task_file(tmp_path, [*plain_rows(6), {"text": "y", "label": "maybe"}], files)))
+    assert data.untrained_labels == ["maybe"]
+    assert "label 'maybe' is in the select or test part and in no training row" in caplog.text
 
 
 def test_separate_files_stay_separate(tiny_task_folder):
@@ -97,9 +144,9 @@ def test_separate_files_stay_separate(tiny_task_folder):
 
 
 def test_caps_apply_to_each_split(tmp_path):
-    spec = load_task(task_file(tmp_path, plain_rows(50)))
+    spec = load_task(task_file(tmp_path, plain_rows(50), f"{TASK}split: cut\n"))
     data = load_data(spec, limits=SplitLimits(train=8, select=4, test=2))
-    assert (len(data.train), len(data.select), len(data.test)) == (8, 4, 2)
+    assert sizes(data) == (8, 4, 2)
 
 
 def test_a_wrong_label_is_named_with_file_and_line(tmp_path):
@@ -245,9 +292,12 @@ def test_offline_and_superglue_boolq_agree_on_labels():
 def test_check_counts_rows_and_labels(tmp_path):
     lines = check_file(task_file(tmp_path, plain_rows(50)))
     assert lines[0].startswith("task t: accuracy")
-    assert lines[1].startswith("train: 30 examples (no ")
-    counts = [int(word.strip("(),")) for line in lines[1:4] for word in line.split() if word.strip("(),").isdigit()]
-    assert sum(counts) == 100  # each row once as an example and once under its label
+    assert lines[1:5] == [
+        "split stratify: 20 % test, in proportion to the labels; the others train",
+        "train: 40 examples (no 20, yes 20)",
+        "select: 0 examples",
+        "test: 10 examples (no 5, yes 5)",
+    ]
 
 
 def test_check_names_the_first_wrong_row(tmp_path):

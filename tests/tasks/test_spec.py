@@ -132,6 +132,10 @@ def test_a_task_cannot_be_changed():
         ("label: team\n", "label: team\nprimary: f1\n", "not among 'metrics'"),
         ("label: team\n", "label: team\nmetrics: [group_em]\n", "'group' is missing"),
         ("label: team\n", "label: team\nsplit: halv\n", "key 'split'"),
+        ("label: team\n", "label: team\nsplit: halve\n", "rows in one file need one of stratify, cut, column, none"),
+        ("file: tickets.csv", "split: cut\nfiles: {train: a.csv}", "rows in several parts need one of own, halve"),
+        ("label: team\n", "label: team\nsplit: column\n", "'split_column' names the column"),
+        ("[billing, technical]", "['', technical]", "a label word is empty"),
         ("label: team\n", "label: team\nsplit_names: [train]\n", "'split_names'"),
         ("label: team\n", "label: team\nmax_length: long\n", "key 'max_length'"),
         ("file: tickets.csv\n", "", "name the rows"),
@@ -192,3 +196,9 @@ def test_a_card_whose_task_is_none_is_refused_in_one_sentence():
     assert saved_task(load_task("cb").model_dump(mode="json")) == load_task("cb")
     with pytest.raises(TaskError, match=r"card.json of the prompt for cb .*: .*; give a card as it was written"):
         saved_task({"name": "cb", "text": "x", "metrik": []})
+
+
+def test_one_file_of_a_version_1_task_is_still_cut_in_three(tmp_path):
+    definition = load_task(write(tmp_path, TICKETS)).model_dump(mode="json")
+    names = {"split": "own", "split_names": ["train", "validation", "test"]}
+    assert saved_task({**definition, **names}).split == "cut"

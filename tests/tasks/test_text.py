@@ -161,18 +161,18 @@ def test_record_highlights_become_sentences():
 @pytest.mark.parametrize(
     ("task", "row", "part"),
     [
-        ("wsc", {"text": "He left.", "span1_index": "x"}, "the row is not as those of wsc"),
+        ("wsc", {"text": "He left.", "span1_index": "x"}, "the row does not look like a row of wsc"),
         (
             "wsc",
             {"text": "He left.", "span1_index": 99, "span1_text": "He", "span2_index": 0, "span2_text": "He"},
-            "'He' is said to stand at word 99 of a text of 2",
+            "'He' should be word 99 of a text of 2 words",
         ),
         (
             "multirc",
             {"paragraph": "a", "question": "b", "answer": "c", "idx": {}},
-            "the row is not as those of multirc",
+            "the row does not look like a row of multirc",
         ),
-        ("record", {"passage": "a", "query": "b", "entities": 5}, "the row is not as those of record"),
+        ("record", {"passage": "a", "query": "b", "entities": 5}, "the row does not look like a row of record"),
     ],
 )
 def test_a_row_that_is_not_as_its_data_sets_are_is_refused_in_one_sentence(task, row, part):

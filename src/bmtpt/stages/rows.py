@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -13,6 +12,7 @@ from bmtpt.inference.score import make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, few_shot
+from bmtpt.tasks.splits import stratified
 from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.types import Example
 
@@ -83,16 +83,9 @@ def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple
         share: Share of the second part, at least one row.
         seed: Seed of the order.
     """
-    shuffled = [examples[i] for i in torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))]
-    sizes = Counter(example.label for example in shuffled)
-    seen: Counter[int | None] = Counter()
-    depth = []  # how far into its own class each row is, from 0 to 1: sorted by it, every stretch is proportional
-    for example in shuffled:
-        depth.append((seen[example.label] + 0.5) / sizes[example.label])
-        seen[example.label] += 1
-    order = [shuffled[i] for i in sorted(range(len(shuffled)), key=depth.__getitem__)]
-    first = len(order) - max(1, round(share * len(order))) if len(order) > 1 else len(order)
-    return tuple(order[:first]), tuple(order[first:])
+    count = max(1, round(share * len(examples))) if len(examples) > 1 else 0
+    first, second = stratified([example.label for example in examples], count, seed)
+    return tuple(examples[i] for i in first), tuple(examples[i] for i in second)
 
 
 def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:

@@ -4,6 +4,7 @@ Metrics are in `bmtpt.tasks.metrics`: they need NumPy, and what is exported here
 """
 
 from bmtpt.tasks.check import check_file, describe
+from bmtpt.tasks.own import own_task
 from bmtpt.tasks.rows import TaskData, load_data
 from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task, saved_task
 from bmtpt.tasks.splits import SplitLimits, few_shot
@@ -19,6 +20,7 @@ __all__ = [
     "few_shot",
     "load_data",
     "load_task",
+    "own_task",
     "saved_task",
     "truncate",
 ]

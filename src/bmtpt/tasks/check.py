@@ -1,23 +1,23 @@
-"""What a person wants to know of a task before training: is the file right, and what is in it."""
+"""Check a task before training: is its file right, and what do its rows hold?"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bmtpt.tasks.rows import load_data
-from bmtpt.tasks.spec import TaskSpec, load_task
+from bmtpt.tasks.spec import SPLITS, load_task
 from bmtpt.tasks.splits import SPLIT_SEED
 from bmtpt.types import Example
 
 
-def check_file(path: str | Path, data: str | Path | None = None) -> list[str]:
+def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any = None) -> list[str]:
     """Check a task file and every row it leads to; return a summary, one line per fact.
 
     Args:
         data: As in `load_data`; None looks at the task's own files, or at the hub if it names none.
+        tokenizer: Counts the tokens of the training texts, if given.
 
     Raises:
         TaskError: The file is wrong. The sentence names file and key.
@@ -25,9 +25,15 @@ def check_file(path: str | Path, data: str | Path | None = None) -> list[str]:
     """
     spec = load_task(Path(path))
     loaded = load_data(spec, "hub" if data is None else data, seed=SPLIT_SEED)
-    parts = {"train": loaded.train, "select": loaded.select, "test": loaded.test}
     lines = [f"task {spec.name}: {' + '.join(spec.metrics)}, headline {spec.primary}, rows are '{loaded.status}'"]
-    lines += [f"{name}: {len(examples)} examples{_counts(spec, examples)}" for name, examples in parts.items()]
+    lines += [f"split {spec.split}: {SPLITS[spec.split]}"]
+    for part, examples in loaded.parts.items():
+        counts = ", ".join(f"{word} {count[part]}" for word, count in loaded.label_counts.items())
+        lines.append(f"{part}: {len(examples)} examples" + (f" ({counts})" if counts and examples else ""))
+    lengths = token_percentiles(loaded.train, tokenizer) if tokenizer else {}
+    if lengths:
+        shares = ", ".join(f"{share} % ≤ {length}" for share, length in lengths.items())
+        lines.append(f"tokens of a training text: {shares}; the task's limit is {spec.max_length}")
     first = loaded.train[0]
     return [*lines, f"first example: {_short(first.text)} -> {first.target}"]
 
@@ -49,13 +55,6 @@ def describe(name_or_path: str | Path) -> dict[str, str]:
         "length": str(spec.max_length),
         "data": ", ".join(place for place, value in places.items() if value) or "own file",
     }
-
-
-def _counts(spec: TaskSpec, examples: Sequence[Example]) -> str:
-    if spec.kind != "labels":
-        return ""
-    found = Counter(example.label for example in examples)
-    return " (" + ", ".join(f"{word} {found[i]}" for i, word in enumerate(spec.label_words)) + ")"
 
 
 def _short(text: str, most: int = 160) -> str:

@@ -1,6 +1,6 @@
-"""The few data sets whose rows need logic before a template can show them.
+"""Data sets whose rows need code before they fit a template.
 
-A function takes one raw row and whether it is for training, and returns the rows to show.
+Each function takes a raw row and whether it is for training, and returns the rows that the template gets.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 from bmtpt.errors import DataError
 from bmtpt.tasks.sources import Row, value
+from bmtpt.tasks.spec import Prepare
 from bmtpt.types import Example
 
 HIGHLIGHT_AFTER_STOP = re.compile(r"([.?!\"'])\n@highlight\n")
@@ -87,7 +88,7 @@ def mark_span(words: list[str], index: int, span: str, mark: str) -> list[str]:
     ['for', '#', 'him', '#.']
     """
     if not 0 <= index < len(words):
-        raise DataError(f"'{span}' is said to stand at word {index} of a text of {len(words)}")
+        raise DataError(f"'{span}' should be word {index} of a text of {len(words)} words")
     size = len(span.split())
     found = " ".join(words[index : index + size])
     # Some spans differ from the text in case ("the lawyer" for "The lawyer"); the text's form is kept.
@@ -96,7 +97,7 @@ def mark_span(words: list[str], index: int, span: str, mark: str) -> list[str]:
     return [*words[:index], mark, *core.split(" "), mark + tail, *words[index + size :]]
 
 
-def prepared(name: str, row: Row, training: bool) -> list[dict[str, Any]]:
+def prepared(name: Prepare, row: Row, training: bool) -> list[dict[str, Any]]:
     """Return the rows to show of one raw row.
 
     Raises:
@@ -105,10 +106,10 @@ def prepared(name: str, row: Row, training: bool) -> list[dict[str, Any]]:
     try:
         return PREPARE[name](row, training)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"the row is not as those of {name}: {type(error).__name__}: {error}") from error
+        raise DataError(f"the row does not look like a row of {name}: {type(error).__name__}: {error}") from error
 
 
-PREPARE: dict[str, Callable[[Row, bool], list[dict[str, Any]]]] = {
+PREPARE: dict[Prepare, Callable[[Row, bool], list[dict[str, Any]]]] = {
     "multirc": multirc,
     "record": record,
     "wsc": wsc,

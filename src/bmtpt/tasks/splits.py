@@ -7,18 +7,19 @@ ATTEMPT, MPT and DePT halve small validation sets and hold 1,000 training rows o
 from __future__ import annotations
 
 import random
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import PositiveInt
 
 from bmtpt.errors import DataError
 from bmtpt.tasks.sources import Rows
-from bmtpt.tasks.spec import TaskSpec
+from bmtpt.tasks.spec import PARTS, SPLIT_NAMES, PartName, TaskSpec
 from bmtpt.types import Example
 
 HELD_OUT = 1_000
+TEST_SHARE = 0.2
 SPLIT_SEED = 42
 
 
@@ -56,8 +57,8 @@ def permutation(n: int, seed: int) -> list[int]:
 def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts:
     """Apply the task's split rule to its published splits, in the order of ``spec.split_names``.
 
-    Where a split is missing the rule cannot be kept: two splits then hold out of the first and test on the
-    second, and one split is cut in three.
+    Where a split is missing the rule cannot be kept: of two splits, the first then trains and selects and the second
+    tests; one split is cut in three.
 
     Raises:
         DataError: There are too few rows for three parts.
@@ -74,6 +75,63 @@ def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts
     return (*hold_out(train, seed, first=spec.train_rows), _all(validation))
 
 
+def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
+    """Divide one table of a user's by the task's rule (`SPLITS`).
+
+    Raises:
+        DataError: There are too few rows, or a row's part has another name than train, validation or test.
+    """
+    if spec.split == "cut":
+        return cut_in_three(rows, seed)
+    everything = range(len(rows))
+    if spec.split == "column":
+        index: dict[str, list[int]] = {part: [] for part in PARTS}
+        for i, row in enumerate(rows.fetch(everything)):
+            part = str(row.get(spec.split_column)).strip()
+            if part not in index:
+                raise DataError(
+                    f"{rows.place(i)}: column '{spec.split_column}' says '{part}', and a part is {', '.join(PARTS)}"
+                )
+            index[part].append(i)
+        train, select, test = (Part(rows, index[part]) for part in PARTS)
+        return train, select, test
+    if spec.split == "none":
+        return _all(rows), Part(rows, ()), Part(rows, ())
+    labels = [str(row.get(spec.label)) if spec.labels else "" for row in rows.fetch(everything)]
+    first, second = stratified(labels, round(TEST_SHARE * len(rows)), seed)
+    return Part(rows, sorted(first)), Part(rows, ()), Part(rows, sorted(second))
+
+
+def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Parts:
+    """Use each file as the part it is named for, or apply ``halve`` or ``hold_out`` to train and validation."""
+    if "train" not in found:
+        raise DataError(f"task '{spec.name}' has no training rows; add 'train' to its files")
+    if spec.split != "own":
+        return split_rows(spec, [found.get(part) for part in SPLIT_NAMES[spec.split]], seed)
+    nothing = Part(next(iter(found.values())), ())
+    train, select, test = (_all(found[part]) if part in found else nothing for part in PARTS)
+    return train, select, test
+
+
+def stratified(labels: Sequence[Hashable], count: int, seed: int) -> tuple[list[int], list[int]]:
+    """Divide positions in two, each with the labels in about their overall proportions.
+
+    Args:
+        labels: One per row; all equal where rows have no labels.
+        count: Rows of the second part.
+        seed: Seed of the order.
+    """
+    shuffled = permutation(len(labels), seed)
+    sizes = Counter(labels)
+    seen: Counter[Hashable] = Counter()
+    depth = {}  # how far into its own label each row is, from 0 to 1: sorted by it, every stretch is proportional
+    for i in shuffled:
+        depth[i] = (seen[labels[i]] + 0.5) / sizes[labels[i]]
+        seen[labels[i]] += 1
+    order = sorted(shuffled, key=depth.__getitem__)
+    return order[: len(order) - count], order[len(order) - count :]
+
+
 def halve(validation: Rows, seed: int) -> tuple[Part, Part]:
     """The first half of a random order selects, the second half tests (the odd row tests)."""
     order = permutation(_at_least(validation, 2), seed)
@@ -85,7 +143,7 @@ def hold_out(train: Rows, seed: int, *, first: int | None = None) -> tuple[Part,
     """Take 1,000 random training rows to select with; the others train.
 
     Below 5,000 rows a fifth is held out instead. With ``first`` only that many first rows train, and those held
-    out come from behind them if there are enough (Yelp: 100,000 train, 1,000 others select).
+    out come from the rows after them if there are enough (Yelp: 100,000 train, 1,000 others select).
     """
     n = _at_least(train, 2)
     if first is not None and n >= first + HELD_OUT:

@@ -93,17 +93,25 @@ def accepted_answers(raw: Any) -> tuple[str, ...]:
 
 
 def label_word(spec: TaskSpec, raw: Any) -> str:
-    """Return the label word of a raw label (``1``, ``1.0``, ``"1"`` and ``True``/``"true"`` are alike)."""
-    if isinstance(raw, bool):
-        key = str(raw).lower()
-    elif isinstance(raw, float) and raw.is_integer():
-        key = str(int(raw))
-    else:
-        key = str(raw).strip()
+    """Return the label word of a raw label."""
+    key = label_key(raw)
     if key not in spec.labels:
         known = ", ".join(spec.labels)
-        raise DataError(f"label '{key}' is not one of the task's labels ({known}); add it to 'labels' or mend the row")
+        raise DataError(f"label '{key}' is not one of the task's labels ({known}); add it to 'labels' or fix the row")
     return spec.labels[key]
+
+
+def label_key(raw: Any) -> str:
+    """Return a raw label as text, the same for ``1``, ``1.0`` and ``"1"``, and for ``True`` and ``"true"``.
+
+    >>> [label_key(raw) for raw in (1, 1.0, "1 ", True, 2.5)]
+    ['1', '1', '1', 'true', '2.5']
+    """
+    if isinstance(raw, bool):
+        return str(raw).lower()
+    if isinstance(raw, float) and raw.is_integer():
+        return str(int(raw))
+    return str(raw).strip()
 
 
 def _text(row: Row, column: str) -> str:
@@ -116,13 +124,13 @@ def truncate(
     """Tokenise an example's source text, cutting the end of its context if it is too long.
 
     Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
-    in front of it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
+    before it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
     If the parts around the context alone are too long, the context goes and their end is cut as well.
 
     Args:
         tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
         max_length: Most tokens returned, framing included.
-        framing: Ids in front of the text and behind it; None puts the end of sequence behind it.
+        framing: Ids before and after the text; None means the end of sequence after it.
 
     Returns:
         Token ids in their framing, and whether anything was cut.

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bmtpt.errors import DataError, TaskError
+from bmtpt.tasks import load_data
+from bmtpt.tasks.own import own_task
+
+LABELS = ["billing", "other", "technical", "other"]
+ROWS = [{"body": f"text {i}", "team": LABELS[i % 4]} for i in range(40)]
+
+
+def dataframe(rows):
+    return pytest.importorskip("pandas").DataFrame(rows)
+
+
+def dataset(rows):
+    return pytest.importorskip("datasets").Dataset.from_list(rows)
+
+
+def as_jsonl(rows, folder: Path):
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return path
+
+
+def loaded(rows, **keys):
+    spec, tables = own_task(rows, {"text": "ticket: {body}", "label": "team", **keys})
+    return load_data(spec, rows=tables)
+
+
+@pytest.mark.parametrize("kind", ["list", "frame", "dataset", "path", "text of a path"])
+def test_rows_of_every_kind_give_the_same_examples(tmp_path, kind):
+    path = as_jsonl(ROWS, tmp_path)
+    makers = {"list": list, "frame": dataframe, "dataset": dataset, "path": lambda _: path}
+    data = loaded(makers.get(kind, lambda _: str(path))(ROWS), name="t")
+    assert data.parts == loaded(ROWS, name="t").parts
+    assert data.task.label_words == ("billing", "other", "technical")
+    assert (len(data.train), len(data.select), len(data.test)) == (32, 0, 8)
+    assert data.label_counts["other"] == {"train": 16, "select": 0, "test": 4}
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        ([2, 10], ("10", "2")),
+        ([True, False], ("false", "true")),
+        ([1.0, 0.0], ("0", "1")),
+        (list(np.array([1, 0])), ("0", "1")),
+        (["b ", "a"], ("a", "b")),
+    ],
+)
+def test_labels_are_taken_from_the_rows_as_sorted_text(raw, words):
+    rows = [{"body": f"text {i}", "team": raw[i % 2]} for i in range(10)]
+    for shown in (rows, dataframe(rows)):
+        data = loaded(shown)
+        assert data.task.label_words == words
+        assert all(example.target in words for example in data.train)
+
+
+def test_labels_may_be_given_words_or_an_order():
+    rows = [{"body": f"text {i}", "team": i % 2} for i in range(10)]
+    assert loaded(rows, labels={0: "no", 1: "yes"}).task.label_words == ("no", "yes")
+    assert loaded(rows, labels=[1, 0]).task.label_words == ("1", "0")
+
+
+def test_the_task_is_named_by_its_answer_its_file_or_its_user(tmp_path):
+    assert loaded(ROWS).task.name == "team"
+    assert loaded(as_jsonl(ROWS, tmp_path)).task.name == "rows"
+    assert loaded(ROWS, name="tickets").task.name == "tickets"
+    assert (
+        loaded([{"body": row["body"], "my team!": row["team"]} for row in ROWS], label="my team!").task.name
+        == "my-team"
+    )
+
+
+def test_tables_by_part_are_the_parts_they_are_named_for():
+    data = loaded({"train": ROWS[:20], "test": dataframe(ROWS[20:])})
+    assert [len(part) for part in data.parts.values()] == [20, 0, 20]
+
+
+def test_numbers_and_free_answers_need_no_labels():
+    rows = [{"body": f"text {i}", "team": i / 10} for i in range(10)]
+    data = loaded(rows, steps=10, split="none")
+    assert [example.target for example in data.train] == [f"0.{i}" for i in range(10)]
+    assert loaded(ROWS, answers="team").task.kind == "answers"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), ""])
+def test_a_missing_label_is_named_by_its_row(missing):
+    rows = [*ROWS[:5], {"body": "x", "team": missing}]
+    with pytest.raises(DataError, match="the rows given, row 6: column 'team' is empty"):
+        loaded(rows)
+    with pytest.raises(DataError, match="the rows given, row 6: column 'team' is empty"):
+        loaded(dataframe(rows))
+
+
+@pytest.mark.parametrize(
+    ("labels", "sentence"),
+    [
+        (["a"] * 10, "one label only"),
+        ([], "no rows"),
+        ([i / 10 for i in range(1, 9)], "give 'steps' to predict numbers"),
+        ([f"answer {i}" for i in range(30)], "give answers='team'"),
+    ],
+)
+def test_a_column_that_holds_no_labels_is_refused(labels, sentence):
+    with pytest.raises(DataError, match=sentence):
+        loaded([{"body": "x", "team": label} for label in labels])
+
+
+@pytest.mark.parametrize("rows", [None, 3, object(), [1, 2], {"dev": ROWS}, {}])
+def test_rows_of_another_kind_are_refused_with_what_is_wanted(rows):
+    with pytest.raises(TypeError, match="rows"):
+        loaded(rows)
+
+
+def test_a_wrong_key_is_named():
+    with pytest.raises(TaskError, match="task 'team': unknown key 'contxt'; did you mean 'context'"):
+        loaded(ROWS, contxt="body")
+    with pytest.raises(DataError, match="row 1: there is no column 'bdy'; the columns are body, team"):
+        loaded(ROWS, text="{bdy}")
+
+
+def test_a_split_column_is_followed():
+    parts = ["train", "train", "test", "validation"]
+    data = loaded([{**row, "part": parts[i % 4]} for i, row in enumerate(ROWS)], split_column="part")
+    assert [len(part) for part in data.parts.values()] == [20, 10, 10]
