@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +16,14 @@ from safetensors.torch import load_file
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
+from bmtpt.methods.registry import all_methods
 from bmtpt.results import Result, append_results, read_results
-from bmtpt.settings import WeightMethod
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.grid import TARGETS, GridBench
 from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
-from bmtpt.studies.spec import PromptMethod
 
-TUNINGS = get_args(WeightMethod)
-METHODS = get_args(PromptMethod)
+TUNINGS = [name for name, method in all_methods().items() if method.tunes_weights]
+METHODS = [name for name in all_methods() if name not in TUNINGS]
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
 
@@ -41,7 +40,7 @@ def written(folder: Path, model: Path, tasks: Path, **changes: Any) -> Path:
         "learn": {**SOURCE, "particles": 2},
         "source_prompt": {**SOURCE, "particles": 1},
         "adapt": {**QUICK, "prior_std_grid": [1.0], "precision": "float32"},
-        "attempt": {"attention_width": 5},
+        "options": {"attempt": {"attention_width": 5}},
         "candidates": 2,
         **changes,
     }
@@ -222,9 +221,7 @@ def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_
 @pytest.mark.parametrize(
     "change",
     [
-        {"noise_std": 0.5},
-        {"mpt": {"distillation_weight": 0.0}},
-        {"attempt": {"attention_learning_rate": 0.1}},
+        {"options": {"ptp": {"noise_std": 0.5}}},
         {"learn": {**SOURCE, "particles": 2, "task_factors": True}},
     ],
 )
@@ -275,7 +272,8 @@ def test_task_files_are_looked_up_beside_the_study(tmp_path, tiny_t5_folder, tin
         ({"methods": ["pt", "bmtp"]}, ["'methods'", "did you mean 'bmtpt'"]),
         ({"learn": {"kernell": "rbf"}}, ["unknown option 'learn.kernell'", "'kernel'"]),
         ({"learn": {"bandwidth": "wide"}}, ["'learn.bandwidth'", "'median'"]),
-        ({"weights": {"lora": {"rnk": 4}}}, ["unknown option 'weights.lora.rnk'", "'rank'"]),
+        ({"methods": ["lora"], "options": {"lora": {"rnk": 4}}}, ["options.lora: unknown option 'rnk'", "'rank'"]),
+        ({"options": {"lroa": {"rank": 4}}}, ["unknown option 'options.lroa'", "'lora'"]),
         ({"limits": {"train": 0}}, ["'limits.train'", "greater than 0"]),
         ({"limits": {"trian": 5}}, ["unknown option 'limits.trian'", "'train'"]),
         ({"seeds": []}, ["'seeds'", "at least 1"]),
@@ -323,7 +321,7 @@ def test_lines_of_another_study_in_the_same_file_are_left_alone(study, first, tm
 
 @pytest.fixture(scope="module")
 def tuning(tmp_path_factory, tiny_t5_folder, tiny_task_folder) -> StudySpec:
-    changes = {"methods": list(TUNINGS), "seeds": [3], "weights": {"lora": {"rank": 2}, "adapter": {"reduction": 8}}}
+    changes = {"methods": list(TUNINGS), "seeds": [3], "options": {"lora": {"rank": 2}, "adapter": {"reduction": 8}}}
     return load_study(written(tmp_path_factory.mktemp("tuning"), tiny_t5_folder, tiny_task_folder, **changes))
 
 
@@ -343,13 +341,6 @@ def test_weight_tuning_gives_the_same_numbers_again_and_is_resumed_by_its_lines(
     assert values(first) == values(second)
     no_training(monkeypatch)
     assert run_study(tuning, tmp_path / "first") == first
-
-
-def test_settings_of_weight_tuning_count_for_the_hash_only_where_they_are_changed(study):
-    weights = study.weights.model_validate({"lora": {"rank": 9}})
-    assert study_hash(study.model_copy(update={"weights": weights}), 0) != study_hash(study, 0)
-    default = study.weights.model_validate({"lora": {"rank": 8}})
-    assert study_hash(study.model_copy(update={"weights": default}), 0) == study_hash(study, 0)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss", "none"]
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
-WeightMethod = Literal["full", "bitfit", "lora", "adapter"]
 Memory = Literal["keep", "recompute"]
 CpuTuning = Literal["auto", "none"]
 
@@ -197,88 +196,6 @@ class AdaptSettings(LoopSettings):
         if self.freeze_full and not self.decompose:
             raise ValueError("freeze_full leaves nothing to train without decompose; give one of them")
         return self
-
-
-class AttemptSettings(BaseModel):
-    """Settings of ATTEMPT in addition to those of every target stage (`methods/attempt.py`).
-
-    Attributes:
-        attention_width: r, the width between the two projections [paper: 100].
-        attention_learning_rate: Learning rate of the attention [family: 3e-4 for added modules]; `learning_rate` is
-            that of the target prompt.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    attention_width: PositiveInt = 100
-    attention_learning_rate: PositiveFloat = 3e-4
-
-
-class MptSettings(BaseModel):
-    """Settings of MPT's source stage in addition to those of every source stage (`methods/mpt.py`).
-
-    Attributes:
-        distillation_weight: λ, the weight of the distillation losses [paper: 0.9].
-        temperature: Divides the logits of teacher and student before they are compared.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    distillation_weight: float = Field(default=0.9, ge=0)
-    temperature: PositiveFloat = 1.0
-
-
-class _TuningSettings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class FullSettings(_TuningSettings):
-    """Full fine-tuning: its learning rate [family: 3e-4]."""
-
-    learning_rate: PositiveFloat = 3e-4
-
-
-class BitFitSettings(_TuningSettings):
-    """BitFit: its learning rate (the family's 3e-4 is for thousands of steps)."""
-
-    learning_rate: PositiveFloat = 3e-3
-
-
-class LoraSettings(_TuningSettings):
-    """LoRA.
-
-    Attributes:
-        learning_rate: The family's 3e-4 is for thousands of steps.
-        rank: r.
-        alpha: α; what is added is scaled by α/r.
-        modules: Names of the linear maps that get it [LoRA paper: queries and values].
-    """
-
-    learning_rate: PositiveFloat = 3e-3
-    rank: PositiveInt = 8
-    alpha: PositiveFloat = 16
-    modules: tuple[str, ...] = Field(default=("q", "v"), min_length=1)
-
-
-class AdapterSettings(_TuningSettings):
-    """Bottleneck adapters.
-
-    Attributes:
-        learning_rate: The family's 3e-4 is for thousands of steps.
-        reduction: The bottleneck is D/reduction wide [family: 32].
-    """
-
-    learning_rate: PositiveFloat = 1e-3
-    reduction: PositiveInt = 32
-
-
-class WeightSettings(_TuningSettings):
-    """Settings of weight tuning in addition to those of every target stage (`methods/weights.py`)."""
-
-    full: FullSettings = FullSettings()
-    bitfit: BitFitSettings = BitFitSettings()
-    lora: LoraSettings = LoraSettings()
-    adapter: AdapterSettings = AdapterSettings()
 
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

@@ -15,10 +15,20 @@ from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError
 from bmtpt.inference.score import evaluate_prompts, make_scorer, score_prompts
 from bmtpt.methods import attempt
-from bmtpt.methods.attempt import Attempt, attend, initial_attention, instance_prompts, mix, text_summary
+from bmtpt.methods.attempt import (
+    ATTEMPT,
+    Attempt,
+    AttemptOptions,
+    attend,
+    initial_attention,
+    instance_prompts,
+    mix,
+    text_summary,
+)
+from bmtpt.methods.registry import Learned
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
-from bmtpt.settings import AdaptSettings, AttemptSettings
-from bmtpt.stages.baselines import fit_attempt
+from bmtpt.settings import AdaptSettings
+from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
@@ -62,7 +72,7 @@ def make(tiny_backbone, rows) -> Any:
             AdaptSettings.model_validate(values | changes),
             table=tiny_backbone.embeddings,
             sources=SOURCES,
-            attention=AttemptSettings(attention_width=WIDTH, attention_learning_rate=rate),
+            attention=AttemptOptions(attention_width=WIDTH, attention_learning_rate=rate),
         )
 
     return build
@@ -175,7 +185,7 @@ def test_trained_numbers_are_those_that_the_paper_prints_for_t5_base(rows):
     for count, numbers in ((1, 231_936), (2, 154_368)):
         targets = {f"{k}": rows["pairs"] for k in range(count)}
         table, sources = torch.zeros(160, 768), torch.zeros(6, 100, 768)
-        settings, attention = AdaptSettings(), AttemptSettings()
+        settings, attention = AdaptSettings(), AttemptOptions()
         method = Attempt(None, targets, [candidate], settings, table=table, sources=sources, attention=attention)
         assert method.trained_parameters() == numbers
         assert sum(t.numel() for group in method.groups() for t in group.tensors) == count * numbers
@@ -214,9 +224,10 @@ def test_a_saved_mixture_scores_as_the_trained_one_and_its_card_says_what_was_tr
 ):
     settings = AdaptSettings(steps=3, evaluate_every=3, batch_size=3, shots=4, precision="float32")
     prompts = {f"source{k}": SOURCES[k] for k in range(K)}
-    trained = fit_attempt(
-        tiny_backbone, [tiny_tasks[name]], prompts, settings, AttemptSettings(attention_width=WIDTH), candidates=2
-    )[name]
+    learned = Learned(tuple(prompts), prompts=prompts)
+    options = AttemptOptions(attention_width=WIDTH)
+    trained = fit_method(ATTEMPT, tiny_backbone, [tiny_tasks[name]], settings, options, learned=learned, budget=2)[name]
+    assert trained.card.settings["options"] == options.model_dump()
     assert trained.card.method == "attempt"
     assert trained.card.sources == ("source0", "source1", "source2")
     assert trained.card.trained_parameters == P * D + 2 * D * WIDTH + 2 * D

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from bmtpt.methods.map_target import map_candidates, starts
 from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.registry import Learned
 from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.source_mean import source_mean_candidate
 from bmtpt.methods.spot import spot_candidates
@@ -79,21 +82,44 @@ def test_plain_prompt_tuning_starts_from_different_rows_of_the_vocabulary(tiny_b
     assert torch.equal(again[0].start, found[0].start)
 
 
-def test_spot_starts_from_the_sources_with_the_lowest_loss():
+class Rows(list[str]):
+    """Rows whose batch names them."""
+
+    @property
+    def batch(self) -> list[str]:
+        return self
+
+
+class Losses:
+    """An engine whose losses are given by the rows: `NLL` on the validation rows, the opposite order on the others."""
+
+    def losses(self, prompts: torch.Tensor, batch: list[str]) -> torch.Tensor:
+        return torch.tensor(NLL if batch == ["validation"] else [-nll for nll in NLL])[:, None]
+
+
+def sourced(budget: int = 1, select: tuple[str, ...] = ("validation",)) -> SimpleNamespace:
+    """What a method of four source prompts a, b, c and d looks at."""
     prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
-    nll = dict(zip("abcd", NLL, strict=True))
-    assert [c.start_name for c in spot_candidates(prompts, nll)] == ["source b"]
-    assert [c.start_name for c in spot_candidates(prompts, nll, count=3)] == ["source b", "source c", "source a"]
-    assert torch.equal(spot_candidates(prompts, nll)[0].start, PARTICLES[1])
+    rows = {"target": SimpleNamespace(train=Rows(["train"]), select=Rows(select))}
+    return SimpleNamespace(learned=Learned(tuple(prompts), prompts=prompts), engine=Losses(), rows=rows, budget=budget)
+
+
+def test_spot_starts_from_the_sources_with_the_lowest_loss():
+    assert [c.start_name for c in spot_candidates(sourced())] == ["source b"]
+    assert [c.start_name for c in spot_candidates(sourced(3))] == ["source b", "source c", "source a"]
+    assert torch.equal(spot_candidates(sourced())[0].start, PARTICLES[1])
+
+
+def test_spot_looks_at_the_training_rows_where_none_are_held_back():
+    assert [c.start_name for c in spot_candidates(sourced(select=()))] == ["source d"]
 
 
 def test_the_mean_of_source_prompts_is_their_mean():
-    prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
-    assert torch.allclose(source_mean_candidate(prompts).start, PARTICLES.mean(dim=0), atol=1e-7)
+    (found,) = source_mean_candidate(sourced())
+    assert torch.allclose(found.start, PARTICLES.mean(dim=0), atol=1e-7)
 
 
 def test_an_ensemble_of_source_prompts_starts_from_each_of_them():
-    prompts = {name: PARTICLES[i] for i, name in enumerate("abcd")}
-    found = ensemble_candidates(prompts)
+    found = ensemble_candidates(sourced())
     assert [c.start_name for c in found] == ["source a", "source b", "source c", "source d"]
-    assert all(torch.equal(c.start, prompts[c.start_name[-1]]) and c.prior == "none" for c in found)
+    assert all(torch.equal(c.start, PARTICLES["abcd".index(c.start_name[-1])]) and c.prior == "none" for c in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +12,10 @@ from torch import Tensor
 from bmtpt.backbone.encoder_decoder.distillation import distillation_gradients
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.inference.score import make_scorer
-from bmtpt.methods.mpt import MptSource, mpt_candidate, target_start
+from bmtpt.methods.mpt import MptOptions, MptSource, mpt_candidate, source_parameters, target_start
+from bmtpt.methods.registry import Learned
 from bmtpt.methods.target import TargetPrompts, TargetRows
-from bmtpt.posterior.prompts import Decomposed
-from bmtpt.settings import AdaptSettings, LearnSettings, MptSettings
+from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks.tokens import epoch_rows, tokenise
 from bmtpt.train.loop import Loop
 
@@ -39,7 +40,7 @@ def make(tiny_backbone, train) -> Any:
     def build(weight: float, **changes: Any) -> MptSource:
         values = {"particles": 1, "batch_size": 2, "steps": 5, "evaluate_every": 5, "factor_learning_rate": 0.05}
         settings = LearnSettings.model_validate(values | changes)
-        engine, distillation = HuggingFaceEngine(tiny_backbone), MptSettings(distillation_weight=weight)
+        engine, distillation = HuggingFaceEngine(tiny_backbone), MptOptions(distillation_weight=weight)
         held_back = {name: rows for name, rows in train.items() if name == "pairs"}
         return MptSource(engine, normal(P, D), TEACHERS, train, held_back, settings, distillation)
 
@@ -105,7 +106,7 @@ def test_distillation_draws_the_students_to_their_teachers(make):
     for weight in (0.0, 20.0):
         method = make(weight, steps=25, evaluate_every=25, learning_rate=0.1)
         Loop(method, method.settings).run()
-        method.distillation = MptSettings()
+        method.distillation = MptOptions()
         method.backward(method.draw(0), 0)
         divergence[weight] = float(method.terms.divergence.mean())
     assert divergence[20.0] < 0.8 * divergence[0.0]
@@ -114,20 +115,22 @@ def test_distillation_draws_the_students_to_their_teachers(make):
 def test_a_target_starts_at_the_shared_prompt_times_the_mean_factors(tiny_backbone, tiny_tasks):
     trained = [normal(1, P, D), normal(K, P, seed=1), normal(K, D, seed=2)]
     start = target_start(trained)
-    wanted = Decomposed(trained[0][0], trained[1].mean(dim=0), trained[2].mean(dim=0))
-    assert all(torch.equal(*pair) for pair in zip(start, wanted, strict=True))
+    full, row, col = trained[0][0], trained[1].mean(dim=0), trained[2].mean(dim=0)
+    assert all(torch.equal(start[name], each) for name, each in {"full": full, "row": row, "col": col}.items())
+    assert source_parameters(start, K) == sum(each.numel() for each in trained)
     targets = {
         name: TargetRows(part, part, make_scorer(tiny_backbone, tiny_tasks[name].task))
         for name in ("pairs", "sentiment")
         for part in [tokenise(tiny_backbone, tiny_tasks[name].train[:4], 64)]
     }
+    candidates = mpt_candidate(SimpleNamespace(learned=Learned(own=start)))
     for decompose in (True, False):
         settings = AdaptSettings(decompose=decompose, steps=2, evaluate_every=2, batch_size=4)
-        method = TargetPrompts(HuggingFaceEngine(tiny_backbone), targets, [mpt_candidate(start)], None, settings)
+        method = TargetPrompts(HuggingFaceEngine(tiny_backbone), targets, candidates, None, settings)
         for k in (0, 1):
-            assert torch.allclose(method.prompts(k)[0], wanted.full * torch.outer(wanted.row, wanted.col))
+            assert torch.allclose(method.prompts(k)[0], full * torch.outer(row, col))
         assert len(method.groups()) == 1 + decompose
         outcome = Loop(method, settings).run()
-        assert not torch.equal(method.prompts(0)[0], wanted.full * torch.outer(wanted.row, wanted.col))
+        assert not torch.equal(method.prompts(0)[0], full * torch.outer(row, col))
         assert torch.equal(method.prompts(0), method.prompts(1)) is not decompose  # multi-target: A is shared
         assert method.composed(outcome.tensors, 0).shape == (1, P, D)

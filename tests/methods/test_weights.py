@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -20,15 +20,20 @@ from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import make_scorer
+from bmtpt.methods.registry import get_method
 from bmtpt.methods.target import TargetRows
-from bmtpt.methods.weights import TargetWeights, trainable_copy
-from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
+from bmtpt.methods.weights import AdapterOptions, LoraOptions, TargetWeights, trainable_copy
+from bmtpt.settings import AdaptSettings
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
 from bmtpt.types import TokenBatch
 
-METHODS = get_args(WeightMethod)
-SMALL = WeightSettings.model_validate({"lora": {"rank": 3}, "adapter": {"reduction": 8}})
+METHODS = ("full", "bitfit", "lora", "adapter")
+SMALL = {
+    **{name: get_method(name).options() for name in METHODS},
+    "lora": LoraOptions(rank=3),
+    "adapter": AdapterOptions(reduction=8),
+}
 RATES = {"full": 3e-3, "bitfit": 0.03, "lora": 0.03, "adapter": 0.03}
 # Of the tiny T5 (tests/conftest.py): D = 24, inner width 2 · 8, gated feed-forward of 40, 2 + 2 layers, V = 160.
 D, INNER, FF, LAYERS, V = 24, 16, 40, 2, 160
@@ -52,12 +57,12 @@ def backbone(tiny_backbone) -> Iterator[Backbone]:
     assert not any(weight.requires_grad for weight in tiny_backbone.model.parameters())
 
 
-def tuned_engine(backbone: Backbone, method: WeightMethod, seed: int = 0, settings: Any = SMALL) -> TunedEngine:
-    copied = trainable_copy(backbone.model, method, settings, seed)
+def tuned_engine(backbone: Backbone, method: str, seed: int = 0, options: Any = None) -> TunedEngine:
+    copied = trainable_copy(backbone.model, method, options or SMALL[method], seed)
     return TunedEngine(replace(backbone, model=copied), backbone.dtype)
 
 
-def stage(backbone: Backbone, rows: Any, method: WeightMethod, **changes: Any) -> TargetWeights:
+def stage(backbone: Backbone, rows: Any, method: str, **changes: Any) -> TargetWeights:
     values = {"steps": 6, "batch_size": 8, "evaluate_every": 6, "learning_rate": RATES[method], **changes}
     return TargetWeights(tuned_engine(backbone, method), rows, AdaptSettings.model_validate(values))
 
@@ -87,7 +92,7 @@ def norms(layers: int = LAYERS) -> int:
     return 2 * layers + 1 + 3 * layers + 1
 
 
-def closed_form(method: WeightMethod) -> int:
+def closed_form(method: str) -> int:
     attentions = 3 * LAYERS  # the encoder's, the decoder's own and its attention to the encoder
     if method == "full":
         buckets = 2 * 32 * 2  # two stacks, 32 relative positions, 2 heads
@@ -113,7 +118,7 @@ def test_what_is_trained_has_the_closed_forms_size_and_is_fp32(backbone, rows, m
 )
 def test_the_sizes_on_t5_base_are_those_of_the_literature_where_it_is_ours_too(method, count):
     """TASKS.md prints 220M, 280K and 1.9M. Its LoRA is another (3.8M); ours has 72 maps of 8 · (768 + 768)."""
-    copied = trainable_copy(t5_base(), method, WeightSettings(), seed=0)
+    copied = trainable_copy(t5_base(), method, get_method(method).options(), seed=0)
     assert sum(weight.numel() for weight in trained(copied).values()) == count
 
 
@@ -225,7 +230,7 @@ def test_another_seed_starts_elsewhere(backbone, method):
 
 
 def test_a_bias_stands_behind_every_linear_map_and_every_norm(backbone):
-    model = trainable_copy(backbone.model, "bitfit", SMALL, seed=0)
+    model = trainable_copy(backbone.model, "bitfit", SMALL["bitfit"], seed=0)
     with torch.no_grad():
         for bias in trained(model).values():
             bias.normal_(generator=torch.Generator().manual_seed(len(bias)))
@@ -239,7 +244,7 @@ def test_a_bias_stands_behind_every_linear_map_and_every_norm(backbone):
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
 def test_an_adapter_stands_behind_self_attention_and_feed_forward(backbone, stack):
-    model = trainable_copy(backbone.model, "adapter", SMALL, seed=0)
+    model = trainable_copy(backbone.model, "adapter", SMALL["adapter"], seed=0)
     x = torch.randn(2, 3, D)
     for block, plain in zip(getattr(model, stack).block, getattr(backbone.model, stack).block, strict=True):
         for layer, name, last in ((0, "SelfAttention", "o"), (-1, "DenseReluDense", "wo")):
@@ -270,7 +275,7 @@ def test_over_a_bfloat16_model_the_trained_weights_are_fp32_and_everything_runs(
 
 
 def test_modules_that_the_model_has_not_are_refused(backbone):
-    wrong = WeightSettings.model_validate({"lora": {"modules": ["query"]}})
+    wrong = LoraOptions(modules=("query",))
     with pytest.raises(SettingsError, match="LoRA cannot be put on the modules query"):
         trainable_copy(backbone.model, "lora", wrong, seed=0)
 
@@ -278,4 +283,4 @@ def test_modules_that_the_model_has_not_are_refused(backbone):
 def test_without_peft_the_sentence_says_how_to_get_it(backbone, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(SettingsError, match=r"pip install 'bmtpt\[peft\]'"):
-        trainable_copy(backbone.model, "lora", SMALL, seed=0)
+        trainable_copy(backbone.model, "lora", SMALL["lora"], seed=0)

@@ -16,13 +16,14 @@ from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
 from bmtpt.inference.score import make_scorer, metric_names, score_prompts
+from bmtpt.methods.map_target import posterior_candidates
 from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.posterior import diagnose, svgd_direction
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.rows import divided, source_rows, target_rows
 from bmtpt.stages.source import learn
-from bmtpt.stages.target import adapt, adapt_together, posterior_candidates
+from bmtpt.stages.target import adapt, adapt_together
 from bmtpt.tasks import few_shot
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example
@@ -334,7 +335,7 @@ def test_the_best_particle_is_the_one_that_fits_the_training_rows(tiny_backbone,
 
 
 def test_a_large_target_is_not_read_whole_to_find_the_best_particle(tiny_backbone, tiny_tasks, posterior, monkeypatch):
-    monkeypatch.setattr("bmtpt.stages.target.JUDGED_ROWS", 5)
+    monkeypatch.setattr("bmtpt.methods.map_target.JUDGED_ROWS", 5)
     engine = HuggingFaceEngine(tiny_backbone)
     read: list[int] = []
 

@@ -6,7 +6,7 @@ import copy
 import json
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -16,25 +16,32 @@ from torch import Tensor
 
 from bmtpt.artifacts.saved import read_artifact
 from bmtpt.errors import ArtifactError, BackboneError
-from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
+from bmtpt.methods.registry import get_method
+from bmtpt.methods.weights import TunedModel
+from bmtpt.settings import AdaptSettings
+from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate, result_rows
-from bmtpt.stages.weights import TunedModel, fit_weights
 
-METHODS = get_args(WeightMethod)
+METHODS = ("full", "bitfit", "lora", "adapter")
 QUICK = AdaptSettings(steps=4, batch_size=8, evaluate_every=2, shots=8, selection="loss")
-EAGER = WeightSettings.model_validate(
-    {
-        "full": {"learning_rate": 3e-3},
-        "bitfit": {"learning_rate": 0.03},
-        "lora": {"learning_rate": 0.03},
-        "adapter": {"learning_rate": 0.03, "reduction": 8},
-    }
-)
+EAGER = {
+    "full": {"learning_rate": 3e-3},
+    "bitfit": {"learning_rate": 0.03},
+    "lora": {"learning_rate": 0.03},
+    "adapter": {"learning_rate": 0.03, "reduction": 8},
+}
+
+
+def fit(backbone: Any, data: Any, name: str) -> TunedModel:
+    method = get_method(name)
+    (found,) = fit_method(method, backbone, [data], QUICK, method.options(**EAGER[name])).values()
+    assert isinstance(found, TunedModel)
+    return found
 
 
 @pytest.fixture(scope="module")
 def tuned(tiny_backbone, tiny_tasks) -> dict[str, TunedModel]:
-    return {m: fit_weights(tiny_backbone, tiny_tasks["pairs"], QUICK, EAGER, method=m) for m in METHODS}
+    return {name: fit(tiny_backbone, tiny_tasks["pairs"], name) for name in METHODS}
 
 
 def probabilities(model: Any, texts: list[Tensor], words: list[Tensor]) -> Tensor:
@@ -55,8 +62,8 @@ def words_of(backbone: Any, data: Any) -> tuple[list[Tensor], list[Tensor]]:
 
 def test_only_a_t5_is_tuned(tiny_backbone, tiny_tasks):
     other = replace(tiny_backbone, name="gpt2", model=SimpleNamespace(config=SimpleNamespace(model_type="gpt2")))
-    with pytest.raises(BackboneError, match="method 'lora' tunes the weights of T5 models, and 'gpt2' is a gpt2 model"):
-        fit_weights(other, tiny_tasks["pairs"], QUICK, method="lora")
+    with pytest.raises(BackboneError, match="method 'lora' runs on T5 models, and 'gpt2' is a gpt2 model"):
+        fit(other, tiny_tasks["pairs"], "lora")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -82,7 +89,7 @@ def test_result_lines_say_what_was_trained_and_how_long(tuned, tiny_backbone, ti
     assert all(line.seconds > 0 and line.steps == 4 and line.shots == 8 for line in lines)
     assert {(line.method, line.sources) for line in lines} == {(method, ())}
     card = tuned[method].card
-    assert card.settings["learning_rate"] == card.settings["weights"]["learning_rate"] != QUICK.learning_rate
+    assert card.settings["learning_rate"] == card.settings["options"]["learning_rate"] != QUICK.learning_rate
     assert card.selection["winners"][0]["start"] == "the model"
 
 
@@ -135,7 +142,7 @@ def test_tuned_weights_are_not_mistaken_for_a_prompt(tuned, tmp_path):
 
 
 def test_free_answers_are_generated_by_the_tuned_model(tiny_backbone, tiny_tasks):
-    found = fit_weights(tiny_backbone, tiny_tasks["answers"], QUICK, EAGER, method="full")
+    found = fit(tiny_backbone, tiny_tasks["answers"], "full")
     evaluation = evaluate(tiny_backbone, found, tiny_tasks["answers"].test)
     model = found.engine.backbone.model
     for example, answer in zip(tiny_tasks["answers"].test, evaluation.predictions, strict=True):

@@ -12,8 +12,8 @@ from bmtpt.studies import run_study
 @pytest.mark.parametrize(
     ("method", "reason"),
     [
-        ("mpt", "MPT distils encoder-decoder models, and backbone '.*' is none; leave mpt out"),
-        ("bitfit", "tunes the weights of T5 models, and '.*' is a gpt2 model; leave bitfit out"),
+        ("mpt", "method 'mpt' runs on encoder-decoder models, and '.*' is a gpt2 model; leave mpt out"),
+        ("bitfit", "method 'bitfit' runs on T5 models, and '.*' is a gpt2 model; leave bitfit out"),
     ],
 )
 def test_a_method_that_cannot_run_on_the_backbone_is_refused_before_anything_is_trained(

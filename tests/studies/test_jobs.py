@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -20,18 +20,19 @@ import yaml
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import TrainingError
+from bmtpt.methods.registry import all_methods, get_method
 from bmtpt.results import append_results, read_results
 from bmtpt.settings import LearnSettings
 from bmtpt.stages.source import learn
-from bmtpt.studies import methods, run_study
+from bmtpt.studies import run_study, sources
 from bmtpt.studies.collapse import CollapseBench
 from bmtpt.studies.grid import GridBench
 from bmtpt.studies.jobs import in_order, place_of, to_do
 from bmtpt.studies.kinds import make_bench
 from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
-from bmtpt.studies.methods import Sources, stages
 from bmtpt.studies.run import RESULTS, prompt_folder
-from bmtpt.studies.spec import CollapseSpec, MethodName
+from bmtpt.studies.sources import Sources, stages
+from bmtpt.studies.spec import CollapseSpec
 from bmtpt.tasks import load_data, load_task
 
 
@@ -96,7 +97,9 @@ def test_a_precision_has_source_stages_of_its_own(tiny_study, tmp_path):
 
 
 def test_variants_of_mpts_own_settings_have_source_stages_of_their_own(tiny_study, tmp_path):
-    run_study(tiny_study(methods=["mpt"], variants={"mpt": [{"mpt.distillation_weight": [0.0, 0.9]}]}), tmp_path)
+    run_study(
+        tiny_study(methods=["mpt"], variants={"mpt": [{"options.mpt.distillation_weight": [0.0, 0.9]}]}), tmp_path
+    )
     assert len(list((tmp_path / "sources" / "seed0").glob("mpt-*/mpt.safetensors"))) == 2
 
 
@@ -124,27 +127,28 @@ def test_variants_that_differ_in_svgd_only_share_the_prompt_that_they_start_arou
 
 
 @pytest.mark.parametrize("start", ["shared", "prompt"])
-@pytest.mark.parametrize("method", get_args(MethodName))
+@pytest.mark.parametrize("method", list(all_methods()))
 def test_a_method_declares_every_source_stage_that_it_learns(method, start, tiny_study, tmp_path, monkeypatch):
     learned = []
-    kept, kept_mpt = Sources._learned, Sources.mpt
+    kept, kept_own = Sources._kept, Sources.own
 
     def noted(sources, folder, *rest):
         learned.append(folder.name.partition("-")[0] if folder.name.startswith("start") else folder.name)
         return kept(sources, folder, *rest)
 
-    def noted_mpt(sources):
-        learned.append("mpt")
-        return kept_mpt(sources)
+    def noted_own(sources, name):
+        learned.append(f"own-{name}")
+        return kept_own(sources, name)
 
-    monkeypatch.setattr(Sources, "_learned", noted)
-    monkeypatch.setattr(Sources, "mpt", noted_mpt)
+    monkeypatch.setattr(Sources, "_kept", noted)
+    monkeypatch.setattr(Sources, "own", noted_own)
     study = starting(tiny_study(methods=[method], variants={}), start)
     run_study(study, tmp_path)
     folders = {("posterior", M): f"m{M}" for M in (1, 2)}
     folders |= {("prompt", name): f"only-{name}" for name in ("sentiment", "answers")}
     declared = [
-        folders.get(stage, "-".join(map(str, stage))) for stage in stages(method, study, ["sentiment", "answers"])
+        folders.get(stage, "-".join(map(str, stage)))
+        for stage in stages(get_method(method), study, ["sentiment", "answers"])
     ]
     # The stages come first; the cell then finds what it asks for.
     assert list(dict.fromkeys(learned)) == declared
@@ -248,7 +252,7 @@ def test_after_a_kill_only_the_missing_jobs_are_done(alone, tiny_study, tmp_path
     (copy / RESULTS).unlink()
     append_results(copy / RESULTS, lost)
     cells = []
-    monkeypatch.setattr("bmtpt.studies.grid.run_cell", lambda *args: cells.append(args[0]) or methods.run_cell(*args))
+    monkeypatch.setattr("bmtpt.studies.grid.run_cell", lambda *args: cells.append(args[0]) or sources.run_cell(*args))
     found = run_study(tiny_study(), copy)
     assert [(cell.method, cell.seed) for cell in cells] == [("bmtpt", 0)]
     assert without_seconds(found) == without_seconds(results)

@@ -81,7 +81,7 @@ def test_what_the_particles_start_around_counts_with_their_posterior(tiny_study,
 
 
 def test_variants_of_mpts_own_settings_are_told_apart(tiny_study, tmp_path):
-    study = tiny_study(methods=["mpt"], variants={"mpt": [{"mpt.distillation_weight": [0.0, 0.9]}]})
+    study = tiny_study(methods=["mpt"], variants={"mpt": [{"options.mpt.distillation_weight": [0.0, 0.9]}]})
     results = run_study(study, tmp_path)
     stages = [row.variant for row in results if row.method == "mpt sources"]
     assert stages == ["distillation_weight=0", "distillation_weight=0.9"]
@@ -100,7 +100,7 @@ def test_a_folder_without_such_lines_gets_those_that_its_next_cells_need_and_lea
     assert run_study(study, copy) == before
     append_results(copy / "lost.jsonl", [row for row in before if row.method != "spot"])
     (copy / "lost.jsonl").replace(copy / RESULTS)
-    monkeypatch.setattr("bmtpt.studies.methods.learn", lambda *args, **kwargs: pytest.fail("it learned a source"))
+    monkeypatch.setattr("bmtpt.studies.sources.learn", lambda *args, **kwargs: pytest.fail("it learned a source"))
     found = costs_of(run_study(study, copy))
     assert found == {name: row for name, row in costs_of(results).items() if name in PROMPTS.values()}
     assert costs_of(read_results(copy / RESULTS)) == found

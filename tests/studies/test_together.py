@@ -13,12 +13,11 @@ from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
-from bmtpt.methods.mpt import mpt_candidate
-from bmtpt.posterior.prompts import Decomposed
+from bmtpt.methods.registry import Learned, get_method
 from bmtpt.results import append_results, read_results
-from bmtpt.stages.baselines import fit_attempt
+from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate
-from bmtpt.stages.target import adapt_together, fit_targets
+from bmtpt.stages.target import adapt_together
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import GridBench, study_hash
 from bmtpt.studies.load import checked
@@ -42,7 +41,7 @@ def make(tiny_study, tiny_task_folder):
             "targets": [str(tiny_task_folder / f"{name}.yaml") for name in targets or NAMES],
             "methods": METHODS,
             "variants": {"all": [{}, {"together": True}]},
-            "attempt": {"attention_width": WIDTH},
+            "options": {"attempt": {"attention_width": WIDTH}},
         }
         return tiny_study(**values | changes)
 
@@ -109,14 +108,16 @@ def by_hand(study, folder, method):
     """Train the targets together through the library, from the source stages that the study learned."""
     backbone, targets = load_backbone(study.backbone, precision="float32"), targets_of(study)
     settings, sources = study.adapt.model_copy(update={"shots": 8, "seed": 0}), folder / "sources" / "seed0"
-    if method == "attempt":
-        prompts = {"sentiment": Posterior.load(sources / "only-sentiment").mean}
-        return fit_attempt(backbone, targets, prompts, settings, study.attempt, candidates=1)
     if method == "bmtpt":
         return adapt_together(Posterior.load(sources / "m2"), targets, settings, backbone=backbone)
-    (file,) = sources.glob("mpt-*/mpt.safetensors")
-    start = mpt_candidate(Decomposed(**load_file(file)))
-    return fit_targets(backbone, targets, lambda engine, rows: [start], settings, method="mpt")
+    record, learned = (
+        get_method(method),
+        Learned(prompts={"sentiment": Posterior.load(sources / "only-sentiment").mean}),
+    )
+    if method == "mpt":
+        (file,) = sources.glob("mpt-*/mpt.safetensors")
+        learned = Learned(own=load_file(file))
+    return fit_method(record, backbone, targets, settings, study.options_of(record), learned=learned)
 
 
 @pytest.mark.parametrize("method", ["attempt", "mpt", "bmtpt"])

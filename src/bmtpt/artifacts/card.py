@@ -110,7 +110,7 @@ class MixtureCard(TargetCard):
 
 
 class WeightsCard(TargetCard):
-    """Where tuned weights come from (`stages/weights.py`)."""
+    """Where tuned weights come from (`methods/weights.py`)."""
 
     kind: Literal["weights"] = "weights"
 

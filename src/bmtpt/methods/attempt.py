@@ -17,17 +17,35 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float
+from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from bmtpt.artifacts.card import MixtureCard, PromptCard
+from bmtpt.artifacts.saved import PromptMixture
 from bmtpt.backbone.engine import Engine
 from bmtpt.inference.score import InstancePrompts
+from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings, AttemptSettings
+from bmtpt.settings import AdaptSettings
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
 
 INIT_STD = 0.01
 """Standard deviation of the projections at the start, as in the authors' code."""
+
+
+class AttemptOptions(Options):
+    """Settings of ATTEMPT in addition to those of every target stage.
+
+    Attributes:
+        attention_width: r, the width between the two projections [paper: 100].
+        attention_learning_rate: Learning rate of the attention [family: 3e-4 for added modules]; `learning_rate` is
+            that of the target prompt.
+    """
+
+    attention_width: PositiveInt = 100
+    attention_learning_rate: PositiveFloat = 3e-4
 
 
 class Attention(NamedTuple):
@@ -104,7 +122,7 @@ class Attempt(TargetStage):
         *,
         table: Float[Tensor, "V D"],
         sources: Float[Tensor, "K P D"],
-        attention: AttemptSettings,
+        attention: AttemptOptions,
     ) -> None:
         super().__init__(engine, targets, candidates, settings)
         self.table = table
@@ -143,10 +161,15 @@ class Attempt(TargetStage):
         return found
 
     def mixture(self, trained: Sequence[Tensor], target: int, winner: int) -> dict[str, Tensor]:
-        """Return what predicts one target, given the trained tensors in the order of the groups."""
-        prompts, *module = (tensor.detach()[winner : winner + 1] for tensor in trained)
+        """Return the tensors that predict one target, given the trained ones in the order of the groups."""
+        prompts, *module = (tensor.detach()[winner : winner + 1].cpu() for tensor in trained)
         named = dict(zip(Attention._fields, module, strict=True))
-        return {"target": prompts[:, target], "sources": self.sources, **named}
+        return {"target": prompts[:, target], "sources": self.sources.cpu(), **named}
+
+    def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> PromptMixture:
+        """Return the mixture that predicts one target."""
+        (winner,) = winners
+        return PromptMixture(self.mixture(trained, target, winner), MixtureCard(**card.model_dump(exclude={"kind"})))
 
     def trained_parameters(self) -> int:
         """Numbers trained per target: l·d, and its share of the attention's 2·d·r + 2·d."""
@@ -162,3 +185,37 @@ def initial_attention(like: Float[Tensor, "R P D"], width: int, seed: int) -> At
     down, up = torch.randn(2, D * width, generator=generator) * INIT_STD
     starts = (down.view(D, width), up.view(width, D), torch.ones(D), torch.zeros(D))
     return Attention(*(start.to(like).repeat(R, *[1] * start.ndim).requires_grad_(True) for start in starts))
+
+
+def attempt_stage(setup: Setup) -> Attempt:
+    """Return ATTEMPT over the prompts of the single sources; ``budget`` starts of the target prompt compete."""
+    sources = torch.stack(list(setup.learned.prompts.values()))
+    return Attempt(
+        setup.engine,
+        setup.rows,
+        plain_candidates(setup.backbone, sources.shape[1], setup.settings.seed, setup.budget),
+        setup.settings,
+        table=setup.backbone.embeddings,
+        sources=sources,
+        attention=setup.options,
+    )
+
+
+def _adjusted(settings: AdaptSettings, _: AttemptOptions) -> AdaptSettings:
+    """ATTEMPT has no prior, no decomposition and no ensemble."""
+    return settings.model_copy(update={"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False})
+
+
+ATTEMPT = register(
+    Method(
+        "attempt",
+        "ATTEMPT",
+        "Asai et al. 2022, arXiv 2205.11961",
+        stage=attempt_stage,
+        needs="source prompts",
+        options=AttemptOptions,
+        adjusted=_adjusted,
+        together=True,
+        column=23,
+    )
+)

@@ -10,13 +10,20 @@ prior or none, so transfer never costs much.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.methods.target import Candidate
+from bmtpt.backbone.engine import Engine
+from bmtpt.methods.registry import Method, Setup, register
+from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
 from bmtpt.settings import AdaptSettings
+from bmtpt.tasks.tokens import epoch_rows
+
+JUDGED_ROWS = 256
+"""Training rows of a target on which the particles are compared before the best one becomes a start."""
 
 
 def starts(
@@ -46,16 +53,75 @@ def map_candidates(
     particles: Float[Tensor, "M P D"], train_nll: Sequence[float], settings: AdaptSettings
 ) -> list[Candidate]:
     """Return every start paired with every σ."""
+    stds: list[float | None] = [None]
+    if settings.prior != "none":
+        stds = [*settings.prior_std_grid, None] if settings.prior_std == "auto" else [settings.prior_std]
     return [
         Candidate(start, name, prior="none" if std is None else settings.prior, prior_std=std)
         for name, start in starts(particles, train_nll, settings)
-        for std in _stds(settings)
+        for std in stds
     ]
 
 
-def _stds(settings: AdaptSettings) -> list[float | None]:
-    if settings.prior == "none":
-        return [None]
-    if settings.prior_std == "auto":
-        return [*settings.prior_std_grid, None]
-    return [settings.prior_std]
+def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
+    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
+
+    That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times.
+    """
+
+    def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
+        if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
+            return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
+        losses = []
+        for k, each in enumerate(rows.values()):
+            count = min(len(each.train), JUDGED_ROWS)
+            drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
+            losses.append(engine.losses(particles, drawn).mean(dim=1))
+        return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
+
+    return build
+
+
+def _candidates(setup: Setup) -> list[Candidate]:
+    assert setup.particles is not None
+    return posterior_candidates(setup.particles, setup.settings)(setup.engine, setup.rows)
+
+
+def _without_prior(settings: AdaptSettings, _: object) -> AdaptSettings:
+    return settings.model_copy(update={"prior": "none"})
+
+
+MULTITASK = register(
+    Method(
+        "multitask",
+        "multi-task prompt (M = 1)",
+        "arXiv 2402.08594",
+        candidates=_candidates,
+        needs="multi-task prompt",
+        adjusted=_without_prior,
+        column=30,
+    )
+)
+BMTPT = register(
+    Method(
+        "bmtpt",
+        "BMTPT",
+        "arXiv 2402.08594",
+        candidates=_candidates,
+        needs="posterior",
+        together=True,
+        column=31,
+    )
+)
+BMTPT_NO_PRIOR = register(
+    Method(
+        "bmtpt_no_prior",
+        "BMTPT without the prior",
+        "ours: an ablation",
+        candidates=_candidates,
+        needs="posterior",
+        adjusted=_without_prior,
+        together=True,
+        column=32,
+    )
+)

@@ -17,17 +17,30 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
+from bmtpt.methods.registry import Method, Options, OwnSource, Setup, SourceSetup, register
 from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate
 from bmtpt.methods.task_factors import FactoredSource
-from bmtpt.posterior.prompts import Decomposed
-from bmtpt.settings import LearnSettings, MptSettings
+from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import Tokenised
 from bmtpt.types import TokenBatch
+
+
+class MptOptions(Options):
+    """Settings of MPT's source stage in addition to those of every source stage.
+
+    Attributes:
+        distillation_weight: λ, the weight of the distillation losses [paper: 0.9].
+        temperature: Divides the logits of teacher and student before they are compared.
+    """
+
+    distillation_weight: float = Field(default=0.9, ge=0)
+    temperature: PositiveFloat = 1.0
 
 
 class MptSource(FactoredSource):
@@ -50,7 +63,7 @@ class MptSource(FactoredSource):
         train: Mapping[str, Tokenised],
         held_back: Mapping[str, Tokenised],
         settings: LearnSettings,
-        distillation: MptSettings,
+        distillation: MptOptions,
     ) -> None:
         super().__init__(engine, start[None], train, held_back, settings)
         self.teachers = teachers
@@ -76,12 +89,41 @@ class MptSource(FactoredSource):
         return self.terms.nll[None], gradient[None]
 
 
-def target_start(trained: Sequence[Tensor]) -> Decomposed:
+def mpt_source(setup: SourceSetup) -> MptSource:
+    """Return MPT's source stage; its teachers are the prompts of the single sources."""
+    engine = setup.engine
+    assert isinstance(engine, PassEngine)  # every encoder-decoder's is
+    return MptSource(engine, setup.start, setup.prompts, setup.train, setup.held_back, setup.settings, setup.options)
+
+
+def target_start(trained: Sequence[Tensor]) -> dict[str, Tensor]:
     """Return P* and the means of u_k and v_k, given the trained tensors in the order of the groups."""
     shared, row, col = trained
-    return Decomposed(shared[0], row.mean(dim=0), col.mean(dim=0))
+    return {"full": shared[0], "row": row.mean(dim=0), "col": col.mean(dim=0)}
 
 
-def mpt_candidate(start: Decomposed) -> Candidate:
+def source_parameters(kept: Mapping[str, Tensor], sources: int) -> int:
+    """Return the size of P* and of u_k and v_k for every source."""
+    return kept["full"].numel() + sources * (kept["row"].numel() + kept["col"].numel())
+
+
+def mpt_candidate(setup: Setup) -> list[Candidate]:
     """Return MPT's one start on a target."""
-    return Candidate(start.full, "shared prompt of the sources", row=start.row, col=start.col)
+    own = setup.learned.own
+    return [Candidate(own["full"], "shared prompt of the sources", row=own["row"], col=own["col"])]
+
+
+MPT = register(
+    Method(
+        "mpt",
+        "MPT",
+        "Wang et al. 2023, arXiv 2303.02861",
+        candidates=mpt_candidate,
+        needs="source prompts",
+        own_source=OwnSource(mpt_source, target_start, source_parameters),
+        options=MptOptions,
+        together=True,
+        backbones="encoder-decoder",
+        column=24,
+    )
+)

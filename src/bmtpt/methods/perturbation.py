@@ -11,7 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from pydantic import PositiveFloat
+
+from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate
+
+
+class PtpOptions(Options):
+    """Settings of prompt tuning under noise.
+
+    Attributes:
+        noise_std: s, in embedding units.
+    """
+
+    noise_std: PositiveFloat = 1.0
 
 
 def perturbed_candidates(candidates: Sequence[Candidate], noise_std: float) -> list[Candidate]:
@@ -22,3 +36,20 @@ def perturbed_candidates(candidates: Sequence[Candidate], noise_std: float) -> l
         noise_std: s, in embedding units.
     """
     return [replace(candidate, noise_std=noise_std) for candidate in candidates]
+
+
+def _candidates(setup: Setup) -> list[Candidate]:
+    plain = plain_candidates(setup.backbone, setup.prompt_length, setup.settings.seed, setup.budget)
+    return perturbed_candidates(plain, setup.options.noise_std)
+
+
+PTP = register(
+    Method(
+        "ptp",
+        "prompt tuning under noise (PTP)",
+        "Chen et al. 2023, arXiv 2305.02423",
+        candidates=_candidates,
+        options=PtpOptions,
+        column=11,
+    )
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.methods.registry import Method, Setup, register
 from bmtpt.methods.target import Candidate
 from bmtpt.posterior.prompts import from_vocabulary
 
@@ -20,3 +21,12 @@ def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: i
     ids = backbone.frequent_ids()
     draws = [from_vocabulary(backbone.embeddings, ids, prompt_length, generator) for _ in range(count)]
     return [Candidate(draw, f"vocabulary draw {i}") for i, draw in enumerate(draws)]
+
+
+def _candidates(setup: Setup) -> list[Candidate]:
+    return plain_candidates(setup.backbone, setup.prompt_length, setup.settings.seed, setup.budget)
+
+
+PROMPT_TUNING = register(
+    Method("pt", "plain prompt tuning", "Lester et al. 2021", candidates=_candidates, column=10),
+)

@@ -1,4 +1,4 @@
-"""Mean of source prompts: averaging in place of a posterior, the rival that BMTPT's paper argues against.
+"""Mean of source prompts: averaging in place of a posterior, which BMTPT's paper argues against.
 
     θ⁰ = (1/K) Σ_k θ^k        θ^k: the prompt tuned on source task k alone; then plain prompt tuning
 
@@ -8,16 +8,25 @@ study `gaussian`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import torch
 
-from jaxtyping import Float
-from torch import Tensor
-
+from bmtpt.methods.registry import Method, Setup, register
 from bmtpt.methods.target import Candidate
 
 
-def source_mean_candidate(source_prompts: Mapping[str, Float[Tensor, "P D"]]) -> Candidate:
+def source_mean_candidate(setup: Setup) -> list[Candidate]:
     """Return the start at the mean of the individually tuned source prompts: averaging in place of a posterior."""
-    total = sum(source_prompts.values())
-    assert isinstance(total, Tensor)
-    return Candidate(total / len(source_prompts), "mean of source prompts")
+    prompts = torch.stack(list(setup.learned.prompts.values()))
+    return [Candidate(prompts.mean(dim=0), "mean of source prompts")]
+
+
+SOURCE_MEAN = register(
+    Method(
+        "source_mean",
+        "mean of source prompts",
+        "arXiv 2402.08594, appendix A",
+        candidates=source_mean_candidate,
+        needs="source prompts",
+        column=21,
+    )
+)

@@ -7,17 +7,22 @@ The source is chosen by validation loss before any tuning, which needs no measur
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import torch
 
-from jaxtyping import Float
-from torch import Tensor
-
+from bmtpt.methods.registry import Method, Setup, register
 from bmtpt.methods.target import Candidate
 
 
-def spot_candidates(
-    source_prompts: Mapping[str, Float[Tensor, "P D"]], validation_nll: Mapping[str, float], count: int = 1
-) -> list[Candidate]:
-    """Return starts at the ``count`` source prompts with the lowest validation NLL on the target (SPoT: one)."""
-    ranked = sorted(source_prompts, key=lambda name: validation_nll[name])
-    return [Candidate(source_prompts[name], f"source {name}") for name in ranked[:count]]
+def spot_candidates(setup: Setup) -> list[Candidate]:
+    """Return starts at the ``budget`` source prompts with the lowest validation NLL on the target (SPoT: one)."""
+    prompts = setup.learned.prompts
+    (target,) = setup.rows.values()
+    rows = target.select if len(target.select) else target.train  # nothing is held back without selection
+    losses = setup.engine.losses(torch.stack(list(prompts.values())), rows.batch).mean(dim=1)
+    ranked = sorted(zip(prompts, losses.tolist(), strict=True), key=lambda pair: pair[1])
+    return [Candidate(prompts[name], f"source {name}") for name, _ in ranked[: setup.budget]]
+
+
+SPOT = register(
+    Method("spot", "SPoT", "Vu et al. 2022", candidates=spot_candidates, needs="source prompts", column=20),
+)

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmtpt.artifacts.card import PromptCard
+from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.engine import Engine
 from bmtpt.inference.score import Prompts, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
@@ -105,6 +107,17 @@ class TargetStage(ABC):
     @abstractmethod
     def prompts(self, target: int) -> Prompts:
         """Return every candidate's prompts for one target, by its number."""
+
+    @abstractmethod
+    def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> Any:
+        """Return what predicts one target.
+
+        Args:
+            trained: The trained tensors in the order of the groups, each candidate at its best validation.
+            target: Its number.
+            winners: The chosen candidates.
+            card: Where the result comes from.
+        """
 
     @abstractmethod
     def trained_parameters(self) -> int:
@@ -204,6 +217,10 @@ class TargetPrompts(TargetStage):
         """Return θ for one target, given the trained tensors in the order of the groups."""
         full, row, col = trained if self.settings.decompose else (*trained, self.row, self.col)
         return compose(full, row[:, target], col[:, target])
+
+    def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> Prompt:
+        """Return the winners' prompts for one target."""
+        return Prompt(self.composed(trained, target)[list(winners)].detach().cpu(), card)
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""

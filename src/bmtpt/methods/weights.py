@@ -23,35 +23,86 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, PositiveFloat, PositiveInt
+from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from bmtpt.artifacts.card import PromptCard, WeightsCard
+from bmtpt.artifacts.files import write_files_atomically
+from bmtpt.artifacts.folder import CARD, require_free
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
-from bmtpt.errors import SettingsError
+from bmtpt.errors import ArtifactError, SettingsError
+from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings, WeightMethod, WeightSettings
+from bmtpt.settings import AdaptSettings
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
 
+WEIGHTS = "weights.safetensors"
 
-def trainable_copy(model: Any, method: WeightMethod, settings: WeightSettings, seed: int) -> Any:
+
+class FullOptions(Options):
+    """Full fine-tuning: its learning rate [family: 3e-4]."""
+
+    learning_rate: PositiveFloat = 3e-4
+
+
+class BitFitOptions(Options):
+    """BitFit: its learning rate (the family's 3e-4 is for thousands of steps)."""
+
+    learning_rate: PositiveFloat = 3e-3
+
+
+class LoraOptions(Options):
+    """LoRA.
+
+    Attributes:
+        learning_rate: The family's 3e-4 is for thousands of steps.
+        rank: r.
+        alpha: α; what is added is scaled by α/r.
+        modules: Names of the linear maps that get it [LoRA paper: queries and values].
+    """
+
+    learning_rate: PositiveFloat = 3e-3
+    rank: PositiveInt = 8
+    alpha: PositiveFloat = 16
+    modules: tuple[str, ...] = Field(default=("q", "v"), min_length=1)
+
+
+class AdapterOptions(Options):
+    """Bottleneck adapters.
+
+    Attributes:
+        learning_rate: The family's 3e-4 is for thousands of steps.
+        reduction: The bottleneck is D/reduction wide [family: 32].
+    """
+
+    learning_rate: PositiveFloat = 1e-3
+    reduction: PositiveInt = 32
+
+
+def trainable_copy(model: Any, method: str, options: Any, seed: int) -> Any:
     """Return a copy of a frozen model in which only a method's weights require a gradient, all of them fp32.
 
     Args:
         model: Hugging Face's T5; it is left as it is.
-        method: Which weights.
-        settings: Sizes of what is added.
+        method: Which weights: `full`, `bitfit`, `lora` or `adapter`.
+        options: Sizes of what is added.
         seed: Of what starts at random.
 
     Raises:
-        SettingsError: LoRA is asked for without peft, or of modules that the model has not.
+        SettingsError: LoRA is asked for without peft, or for modules that the model does not have.
     """
     frozen = copy.deepcopy(model).requires_grad_(False)
     with _seeded(seed):
-        return _VARIANTS[method](frozen, settings).eval()
+        return _VARIANTS[method](frozen, options).eval()
 
 
 @contextmanager
@@ -62,11 +113,11 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _all_weights(model: Any, settings: WeightSettings) -> Any:
+def _all_weights(model: Any, options: FullOptions) -> Any:
     return model.to(_wide(model.dtype)).requires_grad_(True)
 
 
-def _with_biases(model: Any, settings: WeightSettings) -> Any:
+def _with_biases(model: Any, options: BitFitOptions) -> Any:
     for module in list(model.modules()):
         if isinstance(module, nn.Linear):
             module.bias = _zeros(module.weight, module.out_features)
@@ -76,39 +127,38 @@ def _with_biases(model: Any, settings: WeightSettings) -> Any:
     return model
 
 
-def _with_lora(model: Any, settings: WeightSettings) -> Any:
+def _with_lora(model: Any, options: LoraOptions) -> Any:
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:
         raise SettingsError("LoRA needs the peft package; run: pip install 'bmtpt[peft]'") from error
-    lora = settings.lora
     config = LoraConfig(
         task_type=TaskType.SEQ_2_SEQ_LM,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=list(lora.modules),
+        r=options.rank,
+        lora_alpha=options.alpha,
+        target_modules=list(options.modules),
         lora_dropout=0.0,
     )
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        raise SettingsError(f"LoRA cannot be put on the modules {', '.join(lora.modules)}: {error}") from error
+        raise SettingsError(f"LoRA cannot be put on the modules {', '.join(options.modules)}: {error}") from error
 
 
-def _with_adapters(model: Any, settings: WeightSettings) -> Any:
+def _with_adapters(model: Any, options: AdapterOptions) -> Any:
     for norm in _norms(model):
         norm.weight = nn.Parameter(norm.weight.to(_wide(norm.weight.dtype)))
     for block in (*model.encoder.block, *model.decoder.block):
         # The last linear map of a sublayer: what it returns is the sublayer's output, before the residual sum.
         for last in (block.layer[0].SelfAttention.o, block.layer[-1].DenseReluDense.wo):
-            last.adapter = Adapter(last.out_features, settings.adapter.reduction).to(
+            last.adapter = Adapter(last.out_features, options.reduction).to(
                 last.weight.device, _wide(last.weight.dtype)
             )
             last.register_forward_hook(lambda last, _, output: last.adapter(output))
     return model
 
 
-_VARIANTS: dict[WeightMethod, Callable[[Any, WeightSettings], Any]] = {
+_VARIANTS: dict[str, Callable[[Any, Any], Any]] = {
     "full": _all_weights,
     "bitfit": _with_biases,
     "lora": _with_lora,
@@ -154,6 +204,8 @@ class TargetWeights(TargetStage):
         targets, settings: As for `TargetStage`.
     """
 
+    engine: TunedEngine
+
     def __init__(self, engine: TunedEngine, targets: Mapping[str, TargetRows], settings: AdaptSettings) -> None:
         self.no_prompt = engine.no_prompt
         super().__init__(engine, targets, [Candidate(self.no_prompt[0], "the model")], settings)
@@ -183,6 +235,11 @@ class TargetWeights(TargetStage):
             tensor.grad = weight.grad[None]
         return found
 
+    def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> TunedModel:
+        """Return the tuned model, with the selected tensors in it."""
+        self.keep(trained)
+        return TunedModel(self.engine, WeightsCard(**card.model_dump(exclude={"kind"})))
+
     def keep(self, best: Sequence[Tensor]) -> None:
         """Put the selected tensors into the model, and free the gradients."""
         with torch.no_grad():
@@ -194,3 +251,85 @@ class TargetWeights(TargetStage):
         """Numbers trained; the targets share them all."""
         total: int = sum(weight.numel() for weight in self.weights)
         return -(-total // len(self.targets))
+
+
+@dataclass(frozen=True)
+class TunedModel:
+    """A model tuned for one task.
+
+    Attributes:
+        engine: Over the tuned copy.
+        card: Where it comes from and the task it is for.
+    """
+
+    engine: TunedEngine
+    card: WeightsCard
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The trained weights by their names in the model."""
+        named = self.engine.backbone.model.named_parameters()
+        return {name: weight.detach() for name, weight in named if weight.requires_grad}
+
+    def save(self, folder: Path, *, overwrite: bool = False) -> Self:
+        """Write ``card.json`` and what was trained: LoRA as peft's own folder, else ``weights.safetensors``.
+
+        `peft.PeftModel.from_pretrained` loads the first; the names in the second are those of the model's state.
+
+        Raises:
+            ArtifactError: The folder holds a run already, or cannot be written.
+        """
+        require_free(folder, "weights", overwrite=overwrite)
+        files = {CARD: (self.card.model_dump_json(indent=2) + "\n").encode()}
+        if self.card.method == "lora":
+            try:
+                # Without the flag, peft asks the hub whether the vocabulary was changed.
+                self.engine.backbone.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+            except OSError as error:
+                raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
+        else:
+            stored = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in self.tensors.items()}
+            files = {WEIGHTS: to_safetensors(stored), **files}
+        write_files_atomically(folder, files)
+        return self
+
+
+def weights_stage(method: str, setup: Setup) -> TargetWeights:
+    """Return the training of a copy's weights; the backbone is left as it is.
+
+    Raises:
+        SettingsError: As `trainable_copy`.
+    """
+    backbone = setup.backbone
+    model = trainable_copy(backbone.model, method, setup.options, setup.settings.seed)
+    engine = TunedEngine(replace(backbone, model=model), backbone.dtype, cpu_tuning=setup.settings.cpu_tuning)
+    return TargetWeights(engine, setup.rows, setup.settings)
+
+
+def _adjusted(settings: AdaptSettings, options: Any) -> AdaptSettings:
+    """Weights have no prior, no decomposition and no ensemble, and a learning rate of their own."""
+    used = {"learning_rate": options.learning_rate, "prior": "none", "ensemble": False, "decompose": False}
+    return settings.model_copy(update={**used, "engine": "generic"})
+
+
+def _weight_method(name: str, display_name: str, paper: str, options: type[Options], **facts: Any) -> Method:
+    stage = partial(weights_stage, name)
+    return register(
+        Method(
+            name,
+            display_name,
+            paper,
+            stage=stage,
+            options=options,
+            adjusted=_adjusted,
+            tunes_weights=True,
+            backbones="t5",
+            **facts,
+        )
+    )
+
+
+FULL = _weight_method("full", "full fine-tuning", "-", FullOptions, column=40)
+BITFIT = _weight_method("bitfit", "BitFit", "Ben Zaken et al. 2022", BitFitOptions, column=41)
+LORA = _weight_method("lora", "LoRA", "Hu et al. 2022", LoraOptions, package="peft", column=42)
+ADAPTER = _weight_method("adapter", "bottleneck adapters", "Houlsby et al. 2019", AdapterOptions, column=43)

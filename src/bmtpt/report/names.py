@@ -2,21 +2,7 @@
 
 from __future__ import annotations
 
-DISPLAY_NAMES = {
-    "pt": "plain prompt tuning",
-    "ptp": "prompt tuning under noise (PTP)",
-    "spot": "SPoT",
-    "source_mean": "mean of source prompts",
-    "source_ensemble": "ensemble of source prompts",
-    "attempt": "ATTEMPT",
-    "mpt": "MPT",
-    "multitask": "multi-task prompt (M = 1)",
-    "bmtpt": "BMTPT",
-    "bmtpt_no_prior": "BMTPT without the prior",
-    "full": "full fine-tuning",
-    "bitfit": "BitFit",
-    "lora": "LoRA",
-    "adapter": "bottleneck adapters",
+OTHER_NAMES = {
     "svgd": "SVGD",
     "mean_of_means": "mean of the means",
     "best_single": "best single mean",
@@ -24,7 +10,15 @@ DISPLAY_NAMES = {
     "closed_form": "closed form",
     "posterior": "source posterior",
 }
-"""Printed names of methods, in the order of the columns; other names are printed as they are."""
+"""Printed names of what lines without a registered method have in its place."""
+
+
+def display_names() -> dict[str, str]:
+    """Return the printed names of methods, in the order of the columns; other names are printed as they are."""
+    from bmtpt.methods.registry import all_methods  # loads torch
+
+    return {name: method.display_name for name, method in all_methods().items()} | OTHER_NAMES
+
 
 COSTS = {
     "seconds": "wall seconds of the stage; machine and load differ between runs",
@@ -150,7 +144,7 @@ def display_name(name: str) -> str:
     'BMTPT (M = 7)'
     """
     method, variant = method_and_variant(name)
-    shown = DISPLAY_NAMES.get(method, method)
+    shown = display_names().get(method, method)
     return f"{shown} ({variant_name(variant)})" if variant else shown
 
 

@@ -14,11 +14,11 @@ from scipy import stats
 
 from bmtpt.errors import ArtifactError, nearest
 from bmtpt.report.names import (
-    DISPLAY_NAMES,
     LOSSES,
     MEASURES,
     direction,
     display_name,
+    display_names,
     figure,
     method_and_variant,
     options_of,
@@ -116,8 +116,8 @@ def together(differences: pd.DataFrame) -> Interval | None:
 
 
 def contenders(lines: pd.DataFrame) -> list[str]:
-    """Return the contenders in the order of `DISPLAY_NAMES`, then unknown ones; variants as they appear."""
-    order = {name: number for number, name in enumerate(DISPLAY_NAMES)}
+    """Return the contenders in the order of `display_names`, then unknown ones; variants as they appear."""
+    order = {name: number for number, name in enumerate(display_names())}
     found = dict.fromkeys(lines.contender)
     return sorted(found, key=lambda name: order.get(method_and_variant(name)[0], len(order)))
 

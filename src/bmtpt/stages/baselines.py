@@ -1,26 +1,20 @@
-"""Stages of the baselines that `api.learn` and `api.fit_targets` do not cover: MPT's source stage, and ATTEMPT."""
+"""Run any registered method: its own source stage, if it has one, and its target stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.card import MixtureCard
-from bmtpt.artifacts.saved import PromptMixture
-from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.encoder_decoder.engine import PassEngine
+from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.errors import BackboneError
-from bmtpt.methods.attempt import Attempt
-from bmtpt.methods.mpt import MptSource, target_start
-from bmtpt.methods.prompt_tuning import plain_candidates
-from bmtpt.posterior.prompts import Decomposed
-from bmtpt.settings import AdaptSettings, AttemptSettings, LearnSettings, MptSettings
+from bmtpt.methods.registry import Learned, Method, Setup, SourceSetup
+from bmtpt.methods.weights import TunedModel
+from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.rows import row_digests, source_rows
 from bmtpt.stages.source import initial_particles
 from bmtpt.stages.target import all_target_rows, train_targets
@@ -28,87 +22,95 @@ from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.train.run import Run
 
+Trained = Prompt | PromptMixture | TunedModel
 
-def learn_mpt(
+
+def learn_own_source(
+    method: Method,
     backbone: Backbone,
     sources: Sequence[TaskData],
-    teachers: Mapping[str, Float[Tensor, "P D"]],
+    prompts: Mapping[str, Float[Tensor, "P D"]],
     settings: LearnSettings,
-    distillation: MptSettings,
+    options: Any = None,
     *,
     folder: Path | None = None,
     listener: Listener | None = None,
-) -> Decomposed:
-    """Learn MPT's shared prompt and the mean of its factors from source tasks.
+) -> dict[str, Tensor]:
+    """Run the source stage that only this method has; return the tensors that it keeps.
 
     Args:
-        teachers: The prompt tuned on each source alone, on the backbone's device.
-        settings: Of the source stage, as for `api.learn`; there is always one particle, and each step distils, whatever
-            `particle_init` says: its prompt starts from one vocabulary draw.
-        distillation: λ and the temperature.
+        method: Has an `own_source`.
+        prompts: The prompt tuned on each source alone, on the backbone's device.
+        settings: Of the source stage, as for `learn`; one prompt is trained, from one vocabulary draw.
+        options: The method's own; None for its defaults.
         folder: For events and checkpoints; a run that is there goes on where it stopped.
 
     Raises:
-        BackboneError: The engine cannot say what distillation compares.
-        DataError, TrainingError, ArtifactError: As `api.learn`.
+        BackboneError: The method cannot run on this model.
+        DataError, TrainingError, ArtifactError: As `learn`.
     """
+    assert method.own_source is not None
+    method.require_runs_on(backbone.name, backbone.model.config)
     settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
+    options = method.options() if options is None else options
     train, held_back = source_rows(backbone, sources, settings)
-    engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
-    if not isinstance(engine, PassEngine):
-        raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{backbone.name}' is none")
-    run = Run(backbone.fingerprint, folder, True, listener)
     (start,) = initial_particles(backbone, settings, None)
-    method = MptSource(engine, start, teachers, train, held_back, settings, distillation)
-    tasks = {
+    stage = method.own_source.stage(SourceSetup(backbone, train, held_back, settings, options, prompts, start))
+    identity = {
+        "method": method.name,
         "rows": row_digests(train),
         "held_back": row_digests(held_back),
-        "distillation": distillation.model_dump(mode="json"),
-        "teachers": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in teachers.values()],
+        "options": options.model_dump(mode="json"),
+        "prompts": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in prompts.values()],
     }
-    return Decomposed(*(part.detach() for part in target_start(run.train(method, settings, tasks).tensors)))
+    outcome = Run(backbone.fingerprint, folder, True, listener).train(stage, settings, identity)
+    return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
 
 
-def fit_attempt(
+def fit_method(
+    method: Method,
     backbone: Backbone,
     targets: Sequence[TaskData],
-    source_prompts: Mapping[str, Float[Tensor, "P D"]],
-    settings: AdaptSettings,
-    attention: AttemptSettings,
+    settings: AdaptSettings | None = None,
+    options: Any = None,
     *,
-    candidates: int = 1,
+    learned: Learned | None = None,
+    budget: int = 1,
+    prompt_length: int = 100,
     listener: Listener | None = None,
-) -> dict[str, PromptMixture]:
-    """Train ATTEMPT on one target, or on several that share the attention.
+) -> dict[str, Trained]:
+    """Train any method on one target, or on several together; return what predicts each.
 
     Args:
-        source_prompts: The prompt tuned on each source alone, on the backbone's device.
-        settings: Of the target stage; prior, decomposition and ensemble do not apply.
-        attention: Width and learning rate of the attention.
-        candidates: Starts of the target prompt that compete on validation.
+        settings: Of the target stage; each method uses those that apply to it.
+        options: The method's own; None for its defaults.
+        learned: What the source stages that the method needs have learned.
+        budget: Starts or priors that may compete.
+        prompt_length: P of prompts that start without a source.
+        listener: Hears every event.
 
     Raises:
-        SettingsError, DataError, TrainingError: As `api.fit_targets`.
+        BackboneError: The method cannot run on this model.
+        SettingsError, DataError, TrainingError: As `fit_targets`.
     """
-    unused = {"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False}
-    settings = settings.model_copy(update=unused)
+    options = method.options() if options is None else options
+    method.require_runs_on(backbone.name, backbone.model.config)
+    settings = method.adjusted(settings or AdaptSettings(), options)
+    learned = learned or Learned()
     rows = all_target_rows(backbone, targets, settings)
-    sources = torch.stack(list(source_prompts.values()))
-    stage = Attempt(
-        choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning),
-        rows,
-        plain_candidates(backbone, sources.shape[1], settings.seed, candidates),
-        settings,
-        table=backbone.embeddings,
-        sources=sources,
-        attention=attention,
+    stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
+    trained = train_targets(
+        backbone,
+        targets,
+        stage,
+        Run(backbone.fingerprint, None, False, listener),
+        method=method.name,
+        sources=() if method.needs == "nothing" else learned.sources,
+        posterior=learned.posterior.weights_sha256 if learned.posterior else None,
     )
-    run = Run(backbone.fingerprint, None, False, listener)
-    trained = train_targets(backbone, targets, stage, run, method="attempt", sources=tuple(source_prompts))
-    (winner,) = trained.winners
+    noted = {"options": options.model_dump(mode="json")} if method.options.model_fields else {}
     found = {}
     for k, (name, card) in enumerate(trained.cards.items()):
-        tensors = {key: value.cpu() for key, value in stage.mixture(trained.tensors, k, winner).items()}
-        noted = {**card.settings, "attention": attention.model_dump(mode="json")}
-        found[name] = PromptMixture(tensors, MixtureCard(**{**card.model_dump(exclude={"kind"}), "settings": noted}))
+        card = card.model_copy(update={"settings": card.settings | noted})
+        found[name] = stage.result(trained.tensors, k, trained.winners, card)
     return found

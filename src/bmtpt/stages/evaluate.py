@@ -12,9 +12,9 @@ from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import DataError
 from bmtpt.inference.score import Evaluation, Prompts, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.attempt import mixture_prompts
+from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
-from bmtpt.stages.weights import TunedModel
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,24 +14,18 @@ from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbon
 from bmtpt.artifacts.folder import output_folder, require_free
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
-from bmtpt.methods.map_target import map_candidates
-from bmtpt.methods.target import Candidate, CandidateBuilder, TargetPrompts, TargetRows, TargetStage
+from bmtpt.methods.map_target import posterior_candidates
+from bmtpt.methods.target import CandidateBuilder, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.tasks import TaskData
-from bmtpt.tasks.tokens import epoch_rows
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Outcome
 from bmtpt.train.run import Run
 
 Stage = TypeVar("Stage", bound=TargetStage)
-
-
-JUDGED_ROWS = 256
-"""Training rows of a target on which the particles are compared before one of them is a start."""
 
 
 @dataclass(frozen=True)
@@ -209,25 +202,6 @@ def adapt_together(
     )
 
 
-def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
-    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
-
-    That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times over.
-    """
-
-    def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
-        if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
-            return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
-        losses = []
-        for k, each in enumerate(rows.values()):
-            count = min(len(each.train), JUDGED_ROWS)
-            drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
-            losses.append(engine.losses(particles, drawn).mean(dim=1))
-        return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
-
-    return build
-
-
 def fit_targets(
     backbone: Backbone,
     targets: Sequence[TaskData],
@@ -263,6 +237,6 @@ def fit_targets(
         trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
         found = {}
         for k, (name, card) in enumerate(trained.cards.items()):
-            prompt = Prompt(trained.stage.composed(trained.tensors, k)[trained.winners].detach().cpu(), card)
+            prompt = stage.result(trained.tensors, k, trained.winners, card)
             found[name] = prompt.save(own, overwrite=True) if (own := places[name]) else prompt
         return found

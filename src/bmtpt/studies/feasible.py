@@ -1,14 +1,14 @@
-"""What a study asks of a backbone or a package that is not to be had, found before anything is trained."""
+"""Pre-flight checks: methods that this backbone or environment cannot run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, get_args
+from typing import Any
 
 from bmtpt.errors import BackboneError, SettingsError
-from bmtpt.settings import WeightMethod
+from bmtpt.methods.registry import get_method
 
 
 def require_feasible(columns: Iterable[tuple[str, str]]) -> None:
@@ -18,22 +18,19 @@ def require_feasible(columns: Iterable[tuple[str, str]]) -> None:
         columns: Method and name of the backbone of every column.
 
     Raises:
-        BackboneError: MPT on a model without an encoder, weight tuning of another model than T5, or a backbone whose
-            configuration cannot be read.
-        SettingsError: LoRA without peft.
+        BackboneError: The method does not run on this kind of model, or the model's configuration cannot be read.
+        SettingsError: The method needs a package that is not installed.
     """
-    for method, name in dict.fromkeys(columns):
-        tunes = method in get_args(WeightMethod)
-        if method == "lora" and find_spec("peft") is None:
-            raise SettingsError("LoRA needs the peft package; run: pip install 'bmtpt[peft]', or leave lora out")
-        if name == "offline" or not (tunes or method == "mpt"):  # the offline backbone is a T5
+    for name, backbone in dict.fromkeys(columns):
+        method = get_method(name)
+        if method.package and find_spec(method.package) is None:
+            raise SettingsError(
+                f"{method.display_name} needs the {method.package} package; "
+                f"run: pip install 'bmtpt[{method.package}]', or leave {name} out"
+            )
+        if method.backbones == "any" or backbone == "offline":  # the offline backbone is a T5
             continue
-        config = _config(name)
-        if tunes and config.model_type != "t5":
-            what = f"method '{method}' tunes the weights of T5 models"
-            raise BackboneError(f"{what}, and '{name}' is a {config.model_type} model; leave {method} out")
-        if not config.is_encoder_decoder:
-            raise BackboneError(f"MPT distils encoder-decoder models, and backbone '{name}' is none; leave mpt out")
+        method.require_runs_on(backbone, _config(backbone))
 
 
 @cache

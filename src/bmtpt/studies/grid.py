@@ -14,15 +14,17 @@ from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
+from bmtpt.methods.registry import get_method
+from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
 from bmtpt.settings import identity_of
+from bmtpt.stages.baselines import Trained
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.source import start_settings
-from bmtpt.stages.weights import TunedModel
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.jobs import Job, Place
-from bmtpt.studies.methods import MPT_STAGE, START_STAGE, Cell, Sources, Stage, Trained, run_cell, stages
 from bmtpt.studies.source_lines import SOURCES, stage_lines, stage_metrics, stage_name
+from bmtpt.studies.sources import START_STAGE, Cell, Sources, Stage, run_cell, stages
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.studies.variants import SOURCE_STAGE
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
@@ -89,13 +91,13 @@ class GridBench:
     def _able(self, target: str) -> list[Contender]:
         """Return who can run on a target: free answers have no average, so there is no ensemble of them."""
         averages = bool(self.tasks[target].fixed_words)
-        return [each for each in self.contenders.values() if averages or each.method != "source_ensemble"]
+        return [each for each in self.contenders.values() if averages or not get_method(each.method).label_words_only]
 
     def _cell_jobs(self, contender: Contender, target: str, shots: int | None, seed: int) -> Iterator[Job]:
         """Yield a cell behind what it needs; it is the same one for all targets that are trained together."""
         names = [self.tasks[name].name for name in self.study.sources]
         needs: list[Job] = []
-        for stage in stages(contender.method, contender.study, names):
+        for stage in stages(get_method(contender.method), contender.study, names):
             rests_on = () if stage[0] == "prompt" else tuple(needs)
             needs.append(self._stage_job(contender, stage, self.study.source_seed(seed), rests_on))
         yield from needs
@@ -117,7 +119,8 @@ class GridBench:
         facts = {**_source_facts(study), **_stage_facts(study, stage), **own}
         key = settings_hash(facts)
         if key not in self._stages:
-            variant = contender.variant.name_of({*SOURCE_STAGE, *_stage_facts(study, stage)})
+            decisive = (*SOURCE_STAGE, "options") if stage[0] == "own" else SOURCE_STAGE
+            variant = contender.variant.name_of(decisive)
             place = Place(self.study.name, stage_name(stage, study), variant, SOURCES, None, seed)
             work = ("stage", contender.key, stage)
             self._stages[key] = Job(place, key, stage_metrics(stage, study), work, rests_on, on_demand=True)
@@ -181,7 +184,7 @@ class GridBench:
     ) -> list[Result]:
         place, rows = job.place, tuple(self.data(name) for name in targets)
         sources = self.sources(contender, contender.study.source_seed(place.seed), listener)
-        cell = Cell(contender.method, rows, place.shots, place.seed)  # type: ignore[arg-type]
+        cell = Cell(contender.method, rows, place.shots, place.seed)
         trained = run_cell(cell, sources, listener)
         return [line for data in rows for line in self._scored(trained[data.task.name], data, sources, job)]
 
@@ -261,4 +264,6 @@ def _source_facts(study: StudySpec) -> dict[str, Any]:
 
 
 def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:
-    return {"mpt": identity_of(study.mpt)} if stage == MPT_STAGE else {}
+    if stage[0] != "own":
+        return {}
+    return {"options": study.options_of(get_method(str(stage[1]))).model_dump(mode="json")}

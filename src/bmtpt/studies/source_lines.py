@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from torch import Tensor
+
 from bmtpt.artifacts.card import versions
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.posterior.prompts import Decomposed
+from bmtpt.methods.registry import get_method
 from bmtpt.results import Result
 from bmtpt.studies.jobs import Job
-from bmtpt.studies.methods import START_STAGE, Sources, Stage
+from bmtpt.studies.sources import START_STAGE, Sources, Stage
 from bmtpt.studies.spec import StudySpec
 from bmtpt.types import DATA_ORDER
 
@@ -40,8 +42,13 @@ def stage_name(stage: Stage, study: StudySpec) -> str:
     if stage == ("posterior", study.learn.particles):
         return "posterior"
     kind, *arguments = stage
-    names = {"prompt": "source prompt", "mpt": "mpt sources", "posterior": "multitask sources"}
-    return " ".join([names.get(str(kind), str(kind)), *map(str, arguments if kind == "prompt" else [])])
+    if kind == "own":
+        return f"{arguments[0]} sources"
+    return (
+        f"source prompt {arguments[0]}"
+        if kind == "prompt"
+        else {"posterior": "multitask sources"}.get(str(kind), str(kind))
+    )
 
 
 def stage_metrics(stage: Stage, study: StudySpec) -> frozenset[str]:
@@ -51,9 +58,9 @@ def stage_metrics(stage: Stage, study: StudySpec) -> frozenset[str]:
     return POSTERIOR_METRICS if stage == ("posterior", study.learn.particles) else COST_METRICS
 
 
-def stage_lines(job: Job, learned: Posterior | Decomposed, sources: Sources) -> list[Result]:
+def stage_lines(job: Job, learned: Posterior | dict[str, Tensor], sources: Sources) -> list[Result]:
     """Return the lines of a source stage that is learned."""
-    cost = _mpt_cost(learned, sources) if isinstance(learned, Decomposed) else _cost(learned)
+    cost = _cost(learned) if isinstance(learned, Posterior) else _own_cost(str(job.work[2][1]), learned, sources)
     if cost is None or not job.metrics:
         return []
     figures = {"seconds": cost.seconds}
@@ -67,12 +74,13 @@ def _cost(posterior: Posterior) -> Cost:
     return Cost(card.sources, posterior.particles.numel(), card.steps, card.seconds)
 
 
-def _mpt_cost(learned: Decomposed, sources: Sources) -> Cost | None:
-    """Return the cost without that of the teachers, or None if the folder does not tell: P* and u, v per source."""
-    end = sources.mpt_end()
-    names = tuple(source.task.name for source in sources.data)
-    trained = learned.full.numel() + len(names) * (learned.row.numel() + learned.col.numel())
-    return Cost(names, trained, int(end["step"]), float(end["seconds"])) if end else None
+def _own_cost(method: str, learned: dict[str, Tensor], sources: Sources) -> Cost | None:
+    """Return the cost of a method's own stage alone, or None if the folder does not tell."""
+    end = sources.end_of_own(method)
+    own = get_method(method).own_source
+    assert own is not None
+    trained = own.trained_parameters(learned, len(sources.names))
+    return Cost(sources.names, trained, int(end["step"]), float(end["seconds"])) if end else None
 
 
 def _measured(posterior: Posterior) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
@@ -15,28 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from bmtpt.errors import SettingsError
-from bmtpt.settings import (
-    AdaptSettings,
-    AttemptSettings,
-    LearnSettings,
-    MptSettings,
-    WeightMethod,
-    WeightSettings,
-    later,
-    validated,
-)
+from bmtpt.errors import SettingsError, nearest
+from bmtpt.methods.registry import Method, Options, all_methods, get_method
+from bmtpt.settings import AdaptSettings, LearnSettings, later, validated
 from bmtpt.studies.variants import Variant, expand, joined
 from bmtpt.tasks import SplitLimits
-
-PromptMethod = Literal[
-    "pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt", "bmtpt_no_prior"
-]
-MethodName = Literal[PromptMethod, WeightMethod]
-SOURCE_PROMPT_METHODS = {"spot", "source_mean", "source_ensemble", "attempt", "mpt"}
-"""Methods that need a prompt tuned on each source alone."""
-TOGETHER_METHODS = ("attempt", "mpt", "bmtpt", "bmtpt_no_prior")
-"""Methods that can train several targets in one run."""
 
 Distribution = Literal["gaussian", "gaussian_mixture", "student_mixture"]
 
@@ -176,9 +159,7 @@ class StudySpec(BaseStudy):
         source_prompt: Source stage of the single-task prompts that SPoT, the mean and the ensemble of source prompts,
             ATTEMPT and MPT (its teachers) need.
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
-        attempt, mpt: What only these methods have.
-        noise_std: Standard deviation of the noise that `ptp` trains under, in embedding units.
-        weights: Learning rates and sizes of the methods that tune weights.
+        options: By method, the settings that only this method has (`Method.options`).
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
         together: Train all targets in one run per method, shots and seed: those of BMTPT and MPT share A and have u and
@@ -187,7 +168,7 @@ class StudySpec(BaseStudy):
     """
 
     _varied: ClassVar[tuple[str, ...]] = (
-        *("learn", "source_prompt", "adapt", "attempt", "mpt", "noise_std", "weights", "candidates", "backbone"),
+        *("learn", "source_prompt", "adapt", "options", "candidates", "backbone"),
         "together",
     )
     _fixed: ClassVar[tuple[str, ...]] = (
@@ -204,21 +185,27 @@ class StudySpec(BaseStudy):
     tuning: tuple[str, ...] = later(())
     shots: tuple[PositiveInt | None, ...] = Field(default=(None,), min_length=1)
     source_seeds: tuple[NonNegativeInt, ...] = Field(default=(0,), min_length=1)
-    methods: tuple[MethodName, ...] = Field(default=("pt", "spot", "bmtpt"), min_length=1)
+    methods: tuple[str, ...] = Field(default=("pt", "spot", "bmtpt"), min_length=1)
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
-    attempt: AttemptSettings = later(AttemptSettings())
-    mpt: MptSettings = later(MptSettings())
-    noise_std: PositiveFloat = later(1.0)
-    weights: WeightSettings = later(WeightSettings())
+    options: dict[str, dict[str, Any]] = later({})
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
     together: bool = later(False)
 
+    @field_validator("methods")
+    @classmethod
+    def _registered(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for name in methods:
+            if name not in all_methods():
+                raise ValueError(f"there is no method '{name}'; {nearest(name, all_methods())}")
+        return methods
+
     @model_validator(mode="after")
     def _prompts_of_one_length(self) -> StudySpec:
         lengths = self.source_prompt.prompt_length, self.learn.prompt_length
-        if SOURCE_PROMPT_METHODS & set(self.methods) and lengths[0] != lengths[1]:
+        needed = any(get_method(name).needs == "source prompts" for name in self.methods)
+        if needed and lengths[0] != lengths[1]:
             raise ValueError(
                 f"source_prompt.prompt_length is {lengths[0]} and learn.prompt_length {lengths[1]}; "
                 "methods compare with prompts of one length"
@@ -246,13 +233,28 @@ class StudySpec(BaseStudy):
             SettingsError: As for every study; or a method is to train targets together and cannot.
         """
         found = super().contenders()
-        odd = [each.method for each in found if each.study.together and each.method not in TOGETHER_METHODS]
+        for each in found:
+            each.study.options_of(get_method(each.method))
+        known = all_methods()
+        odd = [each.method for each in found if each.study.together and not known[each.method].together]
         if odd:
+            able = [name for name, method in known.items() if method.together]
             raise SettingsError(
                 f"option 'together': {', '.join(dict.fromkeys(odd))} cannot train several targets in one run; "
-                f"set it for {', '.join(TOGETHER_METHODS)} only (in their variants)"
+                f"set it for {', '.join(able)} only (in their variants)"
             )
+        if strange := set(self.options) - set(self.methods) - set(known):
+            name = sorted(strange)[0]
+            raise SettingsError(f"unknown option 'options.{name}'; {nearest(name, known)}")
         return found
+
+    def options_of(self, method: Method) -> Options:
+        """Return a method's own settings.
+
+        Raises:
+            SettingsError: One that it does not have, or a value that it cannot have.
+        """
+        return validated(method.options, self.options.get(method.name, {}), f"options.{method.name}")
 
     def stage_precision(self) -> dict[str, str]:
         """Return the precision that source stages are learned in, for their hashes; nothing where it is `auto`."""
@@ -283,8 +285,8 @@ class SmoothingSpec(StudySpec):
 
     @field_validator("methods")
     @classmethod
-    def _end_with_one_prompt(cls, methods: tuple[MethodName, ...]) -> tuple[MethodName, ...]:
-        several = {"attempt", "source_ensemble", *get_args(WeightMethod)}
+    def _end_with_one_prompt(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        several = {"attempt", "source_ensemble", "full", "bitfit", "lora", "adapter"}
         if odd := [method for method in methods if method in several]:
             raise ValueError(f"{odd[0]} ends with no single prompt to measure the loss around; leave it out")
         return methods
