@@ -341,21 +341,3 @@ def test_weight_tuning_gives_the_same_numbers_again_and_is_resumed_by_its_lines(
     assert values(first) == values(second)
     no_training(monkeypatch)
     assert run_study(tuning, tmp_path / "first") == first
-
-
-@pytest.mark.parametrize(
-    ("file", "hashes"),
-    [
-        ("studies/fewshot.yaml", ["f2bbfd5c8ec5", "8cf8934adaec"]),
-        ("studies/fewshot-sigma3.yaml", ["f2bbfd5c8ec5", "8cf8934adaec"]),
-        ("studies/fewshot-auto.yaml", ["45a9fa30089e", "1a20a98885a9"]),
-        ("src/bmtpt/studies/quickstart.yaml", ["f0c0c0f97065", "f0c0c0f97065"]),
-    ],
-)
-def test_committed_result_lines_have_the_hash_that_their_study_has_today(file, hashes):
-    """A new setting must be declared with `bmtpt.settings.later`, or every committed line would be computed again."""
-    root = Path(__file__).parent.parent
-    study = load_study(root / file)
-    assert [study_hash(study, seed) for seed in (0, 1)] == hashes
-    rows = cells_of(read_results(root / "studies" / "results" / f"{Path(file).stem}.jsonl"))
-    assert {row.settings_hash for row in rows} == {study_hash(study, row.seed) for row in rows}
