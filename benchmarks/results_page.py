@@ -1,8 +1,7 @@
-"""Fill docs/results.md from result lines, and draw its pictures.
+"""Fill docs/results.md and docs/results/*.md from result lines, and draw their pictures.
 
-Between the marks under a block of commands stands what its `bmtpt table` lines print. A picture
-`plots/results-NAME.svg` shows the headline scores of `studies/results/NAME.jsonl`, and
-`plots/results-NAME.MEASURE.svg` a measure.
+Between the marks under a block of commands goes what its `bmtpt table` lines print. A picture `plots/results-NAME.svg`
+shows the headline scores of `studies/results/NAME.jsonl`, and `plots/results-NAME.MEASURE.svg` a measure.
 
     python benchmarks/results_page.py
 """
@@ -15,26 +14,38 @@ import re
 import shlex
 from pathlib import Path
 
+import pandas as pd
+
 import bmtpt.cli.table_commands  # noqa: F401 (it registers the command)
 from bmtpt.cli.main import app
-from bmtpt.report.lines import by_measure, frame
+from bmtpt.report.lines import by_measure, frame, of_metric
+from bmtpt.report.names import DISPLAY_NAMES
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
+from bmtpt.report.tables import Table, to_markdown
 from bmtpt.results import read_results
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "results.md"
+DOCS = ROOT / "docs"
 RESULTS = ROOT / "studies" / "results"
 COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
-"""Commands, and what stands between the marks under them."""
-PICTURE = re.compile(r"\(plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
+"""Commands, and what is between the marks under them."""
+NEVER_MOVED = re.compile(r"(?<=<!-- never moved -->\n).*?(?=<!-- /never moved -->)", re.DOTALL)
+PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
+FIRST_STOP = 30  # two checks, 15 steps apart, without a better loss (paper-fewshot.yaml)
+
+
+def pages() -> list[Path]:
+    """Return the answer page and the page of each study."""
+    return [DOCS / "results.md", *sorted((DOCS / "results").glob("*.md"))]
 
 
 def filled(page: str) -> str:
-    """Return the page with every table printed anew."""
-    return BLOCK.sub(_with_tables, page)
+    """Return a page with every table printed anew."""
+    page = BLOCK.sub(_with_tables, page)
+    return NEVER_MOVED.sub(lambda _: never_moved(), page)
 
 
 def _with_tables(block: re.Match[str]) -> str:
@@ -50,6 +61,20 @@ def printed(command: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", out.getvalue()).strip()
 
 
+def never_moved() -> str:
+    """Return the table of the runs of paper-fewshot that stopped at the first possible step, by method and rows."""
+    steps = of_metric(frame(read_results(RESULTS / "paper-fewshot.jsonl")), "steps")
+    steps = steps[steps.target != "sources"].assign(stopped=lambda runs: runs.value == FIRST_STOP)
+    runs = steps.groupby(["method", "shots"])["stopped"].agg(["sum", "size"]).astype(str).agg(" of ".join, axis=1)
+    table: pd.DataFrame = runs.unstack("shots").loc[[name for name in DISPLAY_NAMES if name in set(steps.method)]]
+    header = ("runs that kept their start", *(f"{shots:.0f} training rows" for shots in table.columns))
+    return (
+        "\n"
+        + to_markdown(Table(header, tuple((DISPLAY_NAMES[name], *row) for name, *row in table.itertuples())))
+        + "\n"
+    )
+
+
 def picture(name: str, measure: str = "") -> str:
     """Return the SVG file of a study's headline scores, or of a measure."""
     groups = by_measure(frame(read_results([RESULTS / f"{name}.jsonl"])))
@@ -59,14 +84,17 @@ def picture(name: str, measure: str = "") -> str:
 
 
 def picture_path(name: str, measure: str = "") -> Path:
-    return PAGE.parent / "plots" / f"results-{name}{'.' * bool(measure)}{measure}.svg"
+    """Return where a picture lies."""
+    return DOCS / "plots" / f"results-{name}{'.' * bool(measure)}{measure}.svg"
 
 
 def main() -> None:
-    page = filled(PAGE.read_text(encoding="utf-8"))
-    for named in PICTURE.findall(page):
-        picture_path(*named).write_text(picture(*named), encoding="utf-8")
-    PAGE.write_text(page, encoding="utf-8")
+    """Fill the pages and draw their pictures."""
+    for path in pages():
+        page = filled(path.read_text(encoding="utf-8"))
+        for named in PICTURE.findall(page):
+            picture_path(*named).write_text(picture(*named), encoding="utf-8")
+        path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,35 @@
-"""The results page holds what its commands print from the committed lines."""
+"""The results pages hold what their commands print from the committed lines."""
 
 from __future__ import annotations
 
-from results_page import BLOCK, PAGE, PICTURE, filled, picture_path
+import json
+import re
+
+import pytest
+
+from results_page import BLOCK, DOCS, PICTURE, RESULTS, filled, never_moved, pages, picture_path
 
 
-def test_the_results_page_holds_the_tables_of_the_committed_lines():
-    page = PAGE.read_text(encoding="utf-8")
-    blocks = BLOCK.findall(page)
-    assert len(blocks) == page.count("bmtpt table ") - sum(block.count("bmtpt table ") - 1 for block in blocks)
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
+def test_a_page_holds_the_tables_of_the_committed_lines(path):
+    page = path.read_text(encoding="utf-8")
+    assert page.count("<!-- table -->") == len(BLOCK.findall(page))
     assert filled(page) == page
 
 
-def test_every_picture_of_the_page_is_there():
-    named = PICTURE.findall(PAGE.read_text(encoding="utf-8"))
-    assert named
-    assert all(picture_path(*each).is_file() for each in named)
+@pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
+def test_every_picture_and_link_of_a_page_is_there(path):
+    page = path.read_text(encoding="utf-8")
+    assert all(picture_path(*named).is_file() for named in PICTURE.findall(page))
+    links = re.findall(r"\]\(([^)#:]+)[^)]*\)", page)
+    assert links
+    assert [link for link in links if not (path.parent / link).exists()] == []
+
+
+def test_the_answer_is_one_page_that_names_every_study():
+    answer = (DOCS / "results.md").read_text(encoding="utf-8")
+    assert len(answer.splitlines()) <= 150
+    assert {path.stem for path in (DOCS / "results").glob("*.md")} == set(re.findall(r"results/([\w-]+)\.md", answer))
 
 
 def test_a_table_that_is_not_what_its_command_prints_is_replaced():
@@ -26,3 +40,12 @@ def test_a_table_that_is_not_what_its_command_prints_is_replaced():
     assert "old" not in found
     assert "| best convex combination of the means (n = 50) |" in found
     assert found.endswith("<!-- /table -->\nText.")
+
+
+def test_runs_that_stopped_at_the_first_possible_step_are_counted():
+    lines = [json.loads(line) for line in (RESULTS / "paper-fewshot.jsonl").read_text(encoding="utf-8").splitlines()]
+    own = [line for line in lines if (line["method"], line["shots"], line["metric"]) == ("mpt", 4, "nll")]
+    stopped = [line for line in own if line["steps"] == 30]
+    assert f"| MPT | {len(stopped)} of {len(own)} |" in never_moved()
+    starts = {(line["target"], line["seed"] % 2): line["value"] for line in stopped}  # two source stages
+    assert all(line["value"] == starts[line["target"], line["seed"] % 2] for line in stopped)

@@ -28,7 +28,7 @@ COSTS = {
 """Costs that every line carries, whatever its metric."""
 
 LOSSES = {
-    "nll": "negative log-likelihood, nats per example",
+    "nll": "negative log-likelihood of the right label among the label words, nats per example",
     "brier": "Brier score of the label probabilities",
 }
 """Strictly proper scores: the lowest is best."""

@@ -105,8 +105,8 @@ def _scale(panel: Axes, own: pd.DataFrame) -> None:
     xs = sorted(set(own.x.dropna()))
     if xs and xs[0] > 0 and xs[-1] >= 8 * xs[0]:
         panel.set_xscale("log")
-        panel.set_xticks(xs, [f"{x:g}" for x in xs])
-        panel.minorticks_off()
+    panel.set_xticks(xs, [f"{x:g}" for x in xs])
+    panel.minorticks_off()
     if own.metric.isin(MEASURES).all():
         logarithmic(panel, list(own["mean"]))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 INK = "#010203"
 # Okabe and Ito's colours, which colour-blind readers can tell apart, without the black and the yellow and with a
 # lighter blue, so that all are visible on white and on black.
-COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+COLOURS = ("#1f83c4", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 COLUMNS = 3
 PANEL = (3.1, 2.5)  # inches
 _STYLE: dict[str, Any] = {
@@ -45,7 +45,9 @@ _STYLE: dict[str, Any] = {
     "text.color": INK,
     "text.parse_math": False,  # a task may be called "$x"
     "xtick.color": INK,
+    "xtick.major.size": 0,  # the grid marks the places, and a mark each is half of the file
     "ytick.color": INK,
+    "ytick.major.size": 0,
 }
 
 
@@ -69,8 +71,22 @@ def to_svg(figure: Figure, label: str) -> str:
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg)  # HTML's parser knows SVG's names already
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # "axes_1" in every figure would be a repeated id
     svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # hundredths of a point
     svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", ">\n<")  # one element a line
+    svg = _without_bare_groups(svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+
+
+def _without_bare_groups(svg: str) -> str:
+    """Drop the `<g>` elements without an attribute, which are half of the lines and change nothing."""
+    kept, bare = [], []
+    for line in svg.splitlines():
+        if line.startswith("<g") and not line.endswith("/>"):
+            bare.append(line == "<g>")
+        drop = bare.pop() if line == "</g>" else line in ("<g>", "<g/>")
+        if not drop:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def as_file(svg: str) -> str:
@@ -112,8 +128,8 @@ def logarithmic(axis: Axes, values: Sequence[float], ratio: float = 30.0) -> Non
     values = [value for value in values if math.isfinite(value)]
     if not values or min(values) <= 0 or max(values) <= ratio * min(values):
         return
-    from matplotlib.ticker import FuncFormatter, NullFormatter
+    from matplotlib.ticker import FuncFormatter, NullLocator
 
     axis.set_yscale("log")
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.yaxis.set_minor_locator(NullLocator())
