@@ -16,9 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.types import TokenBatch
 from cases import LONGEST, Case
 from shapes import as_backbone
@@ -70,7 +69,7 @@ def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
 
 
 def _engine(name: str, backbone: Backbone) -> Engine:
-    engine: Any = choose_engine(backbone, "generic" if name == "generic" else "packed")
+    engine: Any = replace(backbone, engine_name="generic" if name == "generic" else "packed").engine
     return replace(engine, chosen=replace(engine.plan, **ENGINE_PLANS[name])) if name in ENGINE_PLANS else engine
 
 

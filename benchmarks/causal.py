@@ -22,7 +22,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from baselines import IGNORED, OURS, OurEngine, PeftLoop, Variant, task_means
-from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.model.families import without_dropout
 from bmtpt.types import TokenBatch
 from cases import Case, draw_lengths, make_case
@@ -148,7 +147,7 @@ def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
     if name == "peft":
         return CausalPeftLoop(own, case)
     backbone = as_backbone(own, case.size)
-    return OurEngine(choose_engine(backbone, name), case)  # type: ignore[arg-type]
+    return OurEngine(replace(backbone, engine_name=name).engine, case)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

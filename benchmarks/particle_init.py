@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--only", help="one start: independent, shared or prompt")
     options = parser.parse_args()
-    backbone = bmtpt.load_backbone("offline")
+    backbone = bmtpt.Backbone.from_pretrained("offline")
     limits = SplitLimits(train=2000, select=48, test=48)
     sources = [bmtpt.load_data(bmtpt.load_task(name), options.data, limits=limits) for name in SOURCES]
     for start in STARTS:

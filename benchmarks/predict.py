@@ -29,10 +29,8 @@ from torch.nn.utils.rnn import pad_sequence
 from bmtpt.artifacts.card import PromptCard, versions
 from bmtpt.artifacts.peft import export_peft
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine, Query, Reply
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.inference.predict import ANSWER_TOKENS
 from bmtpt.stages.source import backbone_card
 from cases import text_length
@@ -100,7 +98,7 @@ def _options(arguments: Sequence[str] | None) -> Namespace:
 
 def _backbone(options: Namespace, precision: str) -> Backbone:
     if options.shape is None:
-        return load_backbone(options.backbone, precision=precision, device=options.device)
+        return Backbone.from_pretrained(options.backbone, precision=precision, device=options.device)
     model = copy.deepcopy(random_model(options.shape)).to(device_of(options.device), DTYPES[precision])
     backbone = as_backbone(model, options.shape)
     return replace(backbone, tokenizer=Numbers(len(backbone.embeddings), model.config.eos_token_id))
@@ -152,7 +150,7 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
 
 
 def _ways(backbone: Backbone, rows: Sequence[Row], folder: Path) -> dict[str, Way]:
-    engine = choose_engine(backbone)
+    engine = backbone.engine
     ways: dict[str, Way] = {
         "mixed": Ours(engine.answer),
         "one_task_at_a_time": Ours(lambda queries: answer_task_by_task(engine, queries)),

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def random_model(shape: Shape, seed: int = 0) -> Any:
 
 
 def as_backbone(model: Any, name: str) -> Backbone:
-    """Wrap a model as `load_backbone` would, its fused GELU included."""
+    """Wrap a model as `Backbone.from_pretrained` would, its fused GELU included."""
     for module in model.modules():
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = torch.nn.GELU(approximate="tanh")

@@ -25,7 +25,7 @@ from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
 if TYPE_CHECKING:
-    from bmtpt.backbone.model.frozen import Backbone
+    from bmtpt.backbone import Backbone
     from bmtpt.tasks import TaskData
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on a hub
@@ -144,9 +144,9 @@ def tiny_task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_t5_folder: Path) -> Backbone:
-    from bmtpt.backbone.model.load import load_backbone
+    from bmtpt.backbone import Backbone
 
-    return load_backbone(str(tiny_t5_folder), precision="float32", device="cpu")
+    return Backbone.from_pretrained(str(tiny_t5_folder), precision="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import bmtpt
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.inference.predict import predict
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task
@@ -21,15 +22,15 @@ TARGETS = (("pairs", "generic", "mean", "adafactor"), ("answers", "packed", "mix
 
 
 def run(model: str, tasks: str, device: str) -> dict[str, Any]:
-    backbone = load_backbone(model, precision="float32", device=device)
+    backbone = Backbone.from_pretrained(model, precision="float32", device=device)
     data = {name: load_data(load_task(Path(tasks) / f"{name}.yaml")) for name in ("sentiment", "pairs", "answers")}
     small = {"steps": 2, "evaluate_every": 1, "validation_rows": 4}
     learning = LearnSettings(particles=2, prompt_length=3, **small)
     posterior = bmtpt.learn(backbone, [data["sentiment"], data["answers"]], learning)
     found: dict[str, Any] = {"device": backbone.device.type, "texts": [], "particles": total(posterior.particles)}
     for name, engine, prior, optimiser in TARGETS:
-        settings = AdaptSettings(engine=engine, prior=prior, optimiser=optimiser, shots=8, batch_size=4, **small)
-        prompt = bmtpt.adapt(posterior, data[name], settings, backbone=backbone)
+        settings = AdaptSettings(prior=prior, optimiser=optimiser, shots=8, batch_size=4, **small)
+        prompt = bmtpt.adapt(posterior, data[name], settings, backbone=replace(backbone, engine_name=engine))
         evaluation = bmtpt.evaluate(backbone, prompt, data[name].test)
         answers = list(predict(backbone, prompt, data[name].test[:3]))
         found["texts"] += [evaluation.predictions, [answer["label"] for answer in answers]]

@@ -39,7 +39,7 @@ def written(folder: Path, model: Path, tasks: Path, **changes: Any) -> Path:
         "methods": list(METHODS),
         "learn": {**SOURCE, "particles": 2},
         "source_prompt": {**SOURCE, "particles": 1},
-        "adapt": {**QUICK, "prior_std_grid": [1.0], "precision": "float32"},
+        "adapt": {**QUICK, "prior_std_grid": [1.0]},
         "options": {"attempt": {"attention_width": 5}},
         "candidates": 2,
         **changes,
@@ -282,7 +282,6 @@ def test_task_files_are_looked_up_beside_the_study(tmp_path, tiny_t5_folder, tin
         ({"target": ["cb"]}, ["unknown option 'target'", "'targets'"]),
         ({"sources": ["rte"], "targets": ["rte", "cb"]}, ["rte is both a source and a target"]),
         ({"name": "two words"}, ["'name'"]),
-        ({"learn": {**SOURCE, "precision": "bfloat16"}}, ["learn.precision is bfloat16 and adapt.precision float32"]),
         ({"learn": {"prompt_length": 4}}, ["source_prompt.prompt_length is 3", "learn.prompt_length 4"]),
     ],
 )

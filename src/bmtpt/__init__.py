@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Posterior, Prompt
-    from bmtpt.backbone.model.load import load_backbone
+    from bmtpt.backbone import Backbone
     from bmtpt.errors import BmtptError
     from bmtpt.inference.predict import predict
     from bmtpt.settings import AdaptSettings, LearnSettings
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "AdaptSettings": "bmtpt.settings",
+    "Backbone": "bmtpt.backbone",
     "BmtptError": "bmtpt.errors",
     "LearnSettings": "bmtpt.settings",
     "Posterior": "bmtpt.artifacts.saved",
@@ -29,7 +30,6 @@ _HOME = {
     "adapt_together": "bmtpt.stages.target",
     "evaluate": "bmtpt.stages.evaluate",
     "learn": "bmtpt.stages.source",
-    "load_backbone": "bmtpt.backbone.model.load",
     "load_data": "bmtpt.tasks",
     "load_task": "bmtpt.tasks",
     "predict": "bmtpt.inference.predict",
@@ -37,6 +37,7 @@ _HOME = {
 
 __all__ = [
     "AdaptSettings",
+    "Backbone",
     "BmtptError",
     "LearnSettings",
     "Posterior",
@@ -45,7 +46,6 @@ __all__ = [
     "adapt_together",
     "evaluate",
     "learn",
-    "load_backbone",
     "load_data",
     "load_task",
     "predict",

@@ -22,10 +22,6 @@ ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss", "none"]
-Precision = Literal["auto", "float32", "bfloat16"]
-EngineName = Literal["auto", "packed", "generic"]
-Memory = Literal["keep", "recompute"]
-CpuTuning = Literal["auto", "none"]
 
 
 LATER = {"later": True}
@@ -61,13 +57,6 @@ class LoopSettings(BaseModel):
         schedule: `linear` decay to zero after the warm-up, or `constant`.
         seed: Seed of initial prompts and of every draw of examples.
         evaluate_every: Steps between validations, which are also the checkpoints.
-        precision: Compute dtype of the frozen model; prompts and losses are fp32 always.
-        engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
-            forward), or `auto`: packed where it can.
-        memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
-            the same gradient; T5's packed engine only.
-        cpu_tuning: On a CPU, while the model runs: `auto` keeps freed memory and takes the fp32 products of the faster
-            library where they are true fp32; `none` changes nothing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -81,10 +70,6 @@ class LoopSettings(BaseModel):
     schedule: Schedule = "linear"
     seed: int = Field(default=0, ge=0, lt=2**63)
     evaluate_every: PositiveInt = 50
-    precision: Precision = "auto"
-    engine: EngineName = "auto"
-    memory: Memory = later("keep")
-    cpu_tuning: CpuTuning = later("auto")
 
     @model_validator(mode="before")
     @classmethod

@@ -21,7 +21,7 @@ from transformers import (
     SmolLM3Config,
 )
 
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 
 VOCABULARY = 60
 _ROTARY = {

@@ -90,7 +90,7 @@ BAD: list[tuple[str, list[str]]] = [
     (f"{ADAPT} {TARGET} --prior men", ["did you mean 'mean'"]),
     ("evaluate --prompt prompt --scorer ranks", ["--scorer", "did you mean 'rank'"]),
     ("evaluate --prompt prompt --split train", ["--split", "select, test"]),
-    ("evaluate --prompt prompt --precision float3", ["--precision", "'float32'"]),
+    ("evaluate --prompt prompt --precision float3", ["precision", "'float32'"]),
     ("export prompt --to peff --out new", ["--to", "did you mean 'peft'"]),
     (f"{LEARN} --config unknown-key.yaml", ["unknown-key.yaml", "'kernell'", "did you mean 'kernel'"]),
     (f"{LEARN} --config no-yaml.yaml", ["no-yaml.yaml is not valid YAML (line 2)"]),

@@ -339,7 +339,7 @@ def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypa
 def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder):
     code = block("python", "import bmtpt")
     small = {
-        'load_backbone("offline")': f"load_backbone({str(tiny_t5_folder)!r})",
+        'Backbone.from_pretrained("offline")': f"Backbone.from_pretrained({str(tiny_t5_folder)!r})",
         '("sst2", "mrpc", "boolq")': repr(tuple(f"{tiny_task_folder}/{name}.yaml" for name in ("sentiment", "pairs"))),
         'load_task("cb")': f"load_task({f'{tiny_task_folder}/answers.yaml'!r})",
         "prompt_length=20, steps=100": "prompt_length=4, steps=2",

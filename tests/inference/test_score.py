@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import evaluate_prompts, label_probabilities, make_scorer, metric_names, score_prompts
@@ -22,7 +22,7 @@ PROMPTS = 3 * torch.randn(M, P, 24, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(scope="module", params=["generic", "packed"])
 def engine(tiny_backbone, request) -> Engine:
-    return choose_engine(tiny_backbone, request.param)
+    return replace(tiny_backbone, engine_name=request.param).engine
 
 
 @pytest.fixture(scope="module")

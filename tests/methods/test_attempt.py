@@ -222,7 +222,7 @@ def test_a_text_is_scored_alike_alone_and_among_others(make, rows, monkeypatch):
 def test_a_saved_mixture_scores_as_the_trained_one_and_its_card_says_what_was_trained(
     name, tiny_backbone, tiny_tasks, tmp_path: Path
 ):
-    settings = AdaptSettings(steps=3, evaluate_every=3, batch_size=3, shots=4, precision="float32")
+    settings = AdaptSettings(steps=3, evaluate_every=3, batch_size=3, shots=4)
     prompts = {f"source{k}": SOURCES[k] for k in range(K)}
     learned = Learned(tuple(prompts), prompts=prompts)
     options = AttemptOptions(attention_width=WIDTH)

@@ -14,10 +14,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import make_scorer
 from bmtpt.methods.registry import get_method
@@ -263,7 +262,7 @@ def test_an_adapter_stands_behind_self_attention_and_feed_forward(backbone, stac
 
 @pytest.mark.parametrize("method", METHODS)
 def test_over_a_bfloat16_model_the_trained_weights_are_fp32_and_everything_runs(tiny_t5_folder, rows, method):
-    backbone = load_backbone(str(tiny_t5_folder), precision="bfloat16", device="cpu")
+    backbone = Backbone.from_pretrained(str(tiny_t5_folder), precision="bfloat16", device="cpu")
     made = stage(backbone, rows, method, steps=2, evaluate_every=1)
     batch, frozen = rows["pairs"].train.batch, TunedEngine(backbone, torch.bfloat16)
     before = made.engine.losses(made.no_prompt, batch)

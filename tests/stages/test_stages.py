@@ -13,6 +13,7 @@ import torch
 
 from bmtpt.artifacts.inspect import learn_warnings
 from bmtpt.artifacts.saved import Posterior, Prompt
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
 from bmtpt.inference.score import make_scorer, metric_names, score_prompts
@@ -386,12 +387,10 @@ def test_targets_adapted_together_differ_by_a_rank_one_factor(tiny_backbone, tin
         assert prompt.card.task == name
 
 
-def test_without_a_backbone_the_one_in_the_card_is_loaded_in_the_precision_asked_for(
-    tiny_backbone, tiny_tasks, posterior
-):
-    settings = adapting(precision="float32")
-    found = adapt(posterior, tiny_tasks["pairs"], settings)
-    given = adapt(posterior, tiny_tasks["pairs"], settings, backbone=tiny_backbone)
+def test_without_a_backbone_the_one_in_the_card_is_loaded(tiny_backbone, tiny_tasks, posterior):
+    found = adapt(posterior, tiny_tasks["pairs"], adapting())
+    loaded = Backbone.from_pretrained(tiny_backbone.name)
+    given = adapt(posterior, tiny_tasks["pairs"], adapting(), backbone=loaded)
     assert torch.equal(found.prompts, given.prompts)
 
 

@@ -32,7 +32,7 @@ def tiny_study(tiny_t5_folder: Path, tiny_task_folder: Path) -> Callable[..., St
             "variants": {"bmtpt": [{"learn.particles": [1, 2]}]},
             "learn": {**SOURCE, "particles": 2},
             "source_prompt": {**SOURCE, "particles": 1},
-            "adapt": {**QUICK, "prior_std": 1.0, "start": "mean", "precision": "float32"},
+            "adapt": {**QUICK, "prior_std": 1.0, "start": "mean"},
             "candidates": 1,
             "limits": {"select": 4, "test": 6},
         }

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import TrainingError
 from bmtpt.methods.registry import all_methods, get_method
 from bmtpt.results import append_results, read_results
@@ -86,16 +86,6 @@ def test_the_jobs_of_a_target_on_one_backbone_stand_together(tiny_study, tmp_pat
     ]
 
 
-def test_a_precision_has_source_stages_of_its_own(tiny_study, tmp_path):
-    study = tiny_study(methods=["bmtpt"], variants={"bmtpt": [{"adapt.precision": ["float32", "bfloat16"]}]})
-    run_study(study, tmp_path)
-    particles = [Posterior.load(folder / "m2").particles for folder in sorted((tmp_path / "sources").iterdir())]
-    assert len(particles) == 2
-    assert not torch.equal(*particles)
-    stages = [job for job in GridBench(study, tmp_path).jobs() if job.on_demand]
-    assert [job.place.variant for job in stages] == ["precision=float32", "precision=bfloat16"]
-
-
 def test_variants_of_mpts_own_settings_have_source_stages_of_their_own(tiny_study, tmp_path):
     run_study(
         tiny_study(methods=["mpt"], variants={"mpt": [{"options.mpt.distillation_weight": [0.0, 0.9]}]}), tmp_path
@@ -116,7 +106,7 @@ def test_variants_that_differ_in_svgd_only_share_the_prompt_that_they_start_arou
     (start,) = (tmp_path / "sources").glob("start-*")
     assert not list((tmp_path / "sources").glob("seed*/*/init"))
     learn(
-        load_backbone(study.backbone, precision="float32"),
+        Backbone.from_pretrained(study.backbone),
         [load_data(load_task(name), study.data, limits=study.limits) for name in study.sources],
         study.learn.model_copy(update={"particles": 2}),
         folder=tmp_path / "alone",

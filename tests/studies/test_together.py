@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import Learned, get_method
@@ -106,7 +106,7 @@ def targets_of(study):
 
 def by_hand(study, folder, method):
     """Train the targets together through the library, from the source stages that the study learned."""
-    backbone, targets = load_backbone(study.backbone, precision="float32"), targets_of(study)
+    backbone, targets = Backbone.from_pretrained(study.backbone), targets_of(study)
     settings, sources = study.adapt.model_copy(update={"shots": 8, "seed": 0}), folder / "sources" / "seed0"
     if method == "bmtpt":
         return adapt_together(Posterior.load(sources / "m2"), targets, settings, backbone=backbone)
@@ -124,7 +124,7 @@ def by_hand(study, folder, method):
 def test_a_run_is_what_the_library_finds_for_several_targets(first, make, method):
     folder, results = first
     study = make()
-    found, backbone = by_hand(study, folder, method), load_backbone(study.backbone, precision="float32")
+    found, backbone = by_hand(study, folder, method), Backbone.from_pretrained(study.backbone)
     lines = values(results)
     for data in targets_of(study):
         name = data.task.name

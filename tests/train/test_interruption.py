@@ -21,14 +21,14 @@ SCRIPT = """
 import os, signal, sys
 from bmtpt.settings import LearnSettings
 from bmtpt.stages.source import learn
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.tasks import load_data, load_task
 
 def end_at_step_2(event):
     if event["event"] == "step" and event["step"] == 1:
         os.kill(os.getpid(), signal.SIGTERM)
 
-backbone = load_backbone(sys.argv[1], precision="float32", device="cpu")
+backbone = Backbone.from_pretrained(sys.argv[1], precision="float32", device="cpu")
 sources = [load_data(load_task(sys.argv[2] + "/sentiment.yaml"))]
 learn(backbone, sources, LearnSettings(**eval(sys.argv[4])), folder=sys.argv[3], listener=end_at_step_2)
 """

@@ -48,7 +48,7 @@ import transformers.models.t5.modeling_t5
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import load_data, load_task
 from bmtpt.train.loop import CHECKPOINT
@@ -73,7 +73,7 @@ def child(job):
         return replace(self, target)
     pathlib.Path.replace = slow_replace
     load = lambda name: load_data(load_task(pathlib.Path(tasks) / f"{name}.yaml"))
-    backbone = load_backbone(model, precision="float32", device="cpu")
+    backbone = Backbone.from_pretrained(model, precision="float32", device="cpu")
     folder = pathlib.Path(job["folder"])
     if job["stage"] == "adapt":
         settings = AdaptSettings(**job["settings"])

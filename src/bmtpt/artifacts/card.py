@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bmtpt.artifacts.folder import CARD, Kind
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
 
 FORMAT_VERSION: Final = 1

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Posterior, Prompt
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.posterior.diagnostics import mean_gap_warning
 
 NEAREST = 3

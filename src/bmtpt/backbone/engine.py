@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -43,7 +43,12 @@ class Engine(Protocol):
     """Pairs M prompts with N examples. Losses and gradients are fp32 whatever the compute dtype.
 
     Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own.
+
+    Attributes:
+        name: ``packed`` or ``generic``.
     """
+
+    name: ClassVar[str]
 
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens."""

@@ -9,19 +9,30 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from bmtpt.cli.common import ERR, OUT, Defaults, Overwrite, note_cut, say
+from bmtpt.backbone.execution import Execution
+from bmtpt.cli.common import (
+    ERR,
+    OUT,
+    Defaults,
+    DeviceOption,
+    EngineOption,
+    Overwrite,
+    PrecisionOption,
+    load_backbone,
+    note_cut,
+    say,
+)
 from bmtpt.cli.main import app
 from bmtpt.errors import DataError, SettingsError, nearest
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
-    from bmtpt.backbone.model.frozen import Backbone
+    from bmtpt.backbone import Backbone
 
 PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
 BackboneOption = Annotated[
     str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the prompt's own.")
 ]
-PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
 
 
 @app.command(epilog="Example: bmtpt evaluate --prompt prompts/cb --task cb --data offline")
@@ -33,7 +44,9 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="test or select.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     config: Defaults = None,
 ) -> None:
     """Score a prompt on a task's rows; prints one JSON result line per metric."""
@@ -46,7 +59,7 @@ def evaluate(
 
     loaded = Prompt.load(prompt)
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
-    model = _model(backbone or loaded.card.backbone.name, precision)
+    model = load_backbone(backbone or loaded.card.backbone.name, Execution(device, precision, engine))  # type: ignore[arg-type]
     examples = rows.test if split == "test" else rows.select
     with ERR.status(f"scoring {len(examples):,} rows"):
         evaluation = stage.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
@@ -65,7 +78,9 @@ def predict(
     ],
     file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
     precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
     config: Defaults = None,
 ) -> None:
     """Read texts or JSON lines and write JSON lines with label and probability, each row with its task's prompt."""
@@ -73,7 +88,8 @@ def predict(
 
     prompts, name = _by_task(prompt), str(file or "standard input")
     lines = _decoded(_open(file), name)
-    model = _model(backbone or next(iter(prompts.values())).card.backbone.name, precision)
+    name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
+    model = load_backbone(name_of_model, Execution(device, precision, engine))  # type: ignore[arg-type]
     cut = 0
     for answer in _answers(model, prompts, lines, name):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
@@ -111,6 +127,7 @@ def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of a posterior or a prompt.")],
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Nearest vocabulary tokens of this many rows.")] = 0,
     backbone: BackboneOption = None,
+    device: DeviceOption = "auto",
     config: Defaults = None,
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
@@ -122,7 +139,7 @@ def inspect(
         OUT.print(f"{key}: ", style="bold", end="")
         say(value)
     if tokens:
-        model = _model(backbone or artifact.card.backbone.name, "float32")
+        model = load_backbone(backbone or artifact.card.backbone.name, Execution(device, "float32"))
         for line in nearest_tokens(artifact, model, tokens):
             say(line)
 
@@ -150,6 +167,7 @@ def import_(
     task: Annotated[str, typer.Option("--task", help="Name or YAML file of the task it was tuned for.")],
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    device: DeviceOption = "auto",
     overwrite: Overwrite = False,
     config: Defaults = None,
 ) -> None:
@@ -159,7 +177,7 @@ def import_(
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = backbone_card(_model(backbone, "float32"))
+    card = backbone_card(load_backbone(backbone, Execution(device)))
     prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
@@ -177,14 +195,6 @@ def report(
     with ERR.status("drawing"):
         path = write_report(folders, out)
     say(f"report written to {path}")
-
-
-def _model(name: str, precision: str):  # type: ignore[no-untyped-def]  # Backbone would import torch here
-    _one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    from bmtpt.backbone.model.load import load_backbone
-
-    with ERR.status(f"loading {name}"):
-        return load_backbone(name, precision=precision)  # type: ignore[arg-type]
 
 
 def _open(file: Path | None) -> TextIO:

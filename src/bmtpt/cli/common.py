@@ -11,7 +11,10 @@ import typer
 from pydantic import BaseModel
 from rich.console import Console
 
+from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
+
 if TYPE_CHECKING:
+    from bmtpt.backbone import Backbone
     from bmtpt.tasks import TaskData
     from bmtpt.train.events import Listener
 
@@ -137,6 +140,44 @@ def load_tasks(names: Sequence[str], data: str) -> list[TaskData]:
     from bmtpt.tasks import load_data, load_task
 
     return [load_data(load_task(name), data) for name in names]
+
+
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="auto, float32 or bfloat16.")]
+EngineOption = Annotated[str, typer.Option("--engine", help="auto, packed or generic.")]
+MemoryOption = Annotated[str, typer.Option("--memory", help="keep or recompute.")]
+
+
+class ExecutionOptions(BaseModel):
+    """Options of commands that train: how the backbone runs.
+
+    Attributes:
+        device: `auto` (cuda if there is one, else cpu), cpu, cuda or cuda:N.
+        precision: Compute dtype of the frozen model; prompts and losses are fp32 in any case.
+        engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
+            forward), or `auto`: packed where it is the faster one.
+        memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
+            the same gradient; T5's packed engine only.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    engine: EngineName = "auto"
+    memory: Memory = "keep"
+
+    @property
+    def execution(self) -> Execution:
+        """What `Backbone.from_pretrained` takes."""
+        return Execution(self.device, self.precision, self.engine, self.memory)
+
+
+def load_backbone(name: str, execution: Execution) -> Backbone:
+    """Load a model, saying so while it takes its time."""
+    from bmtpt.backbone import Backbone
+
+    execution.checked()
+    with ERR.status(f"loading {name}"):
+        return Backbone.from_pretrained(name, **execution._asdict())
 
 
 def part(settings: BaseModel, kind: type[BaseModel]) -> Any:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmtpt.cli.common import ERR, OUT, Defaults, saving_settings, say
+from bmtpt.backbone.execution import Execution
+from bmtpt.cli.common import (
+    ERR,
+    OUT,
+    Defaults,
+    DeviceOption,
+    EngineOption,
+    MemoryOption,
+    PrecisionOption,
+    saving_settings,
+    say,
+)
 from bmtpt.cli.main import app
 
 if TYPE_CHECKING:
@@ -48,6 +59,10 @@ def study(
         bool, typer.Option("--tuning", help="Run on the targets that are for tuning settings and are not reported.")
     ] = False,
     jobs: Jobs = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
+    engine: EngineOption = "auto",
+    memory: MemoryOption = "keep",
     config: Defaults = None,
 ) -> None:
     """Run a study: methods × targets × shots × seeds, into result lines, a table and a report."""
@@ -58,18 +73,21 @@ def study(
     changes: dict[str, Any] = {key: value for key, value in given.items() if value}
     changes |= {key: [_number(value) for value in values] for key, values in numbers.items() if values}
     spec = load_study(name, scale, changes)
-    _run(_for_tuning(spec) if tuning else spec, out, jobs)
+    execution = Execution(device, precision, engine, memory).checked()  # type: ignore[arg-type]
+    _run(_for_tuning(spec) if tuning else spec, out, jobs, execution)
 
 
 @app.command(epilog="Example: bmtpt quickstart --out bmtpt-quickstart")
 def quickstart(
     out: Annotated[Path, Out] = Path("bmtpt-quickstart"),
     jobs: Jobs = None,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "auto",
 ) -> None:
     """Run the whole method on a real T5 and real data, without any hub (under 10 minutes on 2 cores)."""
     from bmtpt.studies import load_study
 
-    prompt = _run(load_study(QUICKSTART), out, jobs)
+    prompt = _run(load_study(QUICKSTART), out, jobs, Execution(device, precision).checked())  # type: ignore[arg-type]
     say("\nNext, try your own text or your own CSV:")
     say(f"  echo '{json.dumps(NEXT_ROW)}' | bmtpt predict --prompt {prompt}")
     say("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
@@ -92,7 +110,7 @@ def _for_tuning(spec: AnyStudy) -> AnyStudy:
     return spec.model_copy(update={"targets": targets, "tuning": (), "name": f"{spec.name}-tuning"})
 
 
-def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
+def _run(spec: AnyStudy, out: Path, jobs: int | None, execution: Execution) -> Path:
     """Run a study, print its table and what was written; return the folder of one BMTPT prompt."""
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.report.html import write_report
@@ -104,7 +122,7 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None) -> Path:
 
     with TrainingProgress(ERR) as progress:
         listener = saving_settings(out, spec, progress)
-        results = run_study(spec, out, listener, processes=jobs or default_processes())
+        results = run_study(spec, out, listener, processes=jobs or default_processes(), execution=execution)
     posterior, prompt = _artifacts(spec, out)
     there = {"posterior": posterior, "prompts": prompt.parent, "picture": out / "gaussian.svg"}
     with ERR.status("drawing the report"):

@@ -11,10 +11,12 @@ from bmtpt.cli.common import (
     ERR,
     OUT,
     Config,
+    ExecutionOptions,
     Overwrite,
     Resume,
     ShowConfig,
     as_yaml,
+    load_backbone,
     load_tasks,
     note,
     note_cut,
@@ -27,7 +29,7 @@ from bmtpt.cli.options import with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
 
-class LearnOptions(LearnSettings):
+class LearnOptions(ExecutionOptions, LearnSettings):
     """Options of `bmtpt learn`.
 
     Attributes:
@@ -43,7 +45,7 @@ class LearnOptions(LearnSettings):
     out: Path
 
 
-class AdaptOptions(AdaptSettings):
+class AdaptOptions(ExecutionOptions, AdaptSettings):
     """Options of `bmtpt adapt`.
 
     Attributes:
@@ -77,13 +79,12 @@ def learn(
         return
     from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import learn_warnings
-    from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages import source
 
     with output_folder(settings.out, "posterior", resume=resume, overwrite=overwrite):
         sources = load_tasks(settings.source, settings.data)
-        backbone = load_backbone(settings.backbone, precision=settings.precision)
+        backbone = load_backbone(settings.backbone, settings.execution)
         with TrainingProgress(ERR, "learn") as progress:
             posterior = source.learn(
                 backbone,
@@ -120,14 +121,13 @@ def adapt(
     from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import describe_artifact
     from bmtpt.artifacts.saved import Posterior
-    from bmtpt.backbone.model.load import load_backbone
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages.target import adapt_together
 
     posterior = Posterior.load(settings.posterior)
     with output_folder(settings.out, "prompt", resume=resume, overwrite=overwrite):
         targets = load_tasks(settings.target, settings.data)
-        backbone = load_backbone(settings.backbone or posterior.card.backbone.name, precision=settings.precision)
+        backbone = load_backbone(settings.backbone or posterior.card.backbone.name, settings.execution)
         with TrainingProgress(ERR, "adapt") as progress:
             prompts = adapt_together(
                 posterior,

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Query, Reply
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.inference.score import make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
@@ -137,12 +136,10 @@ def _answers(
     backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[tuple[str, Example]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     routes = {name: _route(backbone, name, prompt) for name, prompt in prompts.items()}
-    untuned = any(prompt.card.settings.get("cpu_tuning") == "none" for prompt in prompts.values())
-    engine = choose_engine(backbone, cpu_tuning="none" if untuned else "auto")
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
         asked = [_chosen(routes, name).ask(backbone, example) for name, example in batch]
-        replies = iter(engine.answer([query for each in asked for query in each.queries]))
+        replies = iter(backbone.engine.answer([query for each in asked for query in each.queries]))
         for (name, example), each in zip(batch, asked, strict=True):
             own = list(islice(replies, len(each.queries)))
             cut = {"cut": True} if each.cut else {}

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import Method, Setup, register
 from bmtpt.methods.target import Candidate
 from bmtpt.posterior.prompts import from_vocabulary

@@ -18,9 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError, SettingsError, nearest
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings, LearnSettings
@@ -79,7 +78,7 @@ class Setup:
     @cached_property
     def engine(self) -> Engine:
         """The frozen model's losses and gradients."""
-        return choose_engine(self.backbone, self.settings.engine, self.settings.memory, self.settings.cpu_tuning)
+        return self.backbone.engine
 
     @property
     def particles(self) -> Float[Tensor, "M P D"] | None:
@@ -103,7 +102,7 @@ class SourceSetup:
     @cached_property
     def engine(self) -> Engine:
         """The frozen model's losses and gradients."""
-        return choose_engine(self.backbone, self.settings.engine, self.settings.memory, self.settings.cpu_tuning)
+        return self.backbone.engine
 
 
 @dataclass(frozen=True)

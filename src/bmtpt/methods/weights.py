@@ -302,7 +302,7 @@ def weights_stage(method: str, setup: Setup) -> TargetWeights:
     """
     backbone = setup.backbone
     model = trainable_copy(backbone.model, method, setup.options, setup.settings.seed)
-    engine = TunedEngine(replace(backbone, model=model), backbone.dtype, cpu_tuning=setup.settings.cpu_tuning)
+    engine = TunedEngine(replace(backbone, model=model), backbone.dtype)
     return TargetWeights(engine, setup.rows, setup.settings)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.saved import Prompt, PromptMixture
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import Learned, Method, Setup, SourceSetup
 from bmtpt.methods.weights import TunedModel
 from bmtpt.settings import AdaptSettings, LearnSettings
@@ -63,7 +63,7 @@ def learn_own_source(
         "options": options.model_dump(mode="json"),
         "prompts": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in prompts.values()],
     }
-    outcome = Run(backbone.fingerprint, folder, True, listener).train(stage, settings, identity)
+    outcome = Run(backbone.identity, folder, True, listener).train(stage, settings, identity)
     return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
 
 
@@ -103,7 +103,7 @@ def fit_method(
         backbone,
         targets,
         stage,
-        Run(backbone.fingerprint, None, False, listener),
+        Run(backbone.identity, None, False, listener),
         method=method.name,
         sources=() if method.needs == "nothing" else learned.sources,
         posterior=learned.posterior.weights_sha256 if learned.posterior else None,

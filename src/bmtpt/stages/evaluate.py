@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from bmtpt.artifacts.card import require_backbone, versions
 from bmtpt.artifacts.saved import Prompt, PromptMixture
-from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError
 from bmtpt.inference.score import Evaluation, Prompts, ScorerKind, evaluate_prompts, make_scorer
 from bmtpt.methods.attempt import mixture_prompts
@@ -29,7 +27,7 @@ def evaluate(
     scorer: ScorerKind | None = None,
     max_length: int | None = None,
 ) -> Evaluation:
-    """Score a prompt or a tuned model on rows, through the forward path it was trained with.
+    """Score a prompt or a tuned model on rows, through the forward path that it would be trained with.
 
     Args:
         examples: Usually `TaskData.test`.
@@ -47,17 +45,8 @@ def evaluate(
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
-    return evaluate_prompts(
-        _engine_of(backbone, prompt), _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer)
-    )
-
-
-def _engine_of(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Engine:
-    """Return the engine that a prompt was trained with."""
-    if isinstance(prompt, TunedModel):
-        return prompt.engine
-    noted = prompt.card.settings
-    return choose_engine(backbone, noted.get("engine", "auto"), cpu_tuning=noted.get("cpu_tuning", "auto"))
+    engine = prompt.engine if isinstance(prompt, TunedModel) else backbone.engine
+    return evaluate_prompts(engine, _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer))
 
 
 def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Prompts:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.inference.score import make_scorer
 from bmtpt.methods.target import TargetRows

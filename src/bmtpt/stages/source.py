@@ -14,8 +14,7 @@ from torch import Tensor
 from bmtpt.artifacts.card import PosteriorCard, backbone_card, now, require_backbone, versions
 from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
@@ -79,13 +78,13 @@ def learn(
             start = learn_start(backbone, sources, settings, folder=place, resume=resume, listener=listener)
         stage = settings.model_copy(update={"steps": settings.svgd_steps})
         method = (FactoredSource if stage.task_factors else SvgdSource)(
-            choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning),
+            backbone.engine,
             initial_particles(backbone, settings, start),
             train,
             held_back,
             stage,
         )
-        run = Run(backbone.fingerprint, place, resume, listener)
+        run = Run(backbone.identity, place, resume, listener)
         outcome = run.train(method, stage, {"rows": row_digests(train), "held_back": row_digests(held_back)})
         found = outcome.state.found
         card = PosteriorCard(

@@ -13,9 +13,7 @@ from torch import Tensor
 from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
 from bmtpt.artifacts.folder import output_folder, require_free
 from bmtpt.artifacts.saved import Posterior, Prompt
-from bmtpt.backbone.choose import choose_engine
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
 from bmtpt.methods.map_target import posterior_candidates
 from bmtpt.methods.target import CandidateBuilder, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
@@ -158,7 +156,7 @@ def adapt(
         TrainingError, ArtifactError: As for `learn`.
     """
     settings = settings or AdaptSettings()
-    backbone = backbone or load_backbone(posterior.card.backbone.name, precision=settings.precision)
+    backbone = backbone or Backbone.from_pretrained(posterior.card.backbone.name)
     return adapt_together(
         posterior,
         [target],
@@ -231,9 +229,9 @@ def fit_targets(
         for each in places.values():
             require_free(each, "prompt", resume=resume, overwrite=overwrite)
         rows = all_target_rows(backbone, targets, settings)
-        engine = choose_engine(backbone, settings.engine, settings.memory, settings.cpu_tuning)
+        engine = backbone.engine
         stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
-        run = Run(backbone.fingerprint, place, resume, listener)
+        run = Run(backbone.identity, place, resume, listener)
         trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
         found = {}
         for k, (name, card) in enumerate(trained.cards.items()):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.artifacts.files import write_text_atomically
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
+from bmtpt.backbone import Backbone
+from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import get_method
@@ -65,16 +65,18 @@ class GridBench:
     Attributes:
         study: With its variants.
         folder: Holds the source stages and the prompts.
+        execution: How the backbone runs.
     """
 
-    def __init__(self, study: StudySpec, folder: Path) -> None:
+    def __init__(self, study: StudySpec, folder: Path, execution: Execution = AUTOMATIC) -> None:
         self.study = study
         self.folder = folder
+        self.execution = execution
         self.contenders = {contender.key: contender for contender in study.contenders()}
         self._stages: dict[str, Job] = {}
         self._hashes: dict[tuple[tuple[str, str], int], str] = {}
         self._loaded: dict[str, TaskData] = {}
-        self._backbone: tuple[tuple[str, str], Backbone] | None = None
+        self._backbone: Backbone | None = None
 
     # The plan
 
@@ -226,10 +228,9 @@ class GridBench:
 
     def backbone(self, study: StudySpec) -> Backbone:
         """Return a study's backbone; one at a time is kept."""
-        key = study.backbone, study.adapt.precision
-        if self._backbone is None or self._backbone[0] != key:
-            self._backbone = key, load_backbone(study.backbone, precision=study.adapt.precision)
-        return self._backbone[1]
+        if self._backbone is None or self._backbone.name != study.backbone:
+            self._backbone = Backbone.from_pretrained(study.backbone, **self.execution._asdict())
+        return self._backbone
 
     def data(self, name: str) -> TaskData:
         """Return a task's rows, loaded once."""
@@ -243,7 +244,7 @@ class GridBench:
 
 def _by_backbone(contenders: Sequence[Contender]) -> list[Contender]:
     """Put those of one backbone together, for one at a time is kept; who is first stays first."""
-    keys = [(each.study.backbone, each.study.adapt.precision) for each in contenders]
+    keys = [each.study.backbone for each in contenders]
     return [each for key in dict.fromkeys(keys) for each, own in zip(contenders, keys, strict=True) if own == key]
 
 
@@ -259,8 +260,7 @@ def _definition(task: TaskSpec) -> dict[str, Any]:
 
 def _source_facts(study: StudySpec) -> dict[str, Any]:
     identity = identity_of(study)
-    facts = {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
-    return facts | study.stage_precision()
+    return {name: identity[name] for name in ("backbone", "learn", "source_prompt", "limits")}
 
 
 def _stage_facts(study: StudySpec, stage: Stage) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.studies.collapse import CollapseBench
 from bmtpt.studies.gaussian import GaussianBench
 from bmtpt.studies.grid import GridBench
@@ -12,14 +13,16 @@ from bmtpt.studies.smoothing import SmoothingBench
 from bmtpt.studies.spec import AnyStudy, CollapseSpec, GaussianSpec, SmoothingSpec
 
 
-def make_bench(study: AnyStudy, folder: Path) -> Bench:
+def make_bench(study: AnyStudy, folder: Path, execution: Execution = AUTOMATIC) -> Bench:
     """Return what plans and runs a study.
 
     Args:
         folder: The study's own.
+        execution: How the backbone runs.
     """
     if isinstance(study, GaussianSpec):
         return GaussianBench(study)
     if isinstance(study, CollapseSpec):
         return CollapseBench(study)
-    return SmoothingBench(study, folder) if isinstance(study, SmoothingSpec) else GridBench(study, folder)
+    kind = SmoothingBench if isinstance(study, SmoothingSpec) else GridBench
+    return kind(study, folder, execution)

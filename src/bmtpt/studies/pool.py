@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from bmtpt.backbone.execution import Execution
 from bmtpt.errors import TrainingError
 from bmtpt.results import Result
 from bmtpt.studies.jobs import Bench, Job
@@ -50,7 +51,7 @@ def run_here(bench: Bench, jobs: Sequence[Job], listener: Listener | None) -> Ru
         yield job, rows
 
 
-def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int) -> Running:
+def run_apart(study: AnyStudy, folder: Path, execution: Execution, jobs: Sequence[Job], processes: int) -> Running:
     """Do the jobs in several processes, each as soon as what it needs is done; yield them as they end.
 
     If the caller stops, by Ctrl-C or by an error, the processes end at once.
@@ -62,7 +63,7 @@ def run_apart(study: AnyStudy, folder: Path, jobs: Sequence[Job], processes: int
             min(processes, len(jobs)),
             mp_context=multiprocessing.get_context("spawn"),
             initializer=_start,
-            initargs=(study, folder),
+            initargs=(study, folder, execution),
         ) as pool,
     ):
         try:
@@ -104,11 +105,11 @@ _benches: list[Bench] = []
 """The child's one bench, made when the child starts: it holds the model, which is loaded once."""
 
 
-def _start(study: AnyStudy, folder: Path) -> None:
+def _start(study: AnyStudy, folder: Path, execution: Execution) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _benches.append(make_bench(study, folder))
+    _benches.append(make_bench(study, folder, execution))
 
 
 def _end_with_parent() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from pathlib import Path
 
+from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import prompt_folder, study_hash
@@ -20,7 +21,14 @@ __all__ = ["RESULTS", "default_processes", "prompt_folder", "run_study", "study_
 RESULTS = "results.jsonl"
 
 
-def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *, processes: int = 1) -> list[Result]:
+def run_study(
+    study: AnyStudy,
+    folder: Path,
+    listener: Listener | None = None,
+    *,
+    processes: int = 1,
+    execution: Execution = AUTOMATIC,
+) -> list[Result]:
     """Run every cell that has no result yet; return all results.
 
     Args:
@@ -30,12 +38,13 @@ def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *
             ``stage`` name.
         processes: How many jobs are done side by side; the values do not depend on it. Only this process writes
             results. A script that asks for more than one must run it under ``if __name__ == "__main__"``.
+        execution: How the backbone runs: device, precision, engine, memory.
 
     Raises:
         SettingsError: The folder holds cells of this study with other settings, or no method can answer a target.
         BmtptError: As `learn`, `fit_targets` and `evaluate`.
     """
-    bench = make_bench(study, folder)
+    bench = make_bench(study, folder, execution)
     jobs = bench.jobs()
     if not jobs:
         raise SettingsError(f"study {study.name} has nothing to run: none of its methods can answer its targets")
@@ -44,7 +53,7 @@ def run_study(study: AnyStudy, folder: Path, listener: Listener | None = None, *
     left = to_do(jobs, done)
     bench.prepare(left)
     apart = processes > 1 and len(left) > 1
-    running = run_apart(study, folder, left, processes) if apart else run_here(bench, left, listener)
+    running = run_apart(study, folder, execution, left, processes) if apart else run_here(bench, left, listener)
     with closing(running):  # ends the processes if this loop is left early
         for number, (job, rows) in enumerate(running, start=1):
             new = [] if job in done else rows

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import versions
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.backbone.choose import choose_engine
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, settings_hash
 from bmtpt.studies.grid import PROMPT_SETTINGS, GridBench
@@ -76,8 +75,7 @@ class SmoothingBench(GridBench):
         length = adapt.max_length or data.task.max_length
         rows = tokenise(backbone, data.test[: self.study.rows], length)
         around = neighbours(prompt.prompts[0], radius, self.study.directions, job.place.seed).to(backbone.device)
-        engine = choose_engine(backbone, adapt.engine, cpu_tuning=adapt.cpu_tuning)
-        losses = engine.losses(around, rows.batch).mean(dim=1)
+        losses = backbone.engine.losses(around, rows.batch).mean(dim=1)
         loss = float(losses[1:].mean())
         figures = {"loss_rise": loss - float(losses[0]), "loss": loss}
         return [_line(job, metric, value, prompt, data) for metric, value in figures.items()]

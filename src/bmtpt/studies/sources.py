@@ -16,7 +16,7 @@ from torch import Tensor
 from bmtpt.artifacts.files import write_files_atomically, write_text_atomically
 from bmtpt.artifacts.folder import CARD
 from bmtpt.artifacts.saved import Posterior
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import Learned, Method, get_method
 from bmtpt.results import settings_hash
 from bmtpt.settings import LearnSettings, identity_of
@@ -160,7 +160,6 @@ class Sources:
             "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
             "rows": [[len(source.train), len(source.select), source.status] for source in data],
             "limits": asdict(self.study.limits),
-            **self.study.stage_precision(),
         }
         return settings_hash(facts)
 

@@ -173,7 +173,6 @@ class StudySpec(BaseStudy):
     )
     _fixed: ClassVar[tuple[str, ...]] = (
         *("learn.seed", "source_prompt.seed", "adapt.seed", "adapt.shots", "adapt.ensemble"),
-        *("learn.precision", "source_prompt.precision"),
     )
 
     kind: Literal["grid"] = later("grid")
@@ -212,16 +211,6 @@ class StudySpec(BaseStudy):
             )
         return self
 
-    @model_validator(mode="after")
-    def _one_precision(self) -> StudySpec:
-        own, stages = self.adapt.precision, {"learn": self.learn, "source_prompt": self.source_prompt}
-        if odd := [name for name, stage in stages.items() if stage.precision not in ("auto", own)]:
-            raise ValueError(
-                f"{odd[0]}.precision is {stages[odd[0]].precision} and adapt.precision {own}; "
-                "a study loads its model once, so set adapt.precision"
-            )
-        return self
-
     def compared(self) -> tuple[str, ...]:
         """Return the methods."""
         return self.methods
@@ -255,10 +244,6 @@ class StudySpec(BaseStudy):
             SettingsError: One that it does not have, or a value that it cannot have.
         """
         return validated(method.options, self.options.get(method.name, {}), f"options.{method.name}")
-
-    def stage_precision(self) -> dict[str, str]:
-        """Return the precision that source stages are learned in, for their hashes; nothing where it is `auto`."""
-        return {} if self.adapt.precision == "auto" else {"precision": self.adapt.precision}
 
     def source_seed(self, seed: int) -> int:
         """Return the source-stage seed that goes with a seed."""

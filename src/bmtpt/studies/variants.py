@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 from typing import Any, NamedTuple
 
-SOURCE_STAGE = ("learn", "source_prompt", "backbone", "adapt.precision")
-"""Options, and groups of them, that decide a source stage: all stages run in the precision of the target stage."""
+SOURCE_STAGE = ("learn", "source_prompt", "backbone")
+"""Options, and groups of them, that decide a source stage."""
 
 Grid = Mapping[str, Any]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.model.framing import answer_ids
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.tasks.text import truncate
 from bmtpt.types import Example, TokenBatch
 

@@ -17,13 +17,13 @@ class Run:
     """Where and how a stage runs.
 
     Attributes:
-        fingerprint: Of the backbone: a checkpoint is never resumed on another model.
+        backbone: What decides the bits that a model computes: a checkpoint is never resumed on another one.
         folder: For checkpoints and events, or None.
         resume: Whether to go on from the folder's checkpoint.
         listener: Hears every event.
     """
 
-    fingerprint: str
+    backbone: Mapping[str, str]
     folder: Path | None
     resume: bool
     listener: Listener | None
@@ -32,7 +32,7 @@ class Run:
         self, method: Method, settings: LoopSettings, tasks: Mapping[str, Any], patience: int | None = None
     ) -> Outcome:
         """Run a method in the one training loop."""
-        identity = {**tasks, "backbone": self.fingerprint}
+        identity = {**tasks, "backbone": dict(self.backbone)}
         loop = Loop(
             method,
             settings,

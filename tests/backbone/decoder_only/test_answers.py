@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from plain import random_batch, random_prompts
 from torch import Tensor
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.decoder_only.engine import CausalPassEngine
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine
 from bmtpt.backbone.engine import Query
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError
 
 both_engines = pytest.mark.parametrize("engine_class", [CausalEngine, HuggingFaceCausalEngine])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,12 +24,11 @@ from plain import random_batch, random_prompts, relative
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.decoder_only.engine import CausalPassEngine
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine, causal_supports
 from bmtpt.backbone.engine import Query
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -319,19 +319,19 @@ def test_a_text_without_tokens_is_refused() -> None:
 @pytest.mark.parametrize("family", FULL_ATTENTION)
 def test_full_attention_is_run_with_a_shared_prompt(family: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "bmtpt"):
-        assert type(choose_engine(tiny_causal(family))) is CausalEngine
+        assert type(tiny_causal(family).engine) is CausalEngine
     assert caplog.messages == ["engine=packed (each prompt's keys and values are shared by its examples)"]
 
 
 def test_a_sliding_window_is_run_by_the_model_itself_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
     backbone = tiny_causal("mistral with a window")
     with caplog.at_level(logging.INFO, "bmtpt"):
-        assert type(choose_engine(backbone)) is HuggingFaceCausalEngine
+        assert type(backbone.engine) is HuggingFaceCausalEngine
     assert caplog.messages == [
         "engine=generic (packed cannot run this backbone: its attention has a window (sliding_window))"
     ]
     with pytest.raises(BackboneError, match=r"engine=packed cannot run .* window"):
-        choose_engine(backbone, "packed")
+        _ = replace(backbone, engine_name="packed").engine
 
 
 def test_a_state_space_model_is_run_by_the_model_itself() -> None:
@@ -344,7 +344,7 @@ def test_a_state_space_model_is_run_by_the_model_itself() -> None:
     backbone = Backbone("mamba", model, None, "", model.get_input_embeddings().weight)
     assert causal_supports(backbone) == "its forward takes no past_key_values"
     prompts, batch = random_prompts(2, 3), random_batch([4, 9], [2, 1])
-    losses, gradient = choose_engine(backbone).gradients(prompts, batch, torch.ones(2))
+    losses, gradient = backbone.engine.gradients(prompts, batch, torch.ones(2))
     true_losses, truth = plain_gradients(backbone, prompts, batch, torch.ones(2))
     assert relative(losses, true_losses) < 1e-5
     assert relative(gradient, truth) < 1e-5
@@ -374,7 +374,7 @@ def test_a_model_whose_trial_raises_is_run_by_the_model_itself(caplog: pytest.Lo
     forward.__signature__ = inspect.signature(honest)  # type: ignore[attr-defined]
     backbone.model.forward = forward
     with caplog.at_level(logging.INFO, "bmtpt"):
-        assert type(choose_engine(backbone)) is HuggingFaceCausalEngine
+        assert type(backbone.engine) is HuggingFaceCausalEngine
     assert "its trial failed (IndexError)" in caplog.text
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,9 @@ from bmtpt.artifacts.card import BackboneCard
 from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
 from bmtpt.artifacts.peft import export_peft, import_peft
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.inference.predict import ANSWER_TOKENS, predict
 from bmtpt.inference.score import make_scorer
@@ -108,7 +107,7 @@ def copy(tiny_gpt2_folder: Path, tmp_path: Path) -> Path:
 
 
 def load(folder: Path, precision: Any = "float32") -> Backbone:
-    return load_backbone(str(folder), precision=precision, device="cpu")
+    return Backbone.from_pretrained(str(folder), precision=precision, device="cpu")
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -228,7 +227,7 @@ def test_an_encoder_decoders_answer_is_framed_as_its_tokenizer_frames_a_text(bar
 def test_a_posterior_is_learned_and_adapted_and_its_prompt_answers(
     tiny_gpt2: Backbone, tiny_tasks: Any, tmp_path: Path
 ):
-    assert type(choose_engine(tiny_gpt2)) is CausalEngine
+    assert type(tiny_gpt2.engine) is CausalEngine
     posterior = learn(tiny_gpt2, [tiny_tasks["pairs"], tiny_tasks["answers"]], LEARNING, folder=tmp_path / "post")
     prompt = adapt(posterior, tiny_tasks["sentiment"], ADAPTING, backbone=tiny_gpt2, folder=tmp_path / "prompt")
     test = tiny_tasks["sentiment"].test
@@ -248,12 +247,13 @@ def test_a_free_answer_is_generated(tiny_gpt2: Backbone, tiny_tasks: Any):
     test = tiny_tasks["answers"].test
     inputs = tokenise(tiny_gpt2, test, 256).batch.inputs
     written = [answer["label"] for answer in predict(tiny_gpt2, prompt, test)]
-    assert written == choose_engine(tiny_gpt2, "generic").generate(prompt.prompts, inputs, ANSWER_TOKENS)[0]
+    generic = replace(tiny_gpt2, engine_name="generic").engine
+    assert written == generic.generate(prompt.prompts, inputs, ANSWER_TOKENS)[0]
     assert len(evaluate(tiny_gpt2, prompt, test).predictions) == len(test)
 
 
 def test_another_encoder_decoder_runs_through_the_generic_engine(bart: Backbone, tiny_tasks: Any):
-    assert type(choose_engine(bart)) is HuggingFaceEngine
+    assert type(bart.engine) is HuggingFaceEngine
     posterior = learn(bart, [tiny_tasks["pairs"]], LEARNING)
     prompt = adapt(posterior, tiny_tasks["sentiment"], ADAPTING, backbone=bart)
     test = tiny_tasks["sentiment"].test
@@ -317,7 +317,7 @@ def test_peft_gives_an_exported_prompts_probabilities_for_rows_alone(
     tuned = peft.PeftModel.from_pretrained(plain, tmp_path).eval()
     task, rows = tiny_tasks["sentiment"].task, tokenise(tiny_gpt2, tiny_tasks["sentiment"].test[:3], 64)
     answers = make_scorer(tiny_gpt2, task).answers
-    found = choose_engine(tiny_gpt2).answer_log_likelihoods(prompt.prompts, rows.batch.inputs, answers)
+    found = tiny_gpt2.engine.answer_log_likelihoods(prompt.prompts, rows.batch.inputs, answers)
     for n, text in enumerate(rows.batch.inputs):
         for c, answer in enumerate(answers):
             ids = torch.cat([text, answer])[None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,17 +11,12 @@ from causal_plain import tiny_causal
 from plain import random_batch, random_prompts
 from plain import tiny_backbone as tiny_t5
 
-import bmtpt
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine
 from bmtpt.backbone.device import allocator, machine
-from bmtpt.backbone.device.machine import CpuTuning
 from bmtpt.backbone.device.plan import Plan
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.inference.predict import predict
-from bmtpt.settings import AdaptSettings, LearnSettings
 
 needs_onednn = pytest.mark.skipif(machine._setting() is None, reason="this torch has no switch for oneDNN's products")
 
@@ -86,9 +82,9 @@ EVERY = [(family, name) for family in ("v1.1", "gpt2") for name in ("packed", "g
 every_engine = pytest.mark.parametrize(("family", "name"), EVERY)
 
 
-def engine(family: str, name: Any, tuning: CpuTuning = "auto") -> Any:
+def engine(family: str, name: Any) -> Any:
     backbone = tiny_causal(family) if family == "gpt2" else tiny_t5(family)
-    return choose_engine(backbone, name, cpu_tuning=tuning)
+    return replace(backbone, engine_name=name).engine
 
 
 def seen_during(made: Any, question: str, monkeypatch: pytest.MonkeyPatch) -> set[tuple[bool, str]]:
@@ -132,19 +128,6 @@ def test_every_engines_settings_hold_for_all_of_a_question_and_end_with_it(
         assert (allocator._depth, setting()) == (0, before)
 
 
-@needs_onednn
-@every_engine
-def test_without_tuning_nothing_is_set_and_nothing_is_said(
-    family: str, name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(machine, "onednn_error", lambda: 3e-7)
-    before, made = setting(), engine(family, name, "none")
-    caplog.clear()
-    with caplog.at_level("INFO", logger="bmtpt"):
-        assert seen_during(made, "gradients", monkeypatch) == {(False, before)}
-    assert not caplog.messages
-
-
 @every_engine
 def test_one_line_says_what_is_set_and_why(family: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
     made = engine(family, name)
@@ -177,23 +160,6 @@ def test_the_line_says_why_memory_is_not_kept(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(machine, "not_kept", lambda: "you have set MALLOC_TOP_PAD_")
     assert machine._memory(True) == "freed memory not kept (you have set MALLOC_TOP_PAD_)"
     assert machine._memory(False) == "freed memory not kept (switched off)"
-
-
-def test_tuning_can_be_switched_off_from_learning_to_prediction(
-    tiny_backbone: Backbone, tiny_tasks: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refused(*_: Any) -> None:
-        raise AssertionError("cpu_tuning is none")
-
-    monkeypatch.setattr(machine, "kept_memory", refused)
-    monkeypatch.setattr(machine, "onednn_products", refused)
-    small: dict[str, Any] = {"steps": 1, "evaluate_every": 1, "validation_rows": 2, "cpu_tuning": "none"}
-    target = tiny_tasks["pairs"]
-    learning = LearnSettings(particles=2, prompt_length=2, **small)
-    posterior = bmtpt.learn(tiny_backbone, [tiny_tasks["sentiment"]], learning)
-    prompt = bmtpt.adapt(posterior, target, AdaptSettings(shots=4, **small), backbone=tiny_backbone)
-    bmtpt.evaluate(tiny_backbone, prompt, target.test[:2])
-    list(predict(tiny_backbone, prompt, target.test[:2]))
 
 
 # Attention on CUDA

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from plain import plain_loss, random_batch, random_prompts, tiny_backbone
 from torch import Tensor
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.device.plan import Plan
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Query
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 
 ENGINES = pytest.mark.parametrize("engine_class", [HuggingFaceEngine, PackedT5Engine])
 SENTENCES = ["the film is good .", "anna lives in paris . where is anna ?", "a dog", "carla sees the dull house ."]
@@ -77,7 +76,7 @@ def test_each_query_of_a_mixed_batch_is_continued_as_hugging_face_continues_it_a
     engine_class: type[PassEngine], budget: int, tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PassEngine, "token_budget", budget)
-    loaded = load_backbone(str(tiny_t5_folder), precision="float32")
+    loaded = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
     asked = queries(loaded)
     texts = [reply.text for reply in engine_class(loaded).answer(asked)]
     assert len(set(texts)) > 2  # else the test could not see a mix-up
@@ -93,7 +92,7 @@ def test_each_query_of_a_mixed_batch_is_continued_as_hugging_face_continues_it_a
 def test_a_mixed_batch_is_answered_as_each_query_by_the_other_questions(
     engine_class: type[PassEngine], tiny_t5_folder: Path
 ) -> None:
-    loaded = load_backbone(str(tiny_t5_folder), precision="float32")
+    loaded = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
     engine, asked = engine_class(loaded), queries(loaded, seed=7)
     for query, reply in zip(asked, engine.answer(asked), strict=True):
         prompt, text, words, limit = query
@@ -106,7 +105,7 @@ def test_a_mixed_batch_is_answered_as_each_query_by_the_other_questions(
 def test_a_text_that_is_ranked_and_continued_is_encoded_once(
     engine_class: type[PassEngine], tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = load_backbone(str(tiny_t5_folder), precision="float32")
+    loaded = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
     engine, encode = engine_class(loaded), engine_class.encode
     ours: list[int] = []
     theirs: list[int] = []
@@ -130,7 +129,7 @@ def test_as_many_rows_are_continued_together_as_the_plan_allows(
     allowed: int, tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PassEngine, "token_budget", 200)
-    loaded = load_backbone(str(tiny_t5_folder), precision="float32")
+    loaded = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
     engine, asked, rows = PackedT5Engine(loaded, Plan(token_budget=allowed)), queries(loaded), []
     continued = engine.continued
 

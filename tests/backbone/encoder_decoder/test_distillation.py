@@ -7,11 +7,11 @@ import torch
 from plain import plain_loss, random_batch, random_prompts, relative, tiny_backbone
 from torch import Tensor
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.backbone.model.frozen import Backbone
 
 N, P = 4, 5
 BATCH = random_batch([4, 30, 17, 28], [2, 1, 5, 3])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from plain import plain_gradients, plain_losses, random_batch, random_prompts, relative, tiny_backbone
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.types import TokenBatch
 
 
@@ -56,7 +56,7 @@ def test_answer_log_likelihoods_are_the_negative_losses_of_each_answer() -> None
 def test_generation_is_that_of_hugging_face_with_the_prompt_in_front(
     engine_class: type[PassEngine], tiny_t5_folder: Path
 ) -> None:
-    backbone = load_backbone(str(tiny_t5_folder), precision="float32")
+    backbone = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
     prompts = random_prompts(2, 4)
     inputs = backbone.tokenizer(["the film is good .", "anna lives in paris . where is anna ?", "a dog"]).input_ids
     inputs = [torch.tensor(ids) for ids in inputs]

@@ -9,10 +9,9 @@ import torch
 from plain import VOCABULARY, plain_gradients, plain_losses, random_batch, random_prompts, relative
 from transformers import AutoModelForSeq2SeqLM, BartConfig, LongT5Config, MT5Config
 
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.model.families import require_usable
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -44,7 +43,7 @@ def tiny(kind: str) -> Backbone:
 def test_losses_and_gradients_are_those_of_single_unpadded_examples(kind: str) -> None:
     backbone, prompts, weights = tiny(kind), random_prompts(2, 5), torch.tensor([1.0, 0.2, 3.0])
     batch = random_batch([4, 30, 17], [2, 1, 5])
-    engine = choose_engine(backbone)
+    engine = backbone.engine
     assert type(engine) is HuggingFaceEngine
     losses, gradient = engine.gradients(prompts, batch, weights)
     true_losses, truth = plain_gradients(backbone, prompts, batch, weights)

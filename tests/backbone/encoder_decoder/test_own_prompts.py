@@ -9,10 +9,10 @@ import torch
 from plain import plain_gradients, plain_losses, random_batch, random_prompts, relative, tiny_backbone
 from torch import Tensor
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.types import TokenBatch
 
 ENGINES = pytest.mark.parametrize("engine_class", [HuggingFaceEngine, PackedT5Engine])
@@ -68,7 +68,7 @@ def test_answers_are_ranked_with_the_prompts_of_their_example(engine_class: type
 def test_texts_are_generated_with_the_prompts_of_their_example(
     engine_class: type[PassEngine], tiny_t5_folder: Path
 ) -> None:
-    engine = engine_class(load_backbone(str(tiny_t5_folder), precision="float32"))
+    engine = engine_class(Backbone.from_pretrained(str(tiny_t5_folder), precision="float32"))
     sentences = ["the film is good .", "anna lives in paris . where is anna ?", "a dog", "a cat"]
     inputs = [torch.tensor(ids) for ids in engine.backbone.tokenizer(sentences).input_ids]
     prompts = own_prompts()

@@ -22,7 +22,7 @@ from plain import (
     tiny_backbone,
 )
 
-from bmtpt.backbone import choose
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.device import machine
 from bmtpt.backbone.device.allocator import kept_memory
 from bmtpt.backbone.device.plan import ACCELERATOR, DeviceBudget, Plan
@@ -31,8 +31,6 @@ from bmtpt.backbone.fast_t5 import engine as t5
 from bmtpt.backbone.fast_t5 import layers as t5_layers
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
 from bmtpt.backbone.fast_t5.gelu import gated_gelu, gated_gelu_with_slopes
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.backbone.passes.packing import TOKEN_BUDGET
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
@@ -103,7 +101,7 @@ def test_a_text_of_512_tokens_is_exact(family: str) -> None:
 
 
 def test_in_bfloat16_the_gradient_points_where_that_of_fp32_does(tiny_t5_folder: Path) -> None:
-    wide, narrow = (load_backbone(str(tiny_t5_folder), precision=name) for name in ("float32", "bfloat16"))
+    wide, narrow = (Backbone.from_pretrained(str(tiny_t5_folder), precision=name) for name in ("float32", "bfloat16"))
     prompts, batch = wide.embeddings[3:21].view(3, 6, 24), random_batch([11, 40, 26, 40], [2, 4, 3, 6])
     losses, gradient = PackedT5Engine(narrow).gradients(prompts, batch, torch.ones(4))
     true_losses, truth = PackedT5Engine(wide).gradients(prompts, batch, torch.ones(4))
@@ -302,7 +300,7 @@ def test_the_looked_up_gelu_is_the_formula_bit_for_bit() -> None:
 
 def test_auto_takes_the_packed_engine_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="bmtpt"):
-        assert isinstance(choose.choose_engine(tiny_backbone("v1.1")), PackedT5Engine)
+        assert isinstance(tiny_backbone("v1.1").engine, PackedT5Engine)
     assert "engine=packed" in caplog.text
 
 
@@ -311,12 +309,7 @@ def test_auto_falls_back_on_an_activation_that_packed_does_not_know(caplog: pyte
     backbone.model.config.feed_forward_proj = "gated-silu"
     assert "gated-silu" in (packed_supports(backbone) or "")
     with caplog.at_level("INFO", logger="bmtpt"):
-        assert isinstance(choose.choose_engine(backbone), HuggingFaceEngine)
+        assert isinstance(backbone.engine, HuggingFaceEngine)
     assert "gated-silu" in caplog.text
     with pytest.raises(BackboneError, match="gated-silu"):
-        choose.choose_engine(backbone, "packed")
-
-
-def test_an_unknown_engine_is_refused_with_a_hint() -> None:
-    with pytest.raises(BackboneError, match="did you mean 'packed'"):
-        choose.choose_engine(tiny_backbone("v1.0"), "paked")  # type: ignore[arg-type]
+        _ = replace(backbone, engine_name="packed").engine

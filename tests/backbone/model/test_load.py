@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
-from bmtpt.backbone.model.load import fingerprint_of, load_backbone
+from bmtpt.backbone import Backbone
+from bmtpt.backbone.model.families import fingerprint_of
 from bmtpt.errors import BackboneError
 
 
@@ -26,7 +27,7 @@ def copy(tiny_t5_folder, tmp_path) -> Path:
 
 
 def load(folder: Path, **options: Any):
-    return load_backbone(str(folder), **{"precision": "float32", "device": "cpu", **options})
+    return Backbone.from_pretrained(str(folder), **{"precision": "float32", "device": "cpu", **options})
 
 
 def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -42,7 +43,7 @@ def change_config(folder: Path, **changes: Any) -> None:
 
 def refusal(name: object) -> str:
     with pytest.raises(BackboneError) as error:
-        load_backbone(str(name), precision="float32", device="cpu")
+        Backbone.from_pretrained(str(name), precision="float32", device="cpu")
     sentence = str(error.value)
     assert "\n" not in sentence
     assert str(name) in sentence

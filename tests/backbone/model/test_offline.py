@@ -15,11 +15,10 @@ import pytest
 import torch
 from plain import in_float64, plain_gradients, relative
 
+from bmtpt.backbone import Backbone
 from bmtpt.backbone.device.plan import ACCELERATOR, Plan
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
 from bmtpt.backbone.model import offline
-from bmtpt.backbone.model.frozen import Backbone
-from bmtpt.backbone.model.load import load_backbone
 from bmtpt.backbone.model.offline import offline_folder
 from bmtpt.errors import BackboneError, SettingsError
 from bmtpt.types import TokenBatch
@@ -34,7 +33,7 @@ needs_wheel = pytest.mark.skipif(not INSTALLED, reason=f"{offline.PACKAGE} is no
 
 @needs_wheel
 def test_the_offline_backbone_is_a_trained_t5_of_77_million_parameters():
-    backbone = load_backbone("offline", precision="float32", device="cpu")
+    backbone = Backbone.from_pretrained("offline", precision="float32", device="cpu")
     assert backbone.parameters == 76_961_152
     assert (backbone.d_model, backbone.embeddings.shape[0]) == (512, 32_128)
     assert len(backbone.frequent_ids()) == 5_000
@@ -55,7 +54,7 @@ def drawn(backbone: Backbone, M: int, P: int, texts: list[int], answers: list[in
 @needs_wheel
 def test_the_packed_engine_is_as_near_to_float64_as_hugging_face_on_real_weights():
     """The fp32 gradient of these weights can be 1e-5 off in any code, Hugging Face's too: the truth is in float64."""
-    backbone = load_backbone("offline", precision="float32", device="cpu")
+    backbone = Backbone.from_pretrained("offline", precision="float32", device="cpu")
     prompts, batch = drawn(backbone, 1, 8, [30, 11], [2, 4])
     true_losses, truth = plain_gradients(in_float64(backbone), prompts.double(), batch, torch.ones(2).double())
     theirs = plain_gradients(backbone, prompts, batch, torch.ones(2))
@@ -68,7 +67,7 @@ def test_the_packed_engine_is_as_near_to_float64_as_hugging_face_on_real_weights
 @needs_wheel
 def test_bfloat16_points_where_fp32_does_on_real_weights():
     """0.9991 to 0.9997 over five draws of this size (Hugging Face's bfloat16: 0.9986 to 0.9997)."""
-    backbone = load_backbone("offline", precision="float32", device="cpu")
+    backbone = Backbone.from_pretrained("offline", precision="float32", device="cpu")
     prompts, batch = drawn(backbone, 2, 20, [24, 61, 110, 45, 30, 80], [2, 4, 3, 2, 6, 2])
     truth = PackedT5Engine(backbone).gradients(prompts, batch, torch.ones(6))[1]
     narrow = replace(backbone, model=backbone.model.bfloat16())
@@ -154,7 +153,7 @@ def test_without_the_wheel_the_command_that_installs_it_is_told(tmp_path, monkey
     monkeypatch.setenv("BMTPT_CACHE", str(tmp_path))
     monkeypatch.setattr(offline.metadata, "distribution", missing)
     with pytest.raises(BackboneError) as error:
-        load_backbone("offline")
+        Backbone.from_pretrained("offline")
     assert str(error.value) == f"the offline backbone is not installed; run: {offline.INSTALL}"
     assert offline.INSTALL.startswith("pip install")
 

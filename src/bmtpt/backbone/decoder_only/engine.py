@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pad_sequence
 from bmtpt.backbone.decoder_only.answers import answer_together
 from bmtpt.backbone.device.machine import CpuTuning, model_settings
 from bmtpt.backbone.engine import Query, Reply
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes.loss import IGNORED, at_least_fp32, summed_nll
 from bmtpt.backbone.passes.packing import TOKEN_BUDGET, Pass, passes
 from bmtpt.backbone.passes.run import empty_cache, run_passes
@@ -73,7 +73,7 @@ class CausalPassEngine(ABC):
         name: For the log.
     """
 
-    backbone: Backbone
+    backbone: FrozenModel
     cpu_tuning: CpuTuning = "auto"
 
     name: ClassVar[str] = "generic"

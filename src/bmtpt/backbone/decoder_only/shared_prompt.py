@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.types import TokenBatch
 
 NEEDED = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask", "logits_to_keep")
@@ -30,7 +30,7 @@ AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3}
 """Largest relative difference of the trial's losses; other dtypes: 2e-2. A wrong position or mask gives more."""
 
 
-def causal_supports(backbone: Backbone) -> str | None:
+def causal_supports(backbone: FrozenModel) -> str | None:
     """Return why `CausalEngine` cannot run this backbone, or None if it can.
 
     An architecture nobody has tried may accept positions and caches and yet not follow them, so the last question
@@ -63,7 +63,7 @@ def _odd_layers(config: Any) -> list[str]:
 
 
 @torch.no_grad()
-def _agrees(backbone: Backbone) -> bool:
+def _agrees(backbone: FrozenModel) -> bool:
     ids = torch.arange(7, device=backbone.device) % len(backbone.embeddings)
     prompts = backbone.embeddings[ids[:6]].view(2, 3, -1)
     batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])

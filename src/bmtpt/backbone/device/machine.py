@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bmtpt.backbone.device.allocator import kept_memory, not_kept
 from bmtpt.backbone.device.plan import Plan
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.frozen import FrozenModel
 
 CpuTuning = Literal["auto", "none"]
 
@@ -25,7 +25,7 @@ EXACT = 1e-6
 _LOG = logging.getLogger("bmtpt")
 
 
-def model_settings(backbone: Backbone, tuning: CpuTuning, engine: str) -> AbstractContextManager[None]:
+def model_settings(backbone: FrozenModel, tuning: CpuTuning, engine: str) -> AbstractContextManager[None]:
     """Return what holds while an engine runs Hugging Face's forward pass on the backbone's device."""
     if backbone.device.type == "cpu":
         return tuned(cpu_plan(Plan(), tuning), backbone.dtype, engine)

@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 import torch
 
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.execution import Memory
+from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes.packing import PASS_COST, TOKEN_BUDGET
-
-Memory = Literal["keep", "recompute"]
 
 FREE_SHARE = 0.4
 """Share of the free device memory that a pass's saved activations may take; the rest is for what lives shortly."""
@@ -76,7 +75,7 @@ class DeviceBudget:
         self.tokens = max(TOKEN_BUDGET, self.tokens // 2)
 
 
-def budget_for(backbone: Backbone, plan: Plan) -> DeviceBudget | None:
+def budget_for(backbone: FrozenModel, plan: Plan) -> DeviceBudget | None:
     """Return how many tokens of a pass fit into the free memory of a CUDA device, as a power of two; else None.
 
     A power of two, so that a little more or less free memory cuts a run's passes as before.

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from bmtpt.backbone.device.prefetch import Labelled, Texts, one_ahead, sent
 from bmtpt.backbone.encoder_decoder.answers import answer_together
 from bmtpt.backbone.engine import Query, Reply
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes.loss import IGNORED
 from bmtpt.backbone.passes.packing import TOKEN_BUDGET, Pass, passes
 from bmtpt.backbone.passes.run import empty_cache, run_passes
@@ -36,8 +36,9 @@ class PassEngine(ABC):
     Prompts are on the backbone's device; token ids may be on the CPU, where they are padded before they are sent.
     """
 
-    backbone: Backbone
+    backbone: FrozenModel
 
+    name: ClassVar[str] = "generic"
     token_budget: ClassVar[int] = TOKEN_BUDGET
 
     @abstractmethod

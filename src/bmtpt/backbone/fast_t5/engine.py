@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -33,13 +33,13 @@ from bmtpt.backbone.fast_t5.weights import (
     decoder_layers,
     encoder_layers,
 )
-from bmtpt.backbone.model.frozen import Backbone
+from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes.packing import Pass, passes
 
 ACTIVATIONS = ("relu", "gated-gelu")
 
 
-def packed_supports(backbone: Backbone) -> str | None:
+def packed_supports(backbone: FrozenModel) -> str | None:
     """Return why `PackedT5Engine` cannot run this backbone, or None if it can."""
     config = backbone.model.config
     if config.model_type != "t5":
@@ -86,6 +86,8 @@ class PackedT5Engine(PassEngine):
     """
 
     chosen: Plan | None = None
+
+    name: ClassVar[str] = "packed"
 
     @cached_property
     def plan(self) -> Plan:

@@ -1,4 +1,4 @@
-"""The frozen language model: weights, tokenizer and the fingerprint that ties artifacts to them."""
+"""A frozen language model as the engines see it: weights, tokenizer and the fingerprint that ties artifacts to them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 @dataclass(frozen=True)
-class Backbone:
+class FrozenModel:
     """A frozen language model: encoder-decoder or decoder-only.
 
     Attributes:

@@ -5,45 +5,50 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from bmtpt.backbone.execution import Execution, Precision
+from bmtpt.backbone.model.adopt import require_tokenizer
 from bmtpt.backbone.model.families import fingerprint_of, loader_of, require_usable, without_dropout
-from bmtpt.backbone.model.frozen import Backbone
 from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
-from bmtpt.errors import BackboneError, nearest
+from bmtpt.errors import BackboneError
 
 NO_LIMIT = 10**9
 
-Precision = Literal["auto", "float32", "bfloat16"]
 
+def load_model(name: str, execution: Execution) -> tuple[Any, Tensor, str]:
+    """Load a backbone's model, frozen, without dropout, on its device and in its compute dtype.
 
-def load_backbone(name: str, *, precision: Precision = "auto", device: str = "auto") -> Backbone:
-    """Load a T5, another encoder-decoder or a decoder-only model, frozen, without dropout.
-
-    Args:
-        name: A Hugging Face hub id (``google/t5-v1_1-base``, ``Qwen/Qwen2.5-0.5B``), a local folder, or ``offline``.
-        precision: Compute dtype. ``auto`` is bfloat16 where the processor multiplies it natively, else float32.
-        device: ``auto`` is ``cuda`` where there is one, else ``cpu``.
+    Returns:
+        The model, its embedding table in fp32, and its fingerprint.
 
     Raises:
-        BackboneError: There is no such device or precision; the model is not there, is of a kind that cannot be used,
-            or holds no safetensors weights.
+        BackboneError: As `Backbone.from_pretrained`.
     """
-    place = _device(device)
-    compute = _dtype(precision, place)
+    place = _device(execution.device)
+    compute = _dtype(execution.precision, place)
     source = str(offline_folder()) if name == "offline" else name
     model = _load_frozen(source, name)
     if name == "offline" and (count := _count(model)) != PARAMETERS:
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
-    tokenizer = load_tokenizer(name)
     fingerprint = fingerprint_of(model)
+    embeddings = embedding_table(model).to(place)
+    return model.to(place, compute), embeddings, fingerprint
+
+
+@torch.no_grad()
+def embedding_table(model: Any) -> Float[Tensor, "V D"]:
+    """Return what a model's first layer gets for each token, in fp32 or better.
+
+    Through the module: some models scale what they look up, and a prompt's rows are joined with the scaled ones.
+    """
     table = model.get_input_embeddings()
-    # Through the module: some models scale what they look up, and a prompt's rows stand beside the scaled ones.
-    embeddings = table(torch.arange(len(table.weight))).detach().to(place)
-    model = model.to(place, compute)
-    return Backbone(name, model, tokenizer, fingerprint, embeddings)
+    found: Tensor = table(torch.arange(len(table.weight), device=table.weight.device))
+    return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
 def _load_frozen(source: str, name: str) -> Any:
@@ -123,7 +128,7 @@ def _contiguous(_: Any, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor,
 
 
 def load_tokenizer(name: str) -> Any:
-    """Load the tokenizer that belongs to a backbone's name (see `load_backbone`).
+    """Load the tokenizer that belongs to a backbone's name (see `Backbone.from_pretrained`).
 
     Raises:
         BackboneError: There is none.
@@ -135,12 +140,7 @@ def load_tokenizer(name: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise BackboneError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
-    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes an empty one up
-        raise BackboneError(f"cannot load the tokenizer of '{name}': it has no vocabulary (tokenizer.json is missing)")
-    if tokenizer.eos_token_id is None:
-        raise BackboneError(
-            f"the tokenizer of '{name}' has no end-of-sequence token, and answers must end; set eos_token"
-        )
+    require_tokenizer(tokenizer, name)
     tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit; the engines count positions
     return tokenizer
 
@@ -168,8 +168,6 @@ def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     if precision in known:
         return known[precision]
-    if precision != "auto":
-        raise BackboneError(f"unknown precision '{precision}'; {nearest(precision, ('auto', *known))}")
     on_gpu = device.type == "cuda"
     native = torch.cuda.is_bf16_supported(False) if on_gpu else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if native else torch.float32

@@ -1,0 +1,103 @@
+"""The frozen language model as a user holds it: loaded once, with the one engine that runs it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
+from bmtpt.backbone.model.adopt import adopt, require_tokenizer
+from bmtpt.backbone.model.families import fingerprint_of
+from bmtpt.backbone.model.frozen import FrozenModel
+from bmtpt.backbone.model.load import embedding_table, load_model, load_tokenizer
+from bmtpt.errors import BackboneError
+
+
+@dataclass(frozen=True, repr=False)
+class Backbone(FrozenModel):
+    """A frozen language model and the engine that runs it.
+
+    Make one with `from_pretrained` or `from_model`.
+
+    Attributes:
+        engine_name: Which engine was asked for (see `Execution`).
+        memory: What it keeps for the backward pass (see `Execution`).
+    """
+
+    engine_name: EngineName = "auto"
+    memory: Memory = "keep"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        device: str = "auto",
+        precision: Precision = "auto",
+        engine: EngineName = "auto",
+        memory: Memory = "keep",
+    ) -> Self:
+        """Load a T5, another encoder-decoder or a decoder-only model, frozen, without dropout.
+
+        Args:
+            name: A Hugging Face hub id (``google/t5-v1_1-base``, ``Qwen/Qwen2.5-0.5B``), a local folder, or
+                ``offline``.
+            device, precision, engine, memory: See `Execution`.
+
+        Raises:
+            BackboneError: A choice is unknown or cannot be had here; the model cannot be found, is of a kind that
+                cannot be used, or has no safetensors weights.
+        """
+        execution = Execution(device, precision, engine, memory).checked()
+        if not isinstance(name, str | Path):
+            raise BackboneError(
+                "a backbone is named by a hub id, a folder or 'offline', not by an object of type "
+                f"{type(name).__name__}; Backbone.from_model takes a model that is loaded"
+            )
+        name = str(name)
+        model, embeddings, fingerprint = load_model(name, execution)
+        made = cls(name, model, load_tokenizer(name), fingerprint, embeddings, engine, memory)
+        if (engine, memory) != ("auto", "keep"):
+            made.engine  # noqa: B018  (refuse now, before any rows are read, what this model cannot do)
+        return made
+
+    @classmethod
+    def from_model(
+        cls, model: Any, tokenizer: Any, *, name: str = "a loaded model", engine: EngineName = "generic"
+    ) -> Self:
+        """Take a model that is loaded already: quantised, or with LoRA weights in it, too.
+
+        The model itself is frozen, not a copy: its weights no longer ask for gradients, and its dropout is off.
+
+        Args:
+            model: Hugging Face's model: an encoder-decoder or a decoder-only one, with its language-model head.
+            tokenizer: Its tokenizer.
+            name: How artifacts and messages call it.
+            engine: `packed` only for plain weights; quantised or wrapped layers need the generic engine.
+
+        Raises:
+            BackboneError: The model or the tokenizer is not one, or not of a kind that can be used.
+        """
+        Execution(engine=engine).checked()
+        adopt(model, name)
+        require_tokenizer(tokenizer, name)
+        return cls(name, model, tokenizer, fingerprint_of(model), embedding_table(model), engine)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The engine that runs this model: built when it is first needed, then kept."""
+        return choose_engine(self, self.engine_name, self.memory)
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What decides the bits that the model computes: its weights, the compute dtype and the engine."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return {"fingerprint": self.fingerprint, "dtype": dtype, "engine": self.engine.name}
+
+    def __repr__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Backbone({self.name!r}, {self.parameters:,} parameters, {dtype} on {self.device})"
