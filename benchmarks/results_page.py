@@ -19,7 +19,7 @@ import pandas as pd
 import bmtpt.cli.table_commands  # noqa: F401 (it registers the command)
 from bmtpt.cli.main import app
 from bmtpt.report.lines import by_measure, frame, of_metric
-from bmtpt.report.names import DISPLAY_NAMES
+from bmtpt.report.names import display_names
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.tables import Table, to_markdown
@@ -66,13 +66,10 @@ def never_moved() -> str:
     steps = of_metric(frame(read_results(RESULTS / "paper-fewshot.jsonl")), "steps")
     steps = steps[steps.target != "sources"].assign(stopped=lambda runs: runs.value == FIRST_STOP)
     runs = steps.groupby(["method", "shots"])["stopped"].agg(["sum", "size"]).astype(str).agg(" of ".join, axis=1)
-    table: pd.DataFrame = runs.unstack("shots").loc[[name for name in DISPLAY_NAMES if name in set(steps.method)]]
+    names = {name: shown for name, shown in display_names().items() if name in set(steps.method)}
+    table: pd.DataFrame = runs.unstack("shots").loc[[*names]].rename(index=names)
     header = ("runs that kept their start", *(f"{shots:.0f} training rows" for shots in table.columns))
-    return (
-        "\n"
-        + to_markdown(Table(header, tuple((DISPLAY_NAMES[name], *row) for name, *row in table.itertuples())))
-        + "\n"
-    )
+    return "\n" + to_markdown(Table(header, tuple(table.itertuples(name=None)))) + "\n"
 
 
 def picture(name: str, measure: str = "") -> str:
