@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bmtpt
 from bmtpt.artifacts.card import versions
-from bmtpt.tasks import SplitLimits
+from bmtpt.tasks import SplitLimits, load_data, load_task
 
 TASKS = Path(__file__).parents[1] / "src" / "bmtpt" / "studies" / "library" / "tasks"
 SOURCES = ("sst2", TASKS / "mnli_dev.yaml", TASKS / "qnli_rebuilt.yaml", TASKS / "qqp_subset.yaml")
@@ -37,7 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     backbone = bmtpt.Backbone.from_pretrained("offline")
     limits = SplitLimits(train=2000, select=48, test=48)
-    sources = [bmtpt.load_data(bmtpt.load_task(name), options.data, limits=limits) for name in SOURCES]
+    sources = [load_data(load_task(name), options.data, limits=limits) for name in SOURCES]
     for start in STARTS:
         if options.only not in (None, start["particle_init"]):
             continue

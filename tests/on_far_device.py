@@ -12,10 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import bmtpt
 from bmtpt.backbone import Backbone
 from bmtpt.inference.predict import predict
 from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.source import learn
+from bmtpt.stages.target import adapt
 from bmtpt.tasks import load_data, load_task
 
 TARGETS = (("pairs", "generic", "mean", "adafactor"), ("answers", "packed", "mixture", "adamw"))
@@ -26,12 +28,12 @@ def run(model: str, tasks: str, device: str) -> dict[str, Any]:
     data = {name: load_data(load_task(Path(tasks) / f"{name}.yaml")) for name in ("sentiment", "pairs", "answers")}
     small = {"steps": 2, "evaluate_every": 1, "validation_rows": 4}
     learning = LearnSettings(particles=2, prompt_length=3, **small)
-    posterior = bmtpt.learn(backbone, [data["sentiment"], data["answers"]], learning)
+    posterior = learn(backbone, [data["sentiment"], data["answers"]], learning)
     found: dict[str, Any] = {"device": backbone.device.type, "texts": [], "particles": total(posterior.particles)}
     for name, engine, prior, optimiser in TARGETS:
         settings = AdaptSettings(prior=prior, optimiser=optimiser, shots=8, batch_size=4, **small)
-        prompt = bmtpt.adapt(posterior, data[name], settings, backbone=replace(backbone, engine_name=engine))
-        evaluation = bmtpt.evaluate(backbone, prompt, data[name].test)
+        prompt = adapt(posterior, data[name], settings, backbone=replace(backbone, engine_name=engine))
+        evaluation = evaluate(backbone, prompt, data[name].test)
         answers = list(predict(backbone, prompt, data[name].test[:3]))
         found["texts"] += [evaluation.predictions, [answer["label"] for answer in answers]]
         found[name] = [total(prompt.prompts), *(answer.get("probability", 0.0) for answer in answers)]

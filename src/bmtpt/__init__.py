@@ -1,5 +1,12 @@
 """Bayesian Multi-Task Prompt Tuning: a posterior over soft prompts as the prior for the next task.
 
+    backbone = bmtpt.Backbone.from_pretrained("offline")
+    task = bmtpt.Task(rows=table, text="ticket: {body}", label="team")
+    posterior = bmtpt.learn(backbone, [bmtpt.task("sst2"), bmtpt.task("mrpc")])
+    prompt = posterior.adapt(task, shots=32)
+    prompt.predict(["first text", {"body": "second"}])
+    prompt.save("tickets")
+
 The names below are the public API. They are imported on first use, so that `bmtpt --help` does not wait for torch.
 """
 
@@ -9,46 +16,41 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bmtpt.artifacts.saved import Posterior, Prompt
+    from bmtpt.api.posterior import Posterior, learn
+    from bmtpt.api.prompt import Prompt
+    from bmtpt.api.task import Task, task
     from bmtpt.backbone import Backbone
     from bmtpt.errors import BmtptError
-    from bmtpt.inference.predict import predict
+    from bmtpt.inference.score import Evaluation
     from bmtpt.settings import AdaptSettings, LearnSettings
-    from bmtpt.stages.evaluate import evaluate
-    from bmtpt.stages.source import learn
-    from bmtpt.stages.target import adapt, adapt_together
-    from bmtpt.tasks import load_data, load_task
+    from bmtpt.tasks import TaskData
 
 _HOME = {
     "AdaptSettings": "bmtpt.settings",
     "Backbone": "bmtpt.backbone",
     "BmtptError": "bmtpt.errors",
+    "Evaluation": "bmtpt.inference.score",
     "LearnSettings": "bmtpt.settings",
-    "Posterior": "bmtpt.artifacts.saved",
-    "Prompt": "bmtpt.artifacts.saved",
-    "adapt": "bmtpt.stages.target",
-    "adapt_together": "bmtpt.stages.target",
-    "evaluate": "bmtpt.stages.evaluate",
-    "learn": "bmtpt.stages.source",
-    "load_data": "bmtpt.tasks",
-    "load_task": "bmtpt.tasks",
-    "predict": "bmtpt.inference.predict",
+    "Posterior": "bmtpt.api.posterior",
+    "Prompt": "bmtpt.api.prompt",
+    "Task": "bmtpt.api.task",
+    "TaskData": "bmtpt.tasks",
+    "learn": "bmtpt.api.posterior",
+    "task": "bmtpt.api.task",
 }
 
 __all__ = [
     "AdaptSettings",
     "Backbone",
     "BmtptError",
+    "Evaluation",
     "LearnSettings",
     "Posterior",
     "Prompt",
-    "adapt",
-    "adapt_together",
-    "evaluate",
+    "Task",
+    "TaskData",
     "learn",
-    "load_data",
-    "load_task",
-    "predict",
+    "task",
 ]
 
 
@@ -56,3 +58,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'bmtpt' has no attribute '{name}'")
     return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -341,7 +341,7 @@ def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder)
     small = {
         'Backbone.from_pretrained("offline")': f"Backbone.from_pretrained({str(tiny_t5_folder)!r})",
         '("sst2", "mrpc", "boolq")': repr(tuple(f"{tiny_task_folder}/{name}.yaml" for name in ("sentiment", "pairs"))),
-        'load_task("cb")': f"load_task({f'{tiny_task_folder}/answers.yaml'!r})",
+        'adapt("cb"': f"adapt({f'{tiny_task_folder}/answers.yaml'!r}",
         "prompt_length=20, steps=100": "prompt_length=4, steps=2",
         "shots=16": "shots=16, steps=2",
     }
@@ -353,15 +353,14 @@ def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder)
 
 
 def test_every_public_name_can_be_called_however_often_it_is_looked_up():
-    """Modules of the package are called `evaluate` and `predict` as well, and importing one binds its name."""
     import bmtpt as package
 
     code = (
         "import sys, bmtpt\n"
         "for name in sys.argv[1:] * 2:\n"
         "    assert callable(getattr(bmtpt, name)), name\n"
-        "from bmtpt import evaluate, predict\n"
-        "assert callable(evaluate) and callable(predict)"
+        "from bmtpt import learn, task\n"
+        "assert callable(learn) and callable(task)"
     )
     subprocess.run([sys.executable, "-c", code, *package.__all__[::-1]], check=True)
 

@@ -102,8 +102,8 @@ def test_plain_text_is_taken_where_a_task_has_one_column(tiny_task_folder):
         ('{"premise": "a", "hypothesis"', ["not valid JSON"]),
         ('{"premise": "a"}', ["hypothesis"]),
         ('{"premise": "a", "hypothesis": null}', ["hypothesis"]),
-        ("plain text", ["pairs", "JSON lines", "premise, hypothesis"]),
-        ("[1, 2]", ["JSON lines", "premise, hypothesis"]),
+        ("plain text", ["pairs", "rows with the columns premise, hypothesis"]),
+        ("[1, 2]", ["rows with the columns premise, hypothesis"]),
     ],
 )
 def test_a_bad_line_is_named_with_file_and_number(tiny_task_folder, line, parts):

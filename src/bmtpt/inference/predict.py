@@ -19,6 +19,7 @@ from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
 from bmtpt.inference.score import make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.prepare import prepared
+from bmtpt.tasks.sources import from_memory
 from bmtpt.tasks.spec import placeholders
 from bmtpt.tasks.text import render
 from bmtpt.tasks.tokens import tokenise
@@ -62,13 +63,46 @@ def read_task_rows(
         yield name, _example(row, where, tasks[name])
 
 
+def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
+    """Turn one text or several, in memory, into examples.
+
+    Args:
+        texts: A text, a row (a dict with the task's columns), or several: a list, a DataFrame, a `datasets.Dataset`, a
+            Series of texts.
+
+    Raises:
+        DataError: A row lacks a column, or a text comes where the task needs several columns.
+        TypeError: It is of another kind.
+    """
+    if isinstance(texts, (str, Mapping)):
+        return [_example(_row(texts, "the text", task), "the text", task)]
+    if hasattr(texts, "columns") or hasattr(texts, "column_names"):
+        rows = from_memory(texts)
+        texts = rows.fetch(range(len(rows)))
+    if isinstance(texts, bytes) or not isinstance(texts, Iterable):
+        raise TypeError(f"predict takes a text, a dict with a row, or a list of them, not {type(texts).__name__}")
+    wheres = ((f"text {number}", text) for number, text in enumerate(texts, start=1))
+    return [_example(_row(text, where, task), where, task) for where, text in wheres]
+
+
+def _row(text: Any, where: str, task: TaskSpec) -> Mapping[str, Any]:
+    if isinstance(text, Mapping):
+        return text
+    if not isinstance(text, str):
+        raise TypeError(f"{where} is a {type(text).__name__}; give a text, or a dict with the columns of the task")
+    columns = placeholders(task.text)
+    if len(columns) != 1:
+        raise DataError(f"{where}: task {task.name} needs rows with the columns {', '.join(columns)}")
+    return {columns[0]: text}
+
+
 def _numbered(lines: Iterable[str], source: str) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             yield f"{source}, line {number}", line
 
 
-def _example(row: dict[str, Any], where: str, task: TaskSpec) -> Example:
+def _example(row: Mapping[str, Any], where: str, task: TaskSpec) -> Example:
     try:
         shown = prepared(task.prepare, row, training=False)[0] if task.prepare else row
         before, context, after = render(task, shown)
@@ -77,14 +111,10 @@ def _example(row: dict[str, Any], where: str, task: TaskSpec) -> Example:
     return Example(before, context, after, target="")
 
 
-def _columns(line: str, where: str, task: TaskSpec) -> dict[str, Any]:
+def _columns(line: str, where: str, task: TaskSpec) -> Mapping[str, Any]:
     if line.lstrip().startswith("{"):
         return _json(line, where)
-    columns = placeholders(task.text)
-    if len(columns) != 1:
-        needed = ", ".join(columns)
-        raise DataError(f"{where}: task {task.name} needs JSON lines with the columns {needed}")
-    return {columns[0]: line.rstrip("\n")}
+    return _row(line.rstrip("\n"), where, task)
 
 
 def _json(line: str, where: str) -> dict[str, Any]:
@@ -119,7 +149,7 @@ def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterato
     tend to be overconfident (docs/method.md, Diagnostics).
 
     Raises:
-        ArtifactError: It is neither a prompt nor prompts by task.
+        ArtifactError: `prompt` is neither a prompt nor prompts by task.
         BackboneError: A prompt belongs to another model.
         DataError: A row is of a task that has no prompt.
     """

@@ -15,6 +15,7 @@ from bmtpt.backbone.engine import Engine
 from bmtpt.errors import SettingsError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
+from bmtpt.tasks.notebook import html_table
 from bmtpt.tasks.tokens import Tokenised, tokenise_answer
 
 ScorerKind = Literal["rank", "generate"]
@@ -39,7 +40,7 @@ class Scorer:
 
 
 InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
-"""Makes the prompts of some texts from their token ids: what a method is whose prompt depends on the text (ATTEMPT)."""
+"""Makes the prompts of some texts from their token ids, for methods whose prompt depends on the text (ATTEMPT)."""
 
 Prompts = Float[Tensor, "M P D"] | InstancePrompts
 """What can be scored: M prompts for every text, or a function that makes M prompts for each text."""
@@ -77,6 +78,20 @@ class Evaluation:
     probabilities: Float[Tensor, "N C"] | None
     texts_cut: int
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """Metrics, calibration and, if it is defined, the primary metric of the best constant answer."""
+        constant = {} if self.constant_answer is None else {"constant answer": self.constant_answer}
+        return {**self.metrics, **self.calibration, **constant}
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
+        return f"Evaluation({shown}; {len(self.predictions):,} rows)"
+
+    def _repr_html_(self) -> str:
+        rows = [[name, f"{value:.4g}"] for name, value in self.figures.items()]
+        return html_table(f"{len(self.predictions):,} rows", ["metric", "value"], rows)
+
 
 def metric_names(task: TaskSpec) -> set[str]:
     """Return the names of all figures that an `Evaluation` of the task holds with its usual scorer."""
@@ -84,7 +99,7 @@ def metric_names(task: TaskSpec) -> set[str]:
 
 
 def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None) -> Scorer:
-    """Choose rank classification where the task has label words, generation where it has not.
+    """Choose rank classification where the task has label words, else generation.
 
     Raises:
         SettingsError: Rank classification is asked of a task without label words.

@@ -1,0 +1,1 @@
+"""The library for scripts and notebooks; `import bmtpt` exports its names."""

@@ -1,0 +1,72 @@
+"""What callers of the library hand over, checked: a wrong kind of thing gets a sentence that says what is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from bmtpt.backbone import Backbone
+from bmtpt.settings import validated
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def require(value: Any, kind: Any, wanted: str) -> Any:
+    """Return a value that is of a kind; raise a TypeError that says what is wanted if it is not."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{wanted}, not {described(value)}")
+    return value
+
+
+def described(value: Any) -> str:
+    """Name a value's type with its article.
+
+    >>> described(3), described(None)
+    ('an int', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
+
+
+def as_backbone(value: Any) -> Backbone:
+    """Return a backbone, or load the one of a name (each name once per process)."""
+    if isinstance(value, (str, Path)):
+        return _loaded(str(value))
+    found: Backbone = require(value, Backbone, "backbone must be a bmtpt.Backbone, or its name or folder")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _loaded(name: str) -> Backbone:
+    return Backbone.from_pretrained(name)
+
+
+def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any]) -> Settings:
+    """Return settings with some of them replaced by keywords.
+
+    Raises:
+        SettingsError: A name or a value is wrong.
+        TypeError: `settings` is of another kind.
+    """
+    if settings is None:
+        settings = {}
+    elif isinstance(settings, kind):
+        settings = settings.model_dump()
+    values = require(settings, Mapping, f"settings must be bmtpt.{kind.__name__}, a dict or None")
+    return validated(kind, {**values, **options})
+
+
+def as_list(value: Any, kinds: tuple[type, ...]) -> list[Any]:
+    """Return one thing, or several, as a list."""
+    if isinstance(value, kinds):
+        return [value]
+    return list(value) if isinstance(value, Sequence) else [value]
+
+
+def as_folder(value: Any) -> Path:
+    """Return a folder's path."""
+    return Path(require(value, (str, Path), "folder must be a path"))

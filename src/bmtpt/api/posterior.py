@@ -1,0 +1,190 @@
+"""Learn a posterior from source tasks, and adapt it to targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bmtpt.api.given import as_backbone, as_folder, as_list, as_settings, require
+from bmtpt.api.progress import Progress, listening
+from bmtpt.api.prompt import Prompt
+from bmtpt.api.task import Task, as_data
+from bmtpt.artifacts import saved as artifacts
+from bmtpt.artifacts.card import PosteriorCard, require_backbone
+from bmtpt.backbone import Backbone
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages import source as source_stage
+from bmtpt.stages import target as target_stage
+from bmtpt.tasks import TaskData, TaskSpec
+
+AnyTask = Task | TaskData | str | Path
+WANTED = "a posterior must come from bmtpt.learn or Posterior.load"
+ONE_TASK = (Task, TaskData, TaskSpec, str, Path)
+
+
+def learn(
+    backbone: Backbone | str | Path,
+    tasks: Sequence[AnyTask] | AnyTask,
+    settings: LearnSettings | Mapping[str, Any] | None = None,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = None,
+    **options: Any,
+) -> Posterior:
+    """Learn a posterior over soft prompts from source tasks.
+
+    Args:
+        backbone: A `Backbone`, or the name of one.
+        tasks: Source tasks: `Task` objects, or names of built-in tasks or task files.
+        settings: Settings of the source stage; single ones may be given as keywords: `learn(b, tasks, steps=200)`.
+        folder: Where checkpoints, events and the posterior are written. None writes nothing.
+        resume: Continue the unfinished run in the folder.
+        overwrite: Replace the run in the folder.
+        progress: True or False shows or hides a progress bar; a function is called with every event.
+
+    Raises:
+        BmtptError: Something is wrong that you can change; one sentence says what.
+        TypeError: An argument is of the wrong kind.
+    """
+    chosen = as_settings(LearnSettings, settings, options)
+    place = None if folder is None else as_folder(folder)
+    model = as_backbone(backbone)
+    sources = [as_data(each, model) for each in as_list(tasks, ONE_TASK)]
+    with listening(progress, "learn") as listener:
+        found = source_stage.learn(
+            model, sources, chosen, folder=place, resume=resume, overwrite=overwrite, listener=listener
+        )
+    return Posterior(found, model)
+
+
+class Posterior:
+    """A posterior over soft prompts, learned from source tasks; `adapt` makes a prompt for a new task from it."""
+
+    def __init__(self, saved: artifacts.Posterior, backbone: Backbone | str | Path | None = None) -> None:
+        self._saved: artifacts.Posterior = require(
+            saved, artifacts.Posterior, "a posterior comes from bmtpt.learn or Posterior.load"
+        )
+        self._backbone = None if backbone is None else as_backbone(backbone)
+        if self._backbone:
+            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+
+    @property
+    def particles(self) -> Float[Tensor, "M P D"]:
+        """The M particles: soft prompts in fp32."""
+        return self._saved.particles
+
+    @property
+    def mean(self) -> Float[Tensor, "P D"]:
+        """θ̄, the mean over particles."""
+        return self._saved.mean
+
+    @property
+    def card(self) -> PosteriorCard:
+        """Where the posterior comes from: backbone, sources, settings, diagnostics."""
+        return self._saved.card
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone it was learned with, loaded on first use."""
+        if self._backbone is None:
+            self._backbone = as_backbone(self.card.backbone.name)
+            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+        return self._backbone
+
+    @overload
+    def adapt(
+        self,
+        task: AnyTask,
+        settings: AdaptSettings | Mapping[str, Any] | None = None,
+        *,
+        folder: str | Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: Progress = None,
+        **options: Any,
+    ) -> Prompt: ...
+
+    @overload
+    def adapt(
+        self,
+        task: Sequence[AnyTask],
+        settings: AdaptSettings | Mapping[str, Any] | None = None,
+        *,
+        folder: str | Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: Progress = None,
+        **options: Any,
+    ) -> dict[str, Prompt]: ...
+
+    def adapt(
+        self,
+        task: Any,
+        settings: AdaptSettings | Mapping[str, Any] | None = None,
+        *,
+        folder: str | Path | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: Progress = None,
+        **options: Any,
+    ) -> Prompt | dict[str, Prompt]:
+        """Adapt the posterior to a target task by MAP, or to several that are trained together and share A.
+
+        Args:
+            task: A target task, or a list of them.
+            settings: Settings of the target stage; single ones may be given as keywords: `adapt(task, shots=32)`.
+            folder, resume, overwrite, progress: As for `learn`; several tasks get a folder each inside.
+
+        Returns:
+            The task's prompt; for a list, prompts by task name.
+
+        Raises:
+            BmtptError, TypeError: As `learn`.
+        """
+        chosen = as_settings(AdaptSettings, settings, options)
+        place = None if folder is None else as_folder(folder)
+        targets = [as_data(each, self.backbone) for each in as_list(task, ONE_TASK)]
+        with listening(progress, "adapt") as listener:
+            found = target_stage.adapt_together(
+                self._saved, targets, chosen,
+                backbone=self.backbone, folder=place, resume=resume, overwrite=overwrite, listener=listener,
+            )  # fmt: skip
+        prompts = {data.task.name: Prompt(found[data.task.name], self.backbone, data) for data in targets}
+        return next(iter(prompts.values())) if isinstance(task, ONE_TASK) else prompts
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the posterior into a folder.
+
+        Raises:
+            ArtifactError: The folder holds another run, or cannot be written.
+        """
+        self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Posterior:
+        """Read a posterior from a folder.
+
+        Args:
+            backbone: The backbone it was learned with; None loads the one its card names when it is needed.
+
+        Raises:
+            ArtifactError: The folder holds no posterior, or a damaged one.
+            BackboneError: It was learned with another backbone.
+        """
+        return cls(artifacts.Posterior.load(as_folder(folder)), backbone)
+
+    def __repr__(self) -> str:
+        M, P, D = self.particles.shape
+        sources = ", ".join(self.card.sources)
+        rms = torch.linalg.vector_norm(self.mean) / (P * D) ** 0.5
+        return (
+            f"Posterior({M} particles of {P} × {D} from {sources}; backbone {self.card.backbone.name!r}; "
+            f"rms of the mean {rms:.2f})"
+        )

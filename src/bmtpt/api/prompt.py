@@ -1,0 +1,154 @@
+"""Answer a task's texts with an adapted prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args, overload
+
+from bmtpt.api.given import as_backbone, as_folder, require
+from bmtpt.api.task import Task, as_data
+from bmtpt.artifacts import saved as artifacts
+from bmtpt.artifacts.card import PromptCard, require_backbone
+from bmtpt.backbone import Backbone
+from bmtpt.errors import SettingsError, nearest
+from bmtpt.inference.predict import examples_of, predict
+from bmtpt.inference.score import Evaluation, ScorerKind
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.tasks import TaskData, TaskSpec, saved_task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Text = str | Mapping[str, Any]
+"""A text, or a row: a dict with the columns that the task's text names."""
+
+WANTED = "a prompt must come from Posterior.adapt or Prompt.load"
+
+
+class Prompt:
+    """A prompt (or an ensemble of prompts) for one task; it answers texts with the frozen backbone."""
+
+    def __init__(
+        self, saved: artifacts.Prompt, backbone: Backbone | str | Path | None = None, data: TaskData | None = None
+    ) -> None:
+        self._saved: artifacts.Prompt = require(saved, artifacts.Prompt, WANTED)
+        self._backbone = None if backbone is None else as_backbone(backbone)
+        if self._backbone:
+            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+        self._data = data
+        self.task: TaskSpec = saved_task(self.card.task_definition)
+
+    @property
+    def card(self) -> PromptCard:
+        """Where the prompt comes from: backbone, task, settings, how it was selected."""
+        return self._saved.card
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label words in order; empty for free answers and numbers."""
+        return self.task.label_words
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone it was trained with, loaded on first use."""
+        if self._backbone is None:
+            self._backbone = as_backbone(self.card.backbone.name)
+            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+        return self._backbone
+
+    @overload
+    def predict(self, texts: Text) -> str: ...  # type: ignore[overload-overlap]  # a str is a sequence, too
+
+    @overload
+    def predict(self, texts: Sequence[Text]) -> list[str]: ...
+
+    def predict(self, texts: Any) -> str | list[str]:
+        """Return the answer to a text, or the answers to several: label words, or the text the model writes.
+
+        Args:
+            texts: One text or row (a dict with the task's columns), or several: a list, a DataFrame, a Series.
+
+        Raises:
+            DataError: A row lacks a column, or the task needs several columns and gets a text.
+            TypeError: It is of another kind.
+        """
+        answers = [str(answer["label"]) for answer in self._answers(texts)]
+        return answers[0] if isinstance(texts, (str, Mapping)) else answers
+
+    def predict_proba(self, texts: Text | Sequence[Text]) -> pd.Series[float] | pd.DataFrame:
+        """Return the probability of each label word: a DataFrame [N, C] with the words as columns, or a Series for one.
+
+        They are softmax shares over the label words, averaged over an ensemble, and tend to be overconfident.
+
+        Raises:
+            SettingsError: The task has free answers or numbers, which have no probabilities.
+            DataError, TypeError: As `predict`.
+        """
+        import pandas as pd
+
+        if not self.task.fixed_words:
+            raise SettingsError(f"task '{self.task.name}' has no fixed labels and so no probabilities; use predict")
+        table = pd.DataFrame([answer["all"] for answer in self._answers(texts)], columns=list(self.labels), dtype=float)
+        return table.iloc[0] if isinstance(texts, (str, Mapping)) else table
+
+    def _answers(self, texts: Any) -> list[dict[str, Any]]:
+        examples = examples_of(texts, self.task)
+        return list(predict(self.backbone, self._saved, examples))
+
+    def evaluate(
+        self,
+        task: Task | TaskData | str | Path | None = None,
+        *,
+        part: str = "test",
+        scorer: ScorerKind | None = None,
+    ) -> Evaluation:
+        """Score the prompt on a task's rows.
+
+        Args:
+            task: Whose rows; None takes the task that the prompt was adapted to.
+            part: "test", "select" or "train".
+            scorer: "rank", "generate", or None for the task's usual one.
+
+        Raises:
+            DataError: The part has no rows, or the task's rows were in memory when it was saved.
+            SettingsError: The part or the scorer does not exist or does not fit the task.
+            TypeError: `task` is of another kind.
+        """
+        data = self._data if task is None else None
+        data = data or as_data(self.task if task is None else task, self.backbone)
+        if part not in list(data.parts):
+            raise SettingsError(f"there is no part {part!r}; {nearest(str(part), data.parts)}")
+        if scorer not in [None, *get_args(ScorerKind)]:
+            raise SettingsError(f"there is no scorer {scorer!r}; {nearest(str(scorer), get_args(ScorerKind))}")
+        return evaluate(self.backbone, self._saved, data.parts[part], task=data.task, scorer=scorer)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the prompt into a folder.
+
+        Raises:
+            ArtifactError: The folder holds another run, or cannot be written.
+        """
+        self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Prompt:
+        """Read a prompt from a folder.
+
+        Args:
+            backbone: The backbone it was trained with; None loads the one its card names when it is needed.
+
+        Raises:
+            ArtifactError: The folder holds no prompt, or a damaged one.
+            BackboneError: It was trained with another backbone.
+        """
+        return cls(artifacts.Prompt.load(as_folder(folder)), backbone)
+
+    def __repr__(self) -> str:
+        M, P, D = self._saved.prompts.shape
+        kind = f"ensemble of {M} prompts" if M > 1 else "prompt"
+        answer = "/".join(self.labels) or "free answers"
+        return (
+            f"Prompt({kind} of {P} × {D} for task {self.task.name!r} → {answer}; "
+            f"method {self.card.method}; backbone {self.card.backbone.name!r})"
+        )
