@@ -11,13 +11,13 @@ import typer
 
 from bmtpt.backbone.execution import Execution
 from bmtpt.cli.common import (
-    ERR,
     OUT,
     Defaults,
     DeviceOption,
     EngineOption,
     Overwrite,
     PrecisionOption,
+    doing,
     load_backbone,
     note_cut,
     say,
@@ -61,7 +61,7 @@ def evaluate(
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
     model = load_backbone(backbone or loaded.card.backbone.name, Execution(device, precision, engine))  # type: ignore[arg-type]
     examples = rows.test if split == "test" else rows.select
-    with ERR.status(f"scoring {len(examples):,} rows"):
+    with doing(f"scoring {len(examples):,} rows"):
         evaluation = stage.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
     results = stage.result_rows(model, loaded, rows, evaluation, study="evaluate")
     if out:
@@ -192,7 +192,7 @@ def report(
     """Write one self-contained HTML page: curves, particles, task map, scores, settings."""
     from bmtpt.report.html import write_report
 
-    with ERR.status("drawing"):
+    with doing("drawing"):
         path = write_report(folders, out)
     say(f"report written to {path}")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,17 @@ def say(text: str) -> None:
 def note(text: str) -> None:
     """Print what the user should know on standard error, which keeps standard output clean for JSON lines."""
     ERR.print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show what goes on without steps to count: a spinner on a terminal, a line elsewhere."""
+    if ERR.is_terminal:
+        with ERR.status(what):
+            yield
+    else:
+        ERR.print(what, markup=False, highlight=False, soft_wrap=True)
+        yield
 
 
 class LogLines(logging.Handler):
@@ -176,7 +188,7 @@ def load_backbone(name: str, execution: Execution) -> Backbone:
     from bmtpt.backbone import Backbone
 
     execution.checked()
-    with ERR.status(f"loading {name}"):
+    with doing(f"loading {name}"):
         return Backbone.from_pretrained(name, **execution._asdict())
 
 

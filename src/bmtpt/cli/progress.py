@@ -1,9 +1,14 @@
-"""A rich progress bar that listens to training events."""
+"""Show how a run goes: a live bar on a terminal, plain lines where the output is piped or kept in a log."""
 
 from __future__ import annotations
 
+import json
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -12,72 +17,203 @@ from rich.table import Column
 from rich.text import Text
 
 TASKS_SHOWN = 4
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+JOBS = "jobs"
 
 
-class FactsColumn(ProgressColumn):
-    """Losses and diagnostics; the only column that gives way on a narrow terminal."""
+class Expected(NamedTuple):
+    """What a study should take by a speed that was measured beforehand.
 
-    def render(self, task: Bar) -> Text:
-        return Text(task.fields["losses"] + task.fields["facts"], style="dim", no_wrap=True, overflow="ellipsis")
+    Attributes:
+        seconds: The whole study.
+        per_step: One step of its source stage; a slower one makes the rest longer in proportion.
+    """
+
+    seconds: float
+    per_step: float
 
 
 class TrainingProgress:
-    """Shows the running stage, its steps, the loss per task and the particles' diagnostics."""
+    """Listen to training events and show the stage, its steps, the loss per task and the time left.
 
-    def __init__(self, console: Console, stage: str = "") -> None:
+    Args:
+        console: Where to print. On a terminal one bar is redrawn; elsewhere a line is printed every ten seconds, when a
+            stage ends and when a job of a study ends.
+        stage: Name of the stage, for events that carry none.
+        folder: Of a study: its other processes are followed through the event logs that they write there.
+        expected: What a study should take, if its speed was measured; otherwise its finished jobs tell.
+    """
+
+    def __init__(
+        self, console: Console, stage: str = "", *, folder: Path | None = None, expected: Expected | None = None
+    ) -> None:
         self.stage = stage
-        self.progress = Progress(
-            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
-            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
-            MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeElapsedColumn(table_column=Column(no_wrap=True)),
-            FactsColumn(),
-            console=console,
-        )
-        self.bar: TaskID | None = None
-        self.shown = ""
+        self._display: _Display = _Bars(console) if console.is_terminal else _Lines(console)
+        self._folder, self._expected, self._slower = folder, expected, 1.0
+        self._jobs: tuple[int, int] | None = None
+        self._shown: str | None = None
+        self._began, self._first = time.monotonic(), 0
+        self._diagnostics = ""
+        self._ended = threading.Event()
+        self._follower = threading.Thread(target=self._follow, daemon=True)
 
     def __enter__(self) -> Self:
+        if self._folder:
+            self._follower.start()
         return self  # the display starts with the first event, so a run that is refused leaves no empty line
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.bar is not None:
-            self.progress.stop()
+        self._ended.set()
+        if self._folder:
+            self._follower.join()
+        self._display.close()
 
     def __call__(self, event: dict[str, Any]) -> None:
         if "steps" not in event:
             return
-        bar = self._bar(event)
-        if event["event"] == "step":
-            self.progress.update(bar, completed=event["step"] + 1, losses=_losses(event["loss"]))
-        elif event["event"] == "diagnostics":
-            self.progress.update(bar, facts=_facts(event["diagnostics"]))
-        elif event["event"] == "end":
-            self.progress.update(bar, total=event["step"], completed=event["step"])
-        elif event["event"] == "jobs":
-            self.progress.update(bar, completed=event["step"], losses=event["name"])
+        stage, step, steps, kind = event.get("stage", self.stage), event["step"], event["steps"], event["event"]
+        if stage != self._shown:
+            # A resumed stage does not begin with step 0, so the time left counts from its first step.
+            self._shown, self._began, self._first, self._diagnostics = stage, time.monotonic(), step + 1, ""
+        if kind == "step":
+            self._show(stage, step + 1, steps, losses(event["loss"]) + self._diagnostics)
+        elif kind == "diagnostics":
+            self._diagnostics = _diagnostics(event["diagnostics"])
+        elif kind == "end":
+            self._display.show(stage, step, step, f"finished in {duration(event['seconds'])}", now=True)
+        elif kind == JOBS:
+            self._jobs, self._first = (step, steps), 0
+            self._show(stage, step, steps, event["name"], now=True)
 
-    def _bar(self, event: dict[str, Any]) -> TaskID:
-        """Return the bar of the event's stage; a new stage gets a new bar, and of old ones only the last stays."""
-        stage = event.get("stage", self.stage)
-        if self.bar is None or stage != self.shown:
-            if self.bar is None:
-                self.progress.start()
-            else:
-                self.progress.remove_task(self.bar)
-            self.bar = self.progress.add_task(stage, total=event["steps"], losses="", facts="")
-            self.shown = stage
-        return self.bar
+    def _show(self, stage: str, done: int, total: int, facts: str, now: bool = False) -> None:
+        left = self._seconds_left(done, total)
+        time_left = f", about {duration(left)} left" if left and done < total else ""
+        self._display.show(stage, done, total, facts + time_left, now=now)
+
+    def _seconds_left(self, done: int, total: int) -> float | None:
+        elapsed = time.monotonic() - self._began
+        # The finished jobs tell more than a speed that was measured before them, once they are many.
+        if self._expected and self._expected.seconds * self._slower > elapsed and 2 * done <= total:
+            return self._expected.seconds * self._slower - elapsed
+        return elapsed * (total - done) / (done - self._first) if done > self._first else None
+
+    def _follow(self) -> None:
+        """Show how the source stages go that other processes train, or that time passes, until the run ends."""
+        assert self._folder is not None
+        began, first = time.time(), dict[Path, tuple[int, float]]()
+        told: tuple[Path, int] | None = None
+        while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
+            if not self._jobs:
+                continue
+            logs = {log: log.stat().st_mtime for log in self._folder.glob("sources/**/events.jsonl")}
+            newest = max(logs, key=lambda log: logs[log], default=None)
+            event = last_step(newest) if newest and logs[newest] >= began else None
+            facts = "training"
+            if newest and event and told != (newest, event["step"]):
+                told = newest, event["step"]
+                facts = f"source stage {newest.parent.name}: step {event['step'] + 1}, {losses(event['loss'])}"
+                self._compare_pace(
+                    event["step"], logs[newest], *first.setdefault(newest, (event["step"], logs[newest]))
+                )
+            self._show(JOBS, *self._jobs, facts)
+
+    def _compare_pace(self, step: int, now: float, first: int, then: float) -> None:
+        if self._expected and step > first:
+            self._slower = max(1.0, (now - then) / (step - first) / self._expected.per_step)
 
 
-def _losses(losses: dict[str, list[float]]) -> str:
-    means = [f"{name} {sum(values) / len(values):.2f}" for name, values in losses.items()]
+class _Display(Protocol):
+    def show(self, stage: str, done: int, total: int, facts: str, *, now: bool = False) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Lines:
+    """Plain lines: the first news of a stage, then one about every ten seconds, and whatever must be said now."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = ("", float("-inf"))
+
+    def show(self, stage: str, done: int, total: int, facts: str, *, now: bool = False) -> None:
+        shown, when = self._last
+        if now or stage != shown or time.monotonic() - when >= SECONDS_BETWEEN_LINES:
+            self._last = stage, time.monotonic()
+            line = f"{stage}: {done} of {total}, {facts}"
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None: ...
+
+
+class _FactsColumn(ProgressColumn):
+    """Losses, diagnostics and the time left; the only column that is shortened on a narrow terminal."""
+
+    def render(self, task: Bar) -> Text:
+        return Text(task.fields["facts"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
+class _Bars:
+    """One live bar; a new stage gets a new bar, and only the last one stays on the screen."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20, table_column=Column(no_wrap=True)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeElapsedColumn(table_column=Column(no_wrap=True)),
+            _FactsColumn(),
+            console=console,
+        )
+        self._bar: TaskID | None = None
+        self._stage = ""
+
+    def show(self, stage: str, done: int, total: int, facts: str, *, now: bool = False) -> None:
+        if self._bar is None:
+            self._progress.start()
+        elif stage != self._stage:
+            self._progress.remove_task(self._bar)
+        if self._bar is None or stage != self._stage:
+            self._bar, self._stage = self._progress.add_task(stage, total=total, facts=""), stage
+        self._progress.update(self._bar, completed=done, total=total, facts=facts)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._progress.stop()
+
+
+def losses(by_task: dict[str, list[float]]) -> str:
+    """Return the mean loss of each task, for people; of many tasks only the first few."""
+    means = [f"{name} {sum(values) / len(values):.2f}" for name, values in by_task.items()]
     more = f" +{len(means) - TASKS_SHOWN}" if len(means) > TASKS_SHOWN else ""
     return "loss " + " ".join(means[:TASKS_SHOWN]) + more
 
 
-def _facts(facts: dict[str, Any]) -> str:
+def duration(seconds: float) -> str:
+    """Return a time in words: 45 s, 2 min 5 s, 1 h 20 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def last_step(log: Path) -> dict[str, Any] | None:
+    """Return the last step that an event log tells of, or None if there is none yet."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - 4096))
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in reversed(lines):
+        with suppress(ValueError):  # a line that is being written
+            event = json.loads(line)
+            if isinstance(event, dict) and event.get("event") == "step":
+                return event
+    return None
+
+
+def _diagnostics(facts: dict[str, Any]) -> str:
     ratio = facts["repulsion_to_drive"]
-    return f"  spread {facts['spread']:.2g}" + ("" if ratio is None else f" repulsion/drive {ratio:.1e}")
+    return f", spread {facts['spread']:.2g}" + ("" if ratio is None else f", repulsion/drive {ratio:.1e}")

@@ -1,0 +1,120 @@
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from bmtpt.cli import progress
+from bmtpt.cli.progress import Expected, TrainingProgress, duration, last_step
+
+
+def piped() -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(file=out, force_terminal=False), out
+
+
+def step(number: int, steps: int = 10, **more: Any) -> dict[str, Any]:
+    return {"event": "step", "step": number, "steps": steps, "loss": {"sst2": [0.5, 0.7]}, **more}
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_piped_output_gets_the_first_step_then_a_line_every_ten_seconds_and_the_end(clock):
+    console, out = piped()
+    with TrainingProgress(console, "learn") as heard:
+        for number in range(10):
+            heard(step(number))
+            clock[0] += 4
+        heard({"event": "end", "step": 10, "steps": 10, "seconds": 40.0})
+    assert out.getvalue().splitlines() == [
+        "learn: 1 of 10, loss sst2 0.60",
+        "learn: 4 of 10, loss sst2 0.60, about 24 s left",
+        "learn: 7 of 10, loss sst2 0.60, about 12 s left",
+        "learn: 10 of 10, loss sst2 0.60",
+        "learn: 10 of 10, finished in 40 s",
+    ]
+
+
+def test_the_time_left_of_a_resumed_stage_counts_from_where_it_went_on(clock):
+    console, out = piped()
+    with TrainingProgress(console, "learn") as heard:
+        heard(step(89, 100))
+        clock[0] += 20
+        heard(step(91, 100))
+    assert out.getvalue().splitlines()[-1].endswith("about 1 min 20 s left")  # 8 steps of 10 s
+
+
+def test_every_job_of_a_study_gets_a_line_with_the_time_left(clock):
+    console, out = piped()
+    with TrainingProgress(console, expected=Expected(60.0, per_step=1.0)) as heard:
+        heard({"event": "jobs", "stage": "jobs", "step": 0, "steps": 4, "name": "starting 2 processes"})
+        clock[0] += 15
+        heard({"event": "jobs", "stage": "jobs", "step": 1, "steps": 4, "name": "cb pt k=16 seed=0"})
+        clock[0] += 75
+        heard({"event": "jobs", "stage": "jobs", "step": 3, "steps": 4, "name": "cb bmtpt k=16 seed=0"})
+    assert out.getvalue().splitlines() == [
+        "jobs: 0 of 4, starting 2 processes, about 1 min 0 s left",
+        "jobs: 1 of 4, cb pt k=16 seed=0, about 45 s left",
+        "jobs: 3 of 4, cb bmtpt k=16 seed=0, about 30 s left",  # longer than expected: 3 jobs took 90 s
+    ]
+
+
+def test_source_stages_of_other_processes_are_shown_from_their_event_logs(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOOKS", 0.01)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    console, out = piped()
+    with TrainingProgress(console, folder=tmp_path) as heard:
+        heard({"event": "jobs", "stage": "jobs", "step": 0, "steps": 4, "name": "starting"})
+        log = tmp_path / "sources" / "seed0" / "m3" / "events.jsonl"
+        log.parent.mkdir(parents=True)
+        log.write_text(json.dumps(step(6)) + "\n" + '{"event": "st')
+        until = time.time() + 10
+        while "m3" not in out.getvalue() and time.time() < until:
+            time.sleep(0.01)
+    assert "jobs: 0 of 4, source stage m3: step 7, loss sst2 0.60" in out.getvalue()
+
+
+def test_a_terminal_gets_one_bar(clock):
+    out = io.StringIO()
+    with TrainingProgress(Console(file=out, force_terminal=True, width=120), "learn") as heard:
+        for number in range(10):
+            heard(step(number))
+            clock[0] += 1
+    assert "━" in out.getvalue()
+    assert "10/10" in out.getvalue()
+
+
+def test_a_run_that_never_begins_prints_nothing():
+    console, out = piped()
+    with TrainingProgress(console, "learn"):
+        pass
+    assert out.getvalue() == ""
+
+
+def test_the_last_step_of_a_log_is_the_last_whole_line_of_a_step(tmp_path):
+    log = tmp_path / "events.jsonl"
+    log.write_text("")
+    assert last_step(log) is None
+    lines = [json.dumps(step(number)) for number in range(300)]
+    log.write_text("\n".join([*lines, '{"event": "diagnostics", "step": 299}', '{"event": "step", "st']))
+    found = last_step(log)
+    assert found is not None
+    assert found["step"] == 299
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1 min 0 s"), (125, "2 min 5 s"), (4800, "1 h 20 min")]
+)
+def test_durations_are_read_in_the_largest_two_units(seconds, words):
+    assert duration(seconds) == words
