@@ -29,15 +29,23 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# pip is used where it has settings of its own (an index, a folder of wheels, constraints), which uv would not read;
+# elsewhere uv if it is on PATH. UV= (empty) and UV=uv overrule that.
+PIP_SETTINGS := $(shell $(PYTHON) -m pip config list 2>/dev/null | grep -E 'index|find-links|constraint|proxy')
+UV ?= $(if $(PIP_SETTINGS),,$(shell command -v uv))
+INSTALL = $(if $(UV),VIRTUAL_ENV=$(abspath $(VENV)) $(UV) pip install,$(BIN)/python -m pip install)
+OWN_CONSTRAINT := $(shell $(PYTHON) -m pip config list 2>/dev/null | sed -n "s/.*\.constraint='\(.*\)'/\1/p")
+
 # The stamp is written last, so an interrupted installation is taken up again.
-# PIP_CONSTRAINT (pip < 25.3) and PIP_BUILD_CONSTRAINT (newer) pin the build tools too; -c alone does not reach them.
+# PIP_CONSTRAINT (pip < 25.3), PIP_BUILD_CONSTRAINT (newer) and UV_BUILD_CONSTRAINT pin the build tools too, which -c
+# alone does not reach. What pip was constrained to before stays in force.
 $(STAMP): pyproject.toml constraints.txt requirements-offline.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bmtpt needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-	  $(BIN)/python -m pip install -c constraints.txt -e '.[offline,peft,dev]'
-	$(BIN)/python -m pip install --no-deps --require-hashes -r requirements-offline.txt
+	PIP_CONSTRAINT='$(strip constraints.txt $(OWN_CONSTRAINT))' PIP_BUILD_CONSTRAINT=constraints.txt UV_BUILD_CONSTRAINT=constraints.txt \
+	  $(INSTALL) -c constraints.txt -e '.[offline,peft,dev]'
+	$(INSTALL) --no-deps --require-hashes -r requirements-offline.txt
 	@touch $@
 
 clean:
