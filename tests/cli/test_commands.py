@@ -31,7 +31,7 @@ def next_command(out: str) -> list[str]:
 def commands() -> dict[str, Any]:
     import typer
 
-    from bmtpt.cli import artifact_commands, study_commands, task_commands, train_commands  # noqa: F401
+    from bmtpt.cli import artifact_commands, quickstart, study_commands, task_commands, train_commands  # noqa: F401
 
     found = dict(typer.main.get_command(sys.modules["bmtpt.cli.main"].app).commands)
     return found | {f"tasks {name}": command for name, command in found["tasks"].commands.items()}
@@ -297,15 +297,6 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     assert (tmp_path / "out" / "report.html").is_file()
     assert bmtpt(*command).out == first.out
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores
-
-
-def test_the_row_to_try_after_the_quickstart_has_the_columns_of_its_last_target():
-    from bmtpt.cli.study_commands import NEXT_ROW, QUICKSTART
-    from bmtpt.studies import load_study
-    from bmtpt.tasks import load_task
-    from bmtpt.tasks.spec import placeholders
-
-    assert tuple(NEXT_ROW) == tuple(placeholders(load_task(load_study(QUICKSTART).targets[-1]).text))
 
 
 # The README

@@ -43,6 +43,7 @@ def main() -> None:
     from bmtpt.cli import (  # noqa: F401 (they register)
         artifact_commands,
         common,
+        quickstart,
         study_commands,
         table_commands,
         task_commands,

@@ -1,8 +1,7 @@
-"""`bmtpt study` and `bmtpt quickstart`."""
+"""`bmtpt study`."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,17 +16,16 @@ from bmtpt.cli.common import (
     EngineOption,
     MemoryOption,
     PrecisionOption,
+    doing,
     saving_settings,
     say,
 )
 from bmtpt.cli.main import app
 
 if TYPE_CHECKING:
+    from bmtpt.cli.progress import Expected
+    from bmtpt.results import Result
     from bmtpt.studies.spec import AnyStudy
-
-QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
-NEXT_ROW = {"sentence1": "It is raining.", "sentence2": "The street is wet."}
-"""A row of the quickstart's last target, for the command to try next."""
 
 Jobs = Annotated[
     int | None,
@@ -74,23 +72,7 @@ def study(
     changes |= {key: [_number(value) for value in values] for key, values in numbers.items() if values}
     spec = load_study(name, scale, changes)
     execution = Execution(device, precision, engine, memory).checked()  # type: ignore[arg-type]
-    _run(_for_tuning(spec) if tuning else spec, out, jobs, execution)
-
-
-@app.command(epilog="Example: bmtpt quickstart --out bmtpt-quickstart")
-def quickstart(
-    out: Annotated[Path, Out] = Path("bmtpt-quickstart"),
-    jobs: Jobs = None,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "auto",
-) -> None:
-    """Run the whole method on a real T5 and real data, without any hub (under 10 minutes on 2 cores)."""
-    from bmtpt.studies import load_study
-
-    prompt = _run(load_study(QUICKSTART), out, jobs, Execution(device, precision).checked())  # type: ignore[arg-type]
-    say("\nNext, try your own text or your own CSV:")
-    say(f"  echo '{json.dumps(NEXT_ROW)}' | bmtpt predict --prompt {prompt}")
-    say("  bmtpt tasks check my-task.yaml      (a ten-line YAML over a CSV: see README)")
+    run_and_report(_for_tuning(spec) if tuning else spec, out, jobs, execution)
 
 
 def _number(text: str) -> int | str | None:
@@ -110,8 +92,14 @@ def _for_tuning(spec: AnyStudy) -> AnyStudy:
     return spec.model_copy(update={"targets": targets, "tuning": (), "name": f"{spec.name}-tuning"})
 
 
-def _run(spec: AnyStudy, out: Path, jobs: int | None, execution: Execution) -> Path:
-    """Run a study, print its table and what was written; return the folder of one BMTPT prompt."""
+def run_and_report(
+    spec: AnyStudy, out: Path, jobs: int | None, execution: Execution, expected: Expected | None = None
+) -> list[Result]:
+    """Run a study, print its tables, verdicts and where everything is; return its result lines.
+
+    Args:
+        expected: What it should take, if that was measured, for the time left.
+    """
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.report.html import write_report
     from bmtpt.report.lines import by_measure, frame
@@ -120,12 +108,12 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None, execution: Execution) -> P
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, default_processes
 
-    with TrainingProgress(ERR) as progress:
+    with TrainingProgress(ERR, folder=out, expected=expected) as progress:
         listener = saving_settings(out, spec, progress)
         results = run_study(spec, out, listener, processes=jobs or default_processes(), execution=execution)
     posterior, prompt = _artifacts(spec, out)
     there = {"posterior": posterior, "prompts": prompt.parent, "picture": out / "gaussian.svg"}
-    with ERR.status("drawing the report"):
+    with doing("drawing the report"):
         report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
     for group in by_measure(frame(results)):
         OUT.print(to_rich(score_table(group)))
@@ -135,7 +123,7 @@ def _run(spec: AnyStudy, out: Path, jobs: int | None, execution: Execution) -> P
         if place.exists():
             say(f"{name:<11}{place}")
     say(f"{'report':<11}{report}")
-    return prompt
+    return results
 
 
 def _artifacts(spec: AnyStudy, out: Path) -> tuple[Path, Path]:

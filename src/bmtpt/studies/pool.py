@@ -46,7 +46,7 @@ def default_processes() -> int:
 def run_here(bench: Bench, jobs: Sequence[Job], listener: Listener | None) -> Running:
     """Do the jobs one after the other."""
     for job in jobs:
-        with _one_thread():
+        with one_thread():
             rows = bench.run(job, listener)
         yield job, rows
 
@@ -125,7 +125,7 @@ def _in_child(job: Job) -> list[Result]:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -53,14 +53,19 @@ def run_study(
     left = to_do(jobs, done)
     bench.prepare(left)
     apart = processes > 1 and len(left) > 1
+
+    def tell(done: int, name: str) -> None:
+        if listener and apart:
+            listener({"event": "jobs", "stage": "jobs", "step": done, "steps": len(left), "name": name})
+
+    tell(0, f"starting {processes} processes")
     running = run_apart(study, folder, execution, left, processes) if apart else run_here(bench, left, listener)
     with closing(running):  # ends the processes if this loop is left early
         for number, (job, rows) in enumerate(running, start=1):
             new = [] if job in done else rows
             append_results(folder / RESULTS, new)
             results += new
-            if listener and apart:
-                listener({"event": "jobs", "stage": "cells", "step": number, "steps": len(left), "name": job.name})
+            tell(number, job.name)
     results = in_order(results, jobs)
     put_in_order(folder / RESULTS, results)
     bench.finish(results, folder)
