@@ -10,13 +10,12 @@ What has no result file is "not measured". The same lines give the same bytes.
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from baselines import NAMES
-from bmtpt.report.svg import colour, panels
+from bmtpt.report.svg import as_file, colour, panels, style, to_svg
 from result_tables import (
     DEVICES,
     Line,
@@ -35,15 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
-STYLE: dict[str, Any] = {
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 9,
-    "font.family": "DejaVu Sans",
-    "font.size": 8,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "bmtpt",
-}
+SMALL = {"axes.titlesize": 9, "font.size": 8, "axes.grid": False}
 SHORT = {"loop_unfrozen": "(a) loop, unfrozen", "loop_frozen": "(b) loop, frozen", "peft": "(c) PEFT loop"}
 SHORT |= {"batched": "(d) batched, SDPA", "generic": "generic", "packed": "packed"}
 
@@ -80,14 +71,14 @@ def plots(lines: Sequence[Line]) -> Iterator[tuple[str, str]]:
     """Yield path below docs/ and SVG of every plot that there are lines for."""
     import matplotlib
 
-    with matplotlib.rc_context(STYLE):
+    with style(), matplotlib.rc_context(SMALL):
         for device in DEVICES:
             if own := step_lines(lines, device):
-                yield plot_path("step", device), as_svg(step_plot(own))
+                yield plot_path("step", device), as_file(to_svg(step_plot(own), "Time of a step"))
             if own := scaling_lines(lines, device):
-                yield plot_path("scaling", device), as_svg(scaling_plot(own))
+                yield plot_path("scaling", device), as_file(to_svg(scaling_plot(own), "Time and memory of a step"))
         if own := predict_lines(lines):
-            yield plot_path("predict"), as_svg(predict_plot(own))
+            yield plot_path("predict"), as_file(to_svg(predict_plot(own), "Rows per second"))
 
 
 def step_plot(lines: Sequence[Line]) -> Figure:
@@ -118,7 +109,7 @@ def scaling_plot(lines: Sequence[Line]) -> Figure:
         for axis in (upper, lower):
             axis.set(xlim=(0, None), ylim=(0, None))
     axes[0].set_ylabel("s a step")
-    axes[0].legend(frameon=False)
+    axes[0].legend()
     axes[len(axes_names)].set_ylabel("MiB")
     return figure
 
@@ -143,13 +134,6 @@ def _bars(axis: Axes, names: Sequence[str], values: Sequence[float], form: str) 
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.margins(x=0.15)
-
-
-def as_svg(figure: Figure) -> str:
-    """Return a figure as an SVG file's text, on white."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import causal
 from baselines import ENGINE_PLANS, NAMES
+from bmtpt.report.tables import Table, to_markdown
 from flops import step_flop
 from scaling import AXES
 from shapes import DTYPES, SHAPES, TINY
@@ -51,7 +52,7 @@ def blocks(lines: Sequence[Line]) -> dict[str, str]:
 def step_lines(lines: Sequence[Line], device: str) -> list[Line]:
     """Return the last line of each case, machine and day of a kind of device, in the order of the shapes.
 
-    A virtual machine is not the same every day: what it gave on each stands beside the others.
+    A virtual machine differs from day to day, so each day has its own row.
     """
     own = [line for line in lines if line["benchmark"] == "step" and _kind(line) == device]
     own = [line for line in own if line["size"] not in TINY]
@@ -241,9 +242,8 @@ def plot_path(kind: str, device: str | None = None) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers_from: int = 1) -> str:
-    """Return a markdown table; columns from `numbers_from` on are set flush right."""
-    rule = ["---" if i < numbers_from else "---:" for i in range(len(head))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+    """Return a Markdown table; columns from `numbers_from` on are set flush right."""
+    return to_markdown(Table(tuple(head), tuple(map(tuple, rows)), words=numbers_from)).strip()
 
 
 def machines(lines: Sequence[Line]) -> str:
@@ -283,7 +283,7 @@ def _or_dash(value: float | None, form: str) -> str:
 
 
 def fill(document: str, made: Mapping[str, str]) -> str:
-    """Replace what stands between `<!-- name -->` and `<!-- end name -->` by the block of that name.
+    """Replace what is between `<!-- name -->` and `<!-- end name -->` by the block of that name.
 
     Raises:
         ValueError: The document lacks a block.

@@ -98,7 +98,7 @@ def test_the_share_of_runs_that_moved_is_shown_where_the_lines_say_it(study):
     lines = lines_of(study)
     assert "prompts moved" not in cells_of(score_table(lines))
     moved = cells_of(score_table(lines.assign(moved=(lines.seed > 0).where(lines.method != "pt").astype(float))))
-    assert moved["prompts moved"]["BMTPT"] == "75%"
+    assert moved["prompts moved"]["BMTPT"] == "75 %"
     assert moved["prompts moved"]["plain prompt tuning"] == "–"
 
 

@@ -73,7 +73,7 @@ def score_table(lines: pd.DataFrame) -> Table:
     text.loc["data status"] = [*found.groupby("row")["data"].max().astype(str).reindex(rows), ""][: len(columns)]
     own = found.groupby("contender")
     if found.moved.notna().any():
-        text["prompts moved"] = own["moved"].mean().map(lambda share: "–" if pd.isna(share) else f"{share:.0%}")
+        text["prompts moved"] = own["moved"].mean().map(lambda share: "–" if pd.isna(share) else f"{100 * share:.0f} %")
     if metric not in MEASURES or metric in LOSSES:
         text[TRAINED] = own.apply(_trained)
         text["wall seconds"] = own["seconds"].mean().map(lambda seconds: figure(seconds, "seconds"))
@@ -96,7 +96,7 @@ def _ranked(mean: pd.Series, error: pd.Series, metric: str) -> pd.Series:
 def _trained(cells: pd.DataFrame) -> str:
     """Return the count, or its range over targets, with its largest share of the backbone."""
     low, high = f"{cells.trained.min():,}", f"{cells.trained.max():,}"
-    share = f" ({100 * cells.share.max():.2g} %)" if cells.share.max() > 0 else ""
+    share = f" ({100 * cells.share.max():.3g} %)" if cells.share.max() > 0 else ""
     return (low if low == high else f"{low} to {high}") + share
 
 
