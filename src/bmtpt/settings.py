@@ -9,12 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.types import Annealing, KernelName, KernelScope
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
@@ -45,7 +50,17 @@ def identity_of(settings: BaseModel) -> dict[str, Any]:
     return values
 
 
-class LoopSettings(BaseModel):
+class _OneSentence(ModelMetaclass):
+    """Turns pydantic's report into a `SettingsError` where a settings class is called: `LearnSettings(stepps=3)`."""
+
+    def __call__(cls, *values: Any, **options: Any) -> Any:
+        try:
+            return super().__call__(*values, **options)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error, cls, None)) from error  # type: ignore[arg-type]
+
+
+class LoopSettings(BaseModel, metaclass=_OneSentence):
     """Settings that the training loop needs, whichever method runs in it.
 
     Attributes:

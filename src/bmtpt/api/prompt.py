@@ -90,7 +90,7 @@ class Prompt:
         if not self.task.fixed_words:
             raise SettingsError(f"task '{self.task.name}' has no fixed labels and so no probabilities; use predict")
         table = pd.DataFrame([answer["all"] for answer in self._answers(texts)], columns=list(self.labels), dtype=float)
-        return table.iloc[0] if isinstance(texts, (str, Mapping)) else table
+        return table.iloc[0].rename(None) if isinstance(texts, (str, Mapping)) else table
 
     def _answers(self, texts: Any) -> list[dict[str, Any]]:
         examples = examples_of(texts, self.task)
