@@ -53,7 +53,7 @@ def identity_of(settings: BaseModel) -> dict[str, Any]:
 class _OneSentence(ModelMetaclass):
     """Turns pydantic's report into a `SettingsError` where a settings class is called: `LearnSettings(stepps=3)`."""
 
-    def __call__(cls, *values: Any, **options: Any) -> Any:
+    def __call__(cls, *values: Any, **options: Any) -> Any:  # noqa: N805 (a metaclass)
         try:
             return super().__call__(*values, **options)
         except ValidationError as error:
