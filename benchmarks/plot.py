@@ -89,7 +89,7 @@ def step_plot(lines: Sequence[Line]) -> Figure:
         _bars(axis, [SHORT[name] for name in names], [line["ratio"][name] for name in names], "{:.1f}")
         for bar, name in zip(axis.patches, names, strict=True):
             bar.set_color(colour(list(NAMES).index(name)))
-        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}, {occasion(line)}")
+        axis.set_title(f"{line['size']}, B = {line['B']}, {line['precision']}\n{occasion(line)}")
         axis.set_xlabel("time of a step, engine=packed = 1")
     return figure
 

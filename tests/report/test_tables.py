@@ -118,9 +118,15 @@ def test_a_target_on_which_nothing_beats_the_constant_answer_is_named(result):
 def test_intervals_over_seeds_are_called_too_narrow_where_lines_do_not_name_their_source_stage(study):
     lines = lines_of(study)
     assert "too narrow" in " ".join(score_table(lines).notes)
-    named = score_table(lines.assign(source_seed=lines.seed % 2, unit=lines.seed % 2))
+    stage = (lines.seed % 2).astype(float)
+    named = score_table(lines.assign(source_seed=stage, unit=stage))
     assert "too narrow" not in " ".join(named.notes)
-    assert named.notes[0].startswith("Mean ± standard error over 2 source stages (4 runs each")
+    assert named.notes[0].startswith("Mean ± standard error over 2 source stages (4 runs), 0 to 100")
+    alone = score_table(lines.assign(source_seed=0.0, unit=0.0))
+    assert alone.notes[0].startswith("Mean over 1 source stage (4 runs), 0 to 100")
+    mixed = stage.where(lines.method != "pt")
+    named = score_table(lines.assign(source_seed=mixed, unit=mixed.fillna(lines.seed)))
+    assert "over 2 source stages (4 runs), or 4 seeds for methods without one" in named.notes[0]
 
 
 def test_variants_have_printed_names_and_their_own_means(varied):

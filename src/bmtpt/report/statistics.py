@@ -32,9 +32,10 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
     """Summarise the lines of one table: one row per target (with shots) and contender.
 
     Returns:
-        Columns `row`, `contender`, `target`, `shots`, `metric`, `mean` and `error` (standard error, NaN for one unit)
-        over `units`, `runs`, `constant` (mean score of the best constant answer), `trained` (largest count), `share` of
-        the backbone, `seconds` (mean), `data` (the least official status) and `moved` (share of runs, NaN if unknown).
+        Columns `row`, `contender`, `target`, `shots`, `metric`; `mean` and `error` (standard error, NaN for one unit)
+        over `units`, which are source stages if `staged` and else seeds; `runs`; `constant` (mean score of the best
+        constant answer), `trained` (largest count), `share` of the backbone, `seconds` (mean), `data` (the least
+        official status), and `moved` (share of runs, NaN if unknown).
     """
     cell = ["row", "contender"]
     units = lines.groupby([*cell, "unit"], sort=False)["value"].mean().groupby(cell, sort=False)
@@ -42,6 +43,7 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
         target=("target", "first"),
         shots=("shots", "first"),
         metric=("metric", "first"),
+        staged=("source_seed", lambda seeds: seeds.notna().any()),
         runs=("seed", "size"),
         constant=("constant_answer", "mean"),
         trained=("trained_parameters", "max"),

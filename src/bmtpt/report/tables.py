@@ -114,14 +114,13 @@ def _notes(lines: pd.DataFrame, found: pd.DataFrame) -> list[str]:
         f"{metric} is the {MEASURES[metric]}" if metric in MEASURES else f"{metric} ({', '.join(targets)})"
         for metric, targets in metrics.items()
     )
-    low, high = found.units.min(), found.units.max()
-    units = f"{f'{low} to {high}' if low < high else high} {unit_name(lines)}{'s' if high > 1 else ''}"
     scale = "" if lines.metric.isin(MEASURES).any() else ", 0 to 100"
-    notes = [f"Mean{' ± standard error' if high > 1 else ''} over {units}{_runs(lines, found)}{scale}: {kinds}."]
+    several = found.units.max() > 1
+    notes = [f"Mean{' ± standard error' if several else ''} over {_repetitions(found)}{scale}: {kinds}."]
     if direction(lines.metric.iloc[0]) < 0:
         notes[0] += " Lower is better."
     unnamed = lines.sources.map(len).gt(0) & lines.source_seed.isna() & (lines.target != "sources")
-    if unnamed.any() and high > 1:
+    if unnamed.any() and several:
         notes.append(NO_SOURCES)
     top = found.groupby("row", sort=False)[["mean", "constant"]].max()
     if weak := list(top.index[top["mean"] <= top.constant + CLOSE]):
@@ -131,12 +130,18 @@ def _notes(lines: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     return notes
 
 
-def _runs(lines: pd.DataFrame, found: pd.DataFrame) -> str:
-    if unit_name(lines) == "seed":
-        return ""
-    low, high = found.runs.min(), found.runs.max()
-    runs = f"{low} to {high}" if low < high else f"{high}"
-    return f" ({runs} runs each; methods without a source stage: over seeds)"
+def _repetitions(found: pd.DataFrame) -> str:
+    staged, plain = found[found.staged], found[~found.staged]
+    seeds = "" if plain.empty else _count(plain.units, "seed")
+    if staged.empty:
+        return seeds
+    stages = f"{_count(staged.units, 'source stage')} ({_count(staged.runs, 'run')})"
+    return f"{stages}, or {seeds} for methods without one" if seeds else stages
+
+
+def _count(values: pd.Series, noun: str) -> str:
+    low, high = values.min(), values.max()
+    return f"{f'{low} to {high}' if low < high else high} {noun}{'s' if high > 1 else ''}"
 
 
 # Differences
