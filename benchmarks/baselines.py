@@ -7,7 +7,7 @@ cross-entropy per label token over task k's examples: the same quantity, so that
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -32,20 +32,8 @@ NAMES = {
     "packed": "ours, engine=packed",
 }
 OURS = ("generic", "packed")
-ENGINE_PLANS: dict[str, dict[str, object]] = {
-    "packed_no_graphs": {"graphs": False},
-    "packed_pass_cost_500": {"pass_cost": 500},
-    "packed_pass_cost_12000": {"pass_cost": 12_000},
-    "packed_lengths_16": {"length_multiple": 16},
-    "packed_any_attention": {"attention": "any"},
-    "packed_recompute": {"memory": "recompute"},
-    "packed_written": {"layers": "written"},
-    "packed_autograd": {"layers": "autograd"},
-    "packed_memory_given_back": {"keep_freed": False},
-    "packed_plain_matmul": {"matmul": "plain"},
-}
-"""The packed engine with one setting of its plan changed, in the order of what is most worth knowing on a GPU."""
-CPU_SETTINGS = ("keep_freed", "matmul")
+RECOMPUTE = "packed_recompute"
+"""The packed engine with `memory="recompute"`."""
 SLOW = ("loop_unfrozen", "loop_frozen", "peft")
 TOKEN_BUDGETS = {"cpu": 4_096, "cuda": 65_536}
 """Most padded tokens in one pass of the batched baseline."""
@@ -58,7 +46,7 @@ class Variant(Protocol):
 def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
     """Return a variant that runs a copy of an fp32 model in `dtype` where the case is."""
     own = copy.deepcopy(model).to(case.particles.device, dtype)
-    if name in (*OURS, *ENGINE_PLANS):
+    if name in (*OURS, RECOMPUTE):
         return OurEngine(_warmed(_engine(name, as_backbone(own, case.size)), case), case)
     if name == "peft":
         return PeftLoop(_with_sdpa(own), case)
@@ -69,24 +57,9 @@ def build(name: str, model: Any, case: Case, dtype: torch.dtype) -> Variant:
 
 
 def _engine(name: str, backbone: Backbone) -> Engine:
-    engine: Any = replace(backbone, engine_name="generic" if name == "generic" else "packed").engine
-    return replace(engine, chosen=replace(engine.plan, **ENGINE_PLANS[name])) if name in ENGINE_PLANS else engine
-
-
-def offered_plans(device: torch.device) -> tuple[str, ...]:
-    """Return the names of the plans that differ on a device from the one that this version takes there by default."""
-    try:
-        from bmtpt.backbone.device.plan import plan_for
-    except ImportError:  # a version without plans
-        return ()
-    default = plan_for(device)
-    return tuple(name for name, change in ENGINE_PLANS.items() if _matters(change, default, device))
-
-
-def _matters(change: Mapping[str, object], default: Any, device: torch.device) -> bool:
-    """Tell whether a changed setting differs from the default and is one that the device heeds."""
-    unheeded = () if device.type == "cpu" else CPU_SETTINGS
-    return any(key not in unheeded and getattr(default, key) != value for key, value in change.items())
+    if name == "generic":
+        return replace(backbone, engine_name="generic").engine
+    return replace(backbone, engine_name="packed", memory="recompute" if name == RECOMPUTE else "keep").engine
 
 
 def reference(model: Any, case: Case) -> Variant:
@@ -103,11 +76,6 @@ class OurEngine:
     def __call__(self, particles: Tensor) -> tuple[Tensor, Tensor]:
         losses, gradient = self.engine.gradients(particles, self.case.rows, self.case.weights)
         return task_means(losses, self.case), gradient
-
-    def without_graphs(self) -> OurEngine:
-        """Return the same engine, its passes run one kernel after the other."""
-        engine: Any = self.engine
-        return replace(self, engine=replace(engine, chosen=replace(engine.plan, graphs=False)))
 
 
 @dataclass(frozen=True)

@@ -41,22 +41,17 @@ class Timing:
     rounds: int
 
 
-def interleaved(
-    functions: Mapping[str, Callable[[], object]], rounds: int | Mapping[str, int], twice: bool = False
-) -> dict[str, Timing]:
+def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int | Mapping[str, int]) -> dict[str, Timing]:
     """Time functions in turn, so that a slow spell of the machine meets all of them alike.
 
     Nothing is warmed up: call each function once before. With a mapping, a function of few rounds takes part in the
-    first of them only. A function whose call leaves something to the next (freed memory) may be called ``twice`` a
-    round, and the second call timed.
+    first of them only.
     """
     each = {name: rounds if isinstance(rounds, int) else rounds[name] for name in functions}
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for round_ in range(max(each.values())):
         for name, function in functions.items():
             if round_ < each[name]:
-                if twice:
-                    function()
                 taken[name].append(_timed(function))
     return {name: _median(pairs) for name, pairs in taken.items()}
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from baselines import SLOW, offered_plans
+from baselines import SLOW
 from common import SMOKE_PRODUCTS, append_line, device_of, matmul_peak, parser
 from shapes import DTYPES
 from step import FAST, SMOKE, Setup, measured
@@ -72,11 +72,6 @@ class Session:
             if not self._measure(setup) and setup.variants != ("packed",):
                 self._measure(replace(setup, variants=("packed",)))
 
-    def compare_plans(self, setup: Setup) -> None:
-        """Time the packed engine with one setting changed at a time; one that fails leaves the others."""
-        for name in offered_plans(self.device):
-            self._measure(replace(setup, variants=("packed", name)))
-
     def _measure(self, setup: Setup) -> bool:
         """Add a result line and return True, or add a sentence that says why there is none."""
         title = f"{_title(vars(setup))}, {' and '.join(setup.variants)}"
@@ -105,10 +100,9 @@ class Session:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
         ratios = "".join(f"{name:>8}" for name in ("× (b)", "× (d)", "× gen."))
         head = f"{'':32}{'packed ms':>10}{ratios}{'of peak':>9}{'MiB':>8}{'error':>9}{'cosine':>9}"
-        rows = [_row(line) for line in self.lines if line["benchmark"] == "step"]
-        plans = [_plan_row(line) for line in self.lines if line["benchmark"] == "plans"]
+        rows = [_row(line) for line in self.lines]
         failed = [f"failed: {text}" for text in self.failures]
-        return "\n".join([name, head, *rows, *plans, *self._verdicts(), *failed])
+        return "\n".join([name, head, *rows, *self._verdicts(), *failed])
 
     def _verdicts(self) -> list[str]:
         found = {target["what"]: target for line in self.lines for target in line["targets"]}
@@ -137,7 +131,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     watchdog.start()
     setups = [replace(setup, variants=VARIANTS) for setup in SMOKE] if options.smoke else SETUPS
     session.run(setups)
-    session.compare_plans(setups[0])
     watchdog.cancel()
     print(session.table())
     return INCOMPLETE if session.failures else 0
@@ -164,12 +157,6 @@ def _row(line: Mapping[str, Any]) -> str:
         + (f"{'n/a':>8}" if memory is None else f"{memory / 2**20:8.0f}")
         + f"{line['relative_error']['packed']:9.1e}{line['cosine']['packed']:9.5f}"
     )
-
-
-def _plan_row(line: Mapping[str, Any]) -> str:
-    (name,) = line["seconds"].keys() - {"packed"}
-    memory = (line["peak_bytes"][name] or 0) / (line["peak_bytes"]["packed"] or 1)
-    return f"{_title(line)}, {name}: {line['ratio'][name]:.2f} × the time of packed, {memory:.2f} × its memory"
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import causal
-from baselines import ENGINE_PLANS, NAMES
+from baselines import NAMES, RECOMPUTE
 from bmtpt.report.tables import Table, to_markdown
 from flops import step_flop
 from scaling import AXES
@@ -23,6 +23,8 @@ COMPARED = ("loop_unfrozen", "loop_frozen", "peft", "batched", "generic")
 LETTERS = ("(a)", "(b)", "(c)", "(d)", "generic")
 WHEN = "machine, day"
 _NOT_A_NAME = r"\((R|TM)\)| Processor| CPU"
+REMOVED = {f"packed_{name}": " (removed)" for name in ("autograd", "memory_given_back", "plain_matmul")}
+"""Variants of committed lines that the code no longer has, and what the tables say of them."""
 FLOOR = ("t5-small", "t5-base", "t5-large", "t5-3b")
 
 
@@ -137,10 +139,9 @@ def _step_row(line: Line) -> list[str]:
 def _every_variant(lines: Sequence[Line]) -> str:
     head = ["shape", "B", "precision", WHEN, "variant", "s", "CPU s", "rounds", "gradient error", "cosine", "MiB"]
     rows = (
-        [*_case(line), occasion(line), name, *_variant(line, name)]
+        [*_case(line), occasion(line), name + REMOVED.get(name, ""), *_variant(line, name)]
         for line in lines
-        for name in (*NAMES, *ENGINE_PLANS)
-        if name in line["seconds"]
+        for name in sorted(line["seconds"], key=[*NAMES, RECOMPUTE, *REMOVED].index)
     )
     return table(head, rows, numbers_from=5)
 
@@ -179,7 +180,7 @@ def causal_block(lines: Sequence[Line]) -> str:
 
 
 def plans_block(lines: Sequence[Line], device: str) -> str:
-    """What each setting of the packed engine's plan is worth; those of a line were timed in turn."""
+    """Return the packed engine next to variants of it; those of a line were timed in turn."""
     own = [line for line in lines if line["benchmark"] == "plans" and _kind(line) == device]
     own = [line for line in own if line["size"] not in TINY]
     last = {(*_case(line), occasion(line), *line["seconds"]): line for line in own}.values()

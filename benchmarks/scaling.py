@@ -21,7 +21,7 @@ from cases import make_case
 from common import Timing, append_line, device_of, interleaved, machine_facts, parser, with_peak_memory
 from flops import step_flop
 from shapes import DTYPES, SHAPES, random_model
-from step import SvgdStep, let_graphs_be_captured
+from step import SvgdStep
 from targets import judged, verdicts
 
 LABEL_TOKENS = 4
@@ -100,7 +100,6 @@ def measured(bench: Bench, axis: str, points: Sequence[Point], rounds: int) -> l
     for update in updates.values():
         update()
     whole = {f"step {point}": step for point, step in steps.items()}
-    let_graphs_be_captured(whole, bench.device)
     times = interleaved({**whole, **updates}, rounds)
     return [_line(bench, axis, point, peaks[point], times) for point in points]
 

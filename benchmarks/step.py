@@ -6,9 +6,8 @@ M = 5 particles, K = 6 tasks, prompts of 100 rows, random weights of published s
 (`cases.py`). Before anything is timed, every variant's losses and gradient are compared with Hugging Face's model in
 fp32, run example by example without padding; in fp32 a difference ends the run, in bf16 a number that is not finite.
 One JSON line per case. On a CPU the default is what two cores finish in twelve minutes; --sizes, --batch-sizes,
---precisions and --variants choose another. Variants that change the packed engine's plan (`packed packed_recompute`)
-make a line of the kind "plans", which is shown beside the case's main line; on a CPU the second of two calls is timed
-there, because what one does with freed memory is felt in the next.
+--precisions and --variants choose another. `--variants packed packed_recompute` makes a line of the kind "plans", which
+is shown next to the case's main line.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from baselines import ENGINE_PLANS, NAMES, OURS, SLOW, OurEngine, Variant, build, reference
-from bmtpt.backbone.device.graphs import ROUNDED, TOLERANCE
+from baselines import NAMES, OURS, RECOMPUTE, SLOW, Variant, build, reference
 from bmtpt.posterior import svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser
@@ -46,7 +44,6 @@ from targets import judged, verdicts
 M, K, P = 5, 6, 100
 FP32_GRADIENT, FP32_LOSS = 1e-3, 1e-4
 """Largest relative differences from the reference in fp32; a product that rounds to bf16 is off by more."""
-CALLS_BEFORE_GRAPHS = 3
 FAST = ("batched", *OURS)
 
 
@@ -95,7 +92,7 @@ def _options(arguments: Sequence[str] | None) -> Namespace:
     options.add_argument("--sizes", nargs="+", choices=SHAPES)
     options.add_argument("--batch-sizes", nargs="+", type=int)
     options.add_argument("--precisions", nargs="+", choices=DTYPES)
-    options.add_argument("--variants", nargs="+", choices=[*NAMES, *ENGINE_PLANS])
+    options.add_argument("--variants", nargs="+", choices=[*NAMES, RECOMPUTE])
     options.add_argument("--naive-rounds", type=int, default=2, help="rounds of the loops (default 2)")
     return options.parse_args(arguments)
 
@@ -158,23 +155,16 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
     compared = checked_and_timed(variants, case, truth, setup.precision, rounds)
     flop = step_flop(SHAPES[setup.size], setup.M, setup.P, *zip(*itertools.chain(*lengths), strict=True))
     line: dict[str, Any] = {
-        "benchmark": "plans" if any(name in ENGINE_PLANS for name in setup.variants) else "step",
+        "benchmark": "plans" if RECOMPUTE in setup.variants else "step",
         "size": setup.size,
         **{axis: getattr(setup, axis) for axis in ("M", "K", "B", "P", "precision")},
         **compared,
-        "graphs": {name: state for name, variant in variants.items() if (state := graphs_of(variant))},
         "useful_flop": flop,
         "matmul_gflops": peak,
         "share_of_peak": {name: flop / value / peak / 1e9 for name, value in compared["seconds"].items()},
         "machine": machine_facts(device),
     }
     return {**line, "targets": judged(line)}  # none for plans: they are judged on the default, beside the loops
-
-
-def graphs_of(variant: Variant) -> dict[str, Any] | None:
-    """Return how many CUDA graphs a variant replays and why it makes no more, if it may have any."""
-    graphs = getattr(getattr(variant, "engine", None), "graphs", None)
-    return graphs and {"captured": len(graphs.captured), "off": graphs.off}
 
 
 def checked_and_timed(
@@ -191,10 +181,7 @@ def checked_and_timed(
     """
     checks = {name: _checked(name, variant, case, truth, precision) for name, variant in variants.items()}
     steps = {name: SvgdStep.of(variant, case.particles) for name, variant in variants.items()}
-    let_graphs_be_captured(steps, case.particles.device)
-    behind = {name: checked_again(name, variant, case, precision) for name, variant in variants.items()}
-    twice = case.particles.device.type == "cpu" and any(name in ENGINE_PLANS for name in steps)
-    times = interleaved(steps, {name: rounds[name] for name in steps}, twice)
+    times = interleaved(steps, {name: rounds[name] for name in steps})
     seconds = {name: time.seconds for name, time in times.items()}
     return {
         "seconds": seconds,
@@ -205,26 +192,7 @@ def checked_and_timed(
             key: {name: check[key] for name, check in checks.items()}
             for key in ("relative_error", "cosine", "peak_bytes")
         },
-        "graph_error": {name: error for name, error in behind.items() if error is not None},
     }
-
-
-def checked_again(name: str, variant: Variant, case: Case, precision: str) -> float | None:
-    """Compare a variant's CUDA graphs with the same engine without any, on particles they were not captured from.
-
-    Raises:
-        SystemExit: The gradients differ.
-    """
-    state = graphs_of(variant)
-    if not (isinstance(variant, OurEngine) and state and state["captured"]):
-        return None
-    others = case.particles.flip(1)
-    _, gradient = variant(others)
-    error, _ = gradient_error(gradient, variant.without_graphs()(others)[1])
-    allowed = TOLERANCE.get(DTYPES[precision], ROUNDED)
-    if not error < allowed:
-        raise SystemExit(f"{name}: with graphs the gradient differs by {error:.1e}, where {allowed:g} is allowed")
-    return error
 
 
 def _checked(
@@ -243,14 +211,6 @@ def _checked(
             f"{FP32_GRADIENT:g} and {FP32_LOSS:g} are allowed; its time would mean nothing"
         )
     return {"relative_error": error, "cosine": cosine, "peak_bytes": peak}
-
-
-def let_graphs_be_captured(steps: Mapping[str, SvgdStep], device: torch.device) -> None:
-    """On a GPU an engine may record its passes when their shapes have come a few times: not while the clock runs."""
-    if device.type == "cuda":
-        for name in [name for name in steps if name not in SLOW]:
-            for _ in range(CALLS_BEFORE_GRAPHS):
-                steps[name]()
 
 
 # What is printed

@@ -33,9 +33,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # see bmtpt.cli.main
 
 
-# Importing these changes the process for good, and doctest imports every file: they are run as programs of their own.
-collect_ignore = ["far_device.py", "on_far_device.py"]
-
 # CI draws the same examples every time, so that a red run is always the change's own doing; elsewhere they vary.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

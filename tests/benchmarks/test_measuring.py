@@ -18,16 +18,6 @@ def test_functions_run_in_turn_and_each_as_often_as_asked():
     assert (times["a"].rounds, times["b"].rounds) == (3, 1)
 
 
-def test_of_two_calls_in_a_round_the_second_is_timed(monkeypatch):
-    now, costs = [0.0], iter([100, 1, 100, 3, 100, 2])
-
-    def call() -> None:
-        now[0] += next(costs)
-
-    monkeypatch.setattr(common.time, "perf_counter", lambda: now[0])
-    assert interleaved({"a": call}, 3, twice=True)["a"].seconds == 2
-
-
 def test_a_time_is_the_median_of_its_rounds(monkeypatch):
     clock = iter([0, 1, 0, 100, 0, 3])
     monkeypatch.setattr(common.time, "perf_counter", lambda: next(clock))

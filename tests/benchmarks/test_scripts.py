@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +18,6 @@ import step
 from baselines import NAMES, by_length
 from cases import draw_lengths, make_case
 from result_tables import blocks, fill, read_lines
-from shapes import SHAPES, random_model
 from targets import TARGETS, judged
 
 ROOT = Path(__file__).parents[2]
@@ -85,49 +82,10 @@ def test_a_gradient_that_is_not_finite_ends_the_run_in_any_precision(precision):
         step._checked("packed", lambda particles: (truth[0], broken), case, truth, precision)
 
 
-def with_graphs(monkeypatch, factor):
-    """An engine that replays one graph, whose gradient is `factor` times what it is without."""
-    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), torch.randn(96, 32))
-    graphed = baselines.OurEngine(SimpleNamespace(graphs=SimpleNamespace(captured={"shapes": 0}, off="")), case)
-    monkeypatch.setattr(baselines.OurEngine, "without_graphs", lambda self: lambda particles: (None, 2 * particles))
-    monkeypatch.setattr(baselines.OurEngine, "__call__", lambda self, particles: (None, 2 * factor * particles))
-    return graphed, case
-
-
-def test_graphs_must_agree_with_passes_without_them_on_other_particles(monkeypatch):
-    graphed, case = with_graphs(monkeypatch, factor=1.005)
-    assert step.checked_again("packed", graphed, case, "bfloat16") == pytest.approx(0.005, rel=1e-3)
-    with pytest.raises(SystemExit, match=r"with graphs the gradient differs by 5\.0e-03"):
-        step.checked_again("packed", graphed, case, "float32")
-
-
-def test_a_graph_that_has_not_seen_the_other_particles_is_refused(monkeypatch):
-    graphed, case = with_graphs(monkeypatch, factor=1)
-    monkeypatch.setattr(baselines.OurEngine, "__call__", lambda self, _: (None, 2 * case.particles))
-    with pytest.raises(SystemExit, match="with graphs the gradient differs"):
-        step.checked_again("packed", graphed, case, "bfloat16")
-
-
-def test_a_variant_without_graphs_is_not_checked_again():
-    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), torch.randn(96, 32))
-    assert (
-        step.checked_again("packed", baselines.OurEngine(SimpleNamespace(graphs=None), case), case, "float32") is None
-    )
-
-
-def test_the_engine_without_graphs_is_the_same_but_for_its_plan():
-    model = random_model(SHAPES["tiny"])
-    case = make_case("tiny", 2, 4, draw_lengths(K=3, B=1), model.get_input_embeddings().weight)
-    engine = baselines.build("packed_autograd", model, case, torch.float32)
-    plain = engine.without_graphs()
-    assert plain.engine.plan == replace(engine.engine.plan, graphs=False)
-    assert plain.engine.backbone is engine.engine.backbone
-
-
-def test_changed_plans_make_a_line_of_their_own_beside_the_cases_main_line(results, tmp_path):
+def test_recomputing_makes_a_line_of_its_own_next_to_the_cases_main_line(results, tmp_path):
     out = tmp_path / "step-cpu.jsonl"
     out.write_text((results / "step-cpu.jsonl").read_text())
-    variants = ["packed", "packed_recompute", "packed_memory_given_back", "packed_plain_matmul", "packed_autograd"]
+    variants = ["packed", "packed_recompute"]
     assert step.main([*SMOKE, "--variants", *variants, "--out", str(out)]) == 0
     single, _, *plans = lines_of(out)
     assert [(line["benchmark"], line["targets"]) for line in plans] == [("plans", [])] * 2
@@ -166,20 +124,11 @@ def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
     out = tmp_path / "step-gpu.jsonl"
     assert gpu.main([*SMOKE, "--out", str(out)]) == 0
     lines = lines_of(out)
-    assert [line["size"] for line in lines if line["benchmark"] == "step"] == ["tiny", "tiny-gated"]
-    plans = [line["seconds"].keys() - {"packed"} for line in lines if line["benchmark"] == "plans"]
-    assert plans == [{name} for name in baselines.offered_plans(torch.device("cpu"))]
+    assert [line["size"] for line in lines] == ["tiny", "tiny-gated"]
     table = capsys.readouterr().out
     assert "tiny-gated, B = 2, bfloat16" in table
     assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
     assert "failed" not in table
-
-
-def test_a_plan_is_compared_only_where_it_differs_from_the_devices_default():
-    on_cpu, on_gpu = (baselines.offered_plans(torch.device(kind)) for kind in ("cpu", "cuda"))
-    assert {"packed_autograd", "packed_memory_given_back", "packed_plain_matmul"} == set(on_cpu) - set(on_gpu)
-    assert {"packed_written", "packed_no_graphs", "packed_any_attention"} == set(on_gpu) - set(on_cpu)
-    assert {"packed_pass_cost_500", "packed_pass_cost_12000", "packed_lengths_16"} < set(on_gpu)
 
 
 def test_without_a_gpu_the_gpu_script_says_so(monkeypatch, capsys):
@@ -197,7 +146,6 @@ def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatc
         ratio = dict.fromkeys(setup.variants, 2.0)
         return {**lines[setup.size], "ratio": ratio}
 
-    monkeypatch.setattr(gpu, "offered_plans", lambda device: ())
     monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
     assert gpu.main(SMOKE) == 1
     table = capsys.readouterr().out

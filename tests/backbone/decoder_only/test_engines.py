@@ -330,7 +330,7 @@ def test_a_sliding_window_is_run_by_the_model_itself_and_the_log_says_why(caplog
     assert caplog.messages == [
         "engine=generic (packed cannot run this backbone: its attention has a window (sliding_window))"
     ]
-    with pytest.raises(BackboneError, match=r"engine=packed cannot run .* window"):
+    with pytest.raises(BackboneError, match=r"engine=packed cannot be used with .* window"):
         _ = replace(backbone, engine_name="packed").engine
 
 

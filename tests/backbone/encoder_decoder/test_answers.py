@@ -14,7 +14,6 @@ from plain import plain_loss, random_batch, random_prompts, tiny_backbone
 from torch import Tensor
 
 from bmtpt.backbone import Backbone
-from bmtpt.backbone.device.plan import Plan
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Query
@@ -125,12 +124,12 @@ def test_a_text_that_is_ranked_and_continued_is_encoded_once(
 
 
 @pytest.mark.parametrize("allowed", [60, 10_000])
-def test_as_many_rows_are_continued_together_as_the_plan_allows(
+def test_as_many_rows_are_continued_together_as_the_budget_allows(
     allowed: int, tiny_t5_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PassEngine, "token_budget", 200)
+    monkeypatch.setattr(PassEngine, "token_budget", allowed)
     loaded = Backbone.from_pretrained(str(tiny_t5_folder), precision="float32")
-    engine, asked, rows = PackedT5Engine(loaded, Plan(token_budget=allowed)), queries(loaded), []
+    engine, asked, rows = PackedT5Engine(loaded), queries(loaded), []
     continued = engine.continued
 
     def counted(states: Tensor, mask: Tensor, limit: int) -> list[str]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -23,26 +22,22 @@ from plain import (
 )
 
 from bmtpt.backbone import Backbone
-from bmtpt.backbone.device import machine
-from bmtpt.backbone.device.allocator import kept_memory
-from bmtpt.backbone.device.plan import ACCELERATOR, DeviceBudget, Plan
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.backbone.fast_t5 import engine as t5
+from bmtpt.backbone.execution import Memory
 from bmtpt.backbone.fast_t5 import layers as t5_layers
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
 from bmtpt.backbone.fast_t5.gelu import gated_gelu, gated_gelu_with_slopes
-from bmtpt.backbone.passes.packing import TOKEN_BUDGET
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
 FAMILIES = ("v1.0", "v1.1")
 DOUBLE = torch.float64
-PLANS = {"cpu": Plan(), "accelerator": ACCELERATOR, "recompute": Plan(memory="recompute")}
+MEMORY: tuple[Memory, ...] = ("keep", "recompute")
 
 
 @cache
-def engine(family: str, dtype: torch.dtype = torch.float32, plan: str = "cpu") -> PackedT5Engine:
-    return PackedT5Engine(tiny_backbone(family, dtype), PLANS[plan])
+def engine(family: str, dtype: torch.dtype = torch.float32, memory: Memory = "keep") -> PackedT5Engine:
+    return PackedT5Engine(tiny_backbone(family, dtype), memory)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -56,7 +51,7 @@ def engine(family: str, dtype: torch.dtype = torch.float32, plan: str = "cpu") -
 def test_losses_and_gradients_are_those_of_single_unpadded_examples(
     family: str, M: int, P: int, sizes: list[tuple[int, int]], seed: int
 ) -> None:
-    """In float64 to rounding under every plan; in fp32 as far as fp32 goes on these harsh models.
+    """In float64 to rounding; in fp32 as far as fp32 goes on these harsh models.
 
     For some draws Hugging Face's own fp32 gradient is 9e-5 off, packed 1e-5: see the tests with fixed draws for 1e-5.
     A ReLU whose input is 0 but for rounding passes a gradient or does not, as the processor's products round.
@@ -65,14 +60,13 @@ def test_losses_and_gradients_are_those_of_single_unpadded_examples(
     batch = random_batch([length for length, _ in sizes], [labels for _, labels in sizes], seed)
     weights = torch.rand(len(sizes), generator=torch.Generator().manual_seed(seed)) + 0.1
     true_losses, true_gradient = plain_gradients(truth, prompts.double(), batch, weights.double())
-    for plan in PLANS:
-        losses, gradient = engine(family, DOUBLE, plan).gradients(prompts.double(), batch, weights.double())
+    for memory in MEMORY:
+        losses, gradient = engine(family, DOUBLE, memory).gradients(prompts.double(), batch, weights.double())
         assert relative(losses, true_losses) < 1e-10
         assert relative(gradient, true_gradient) < 1e-10
-    for plan in ("cpu", "accelerator"):
-        losses, gradient = engine(family, plan=plan).gradients(prompts, batch, weights)
-        torch.testing.assert_close(losses.double(), true_losses, rtol=1e-5, atol=1e-4)
-        assert relative(gradient, true_gradient) < (1e-2 if family == "v1.0" else 2e-4)
+    losses, gradient = engine(family).gradients(prompts, batch, weights)
+    torch.testing.assert_close(losses.double(), true_losses, rtol=1e-5, atol=1e-4)
+    assert relative(gradient, true_gradient) < (1e-2 if family == "v1.0" else 2e-4)
 
 
 @cache
@@ -80,10 +74,9 @@ def wide_truth(family: str) -> Backbone:
     return in_float64(tiny_backbone(family))
 
 
-@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_in_fp32_losses_and_gradients_are_hugging_faces_to_five_digits(family: str, plan: str) -> None:
-    packed, prompts = engine(family, plan=plan), random_prompts(3, 5, seed=2)
+def test_in_fp32_losses_and_gradients_are_hugging_faces_to_five_digits(family: str) -> None:
+    packed, prompts = engine(family), random_prompts(3, 5, seed=2)
     batch = random_batch([9, 120, 33], [2, 5, 11], seed=2)
     losses, gradient = packed.gradients(prompts, batch, torch.ones(3))
     true_losses, true_gradient = plain_gradients(packed.backbone, prompts, batch, torch.ones(3))
@@ -110,11 +103,10 @@ def test_in_bfloat16_the_gradient_points_where_that_of_fp32_does(tiny_t5_folder:
     assert torch.cosine_similarity(gradient.flatten(), truth.flatten(), dim=0) > 0.999
 
 
-@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_costs_no_more_accuracy_than_in_hugging_face(family: str, plan: str) -> None:
+def test_bfloat16_costs_no_more_accuracy_than_in_hugging_face(family: str) -> None:
     """On these harsh random models either engine is off by some per cent; over 6 draws they are off alike."""
-    exact, packed = engine(family), engine(family, torch.bfloat16, plan)
+    exact, packed = engine(family), engine(family, torch.bfloat16)
     errors = {"packed": 0.0, "hugging face": 0.0}
     for seed in range(6):
         prompts, batch = random_prompts(3, 6, seed), random_batch([11, 40, 26, 40], [2, 4, 3, 6], seed)
@@ -124,20 +116,18 @@ def test_bfloat16_costs_no_more_accuracy_than_in_hugging_face(family: str, plan:
     assert errors["packed"] < 1.25 * errors["hugging face"]
 
 
-@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_an_example_does_not_feel_the_longer_ones_beside_it(dtype: torch.dtype, plan: str) -> None:
-    packed, prompts = engine("v1.1", dtype, plan), random_prompts(2, 4)
+def test_an_example_does_not_feel_the_longer_ones_beside_it(dtype: torch.dtype) -> None:
+    packed, prompts = engine("v1.1", dtype), random_prompts(2, 4)
     batch = random_batch([6, 50, 31], [2, 6, 3])
     alone = [packed.losses(prompts, TokenBatch(batch.inputs[i : i + 1], batch.targets[i : i + 1])) for i in range(3)]
     tolerance = 1e-5 if dtype == torch.float32 else 0.02
     torch.testing.assert_close(packed.losses(prompts, batch), torch.cat(alone, 1), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answer_log_likelihoods_are_the_negative_losses_of_each_answer(family: str, plan: str) -> None:
-    packed, prompts = engine(family, plan=plan), random_prompts(3, 4)
+def test_answer_log_likelihoods_are_the_negative_losses_of_each_answer(family: str) -> None:
+    packed, prompts = engine(family), random_prompts(3, 4)
     inputs, answers = random_batch([5, 22, 9], [1, 4, 2], seed=3).inputs, random_batch([1, 4, 2, 4], [1] * 4).inputs
     values = packed.answer_log_likelihoods(prompts, inputs, answers)
     for c, answer in enumerate(answers):
@@ -149,13 +139,12 @@ def test_answer_log_likelihoods_are_the_negative_losses_of_each_answer(family: s
 def test_recomputing_gives_the_same_gradient_bit_for_bit_from_less_memory(family: str) -> None:
     prompts, batch = random_prompts(2, 4), random_batch([6, 50, 31], [2, 6, 3])
     found = {}
-    for plan in ("cpu", "recompute"):
-        gradient, kept = saved_bytes(
-            lambda plan=plan: engine(family, plan=plan).gradients(prompts, batch, torch.ones(3))[1]
-        )
-        found[plan] = gradient, kept
-    assert torch.equal(found["cpu"][0], found["recompute"][0])
-    assert found["recompute"][1] < 0.5 * found["cpu"][1]
+    for memory in MEMORY:
+        packed = engine(family, memory=memory)
+        gradient, kept = saved_bytes(lambda packed=packed: packed.gradients(prompts, batch, torch.ones(3))[1])
+        found[memory] = gradient, kept
+    assert torch.equal(found["keep"][0], found["recompute"][0])
+    assert found["recompute"][1] < 0.5 * found["keep"][1]
 
 
 def saved_bytes(call: Callable[[], torch.Tensor]) -> tuple[torch.Tensor, int]:
@@ -195,21 +184,6 @@ def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results() -
     torch.testing.assert_close(likelihoods, truth, rtol=1e-5, atol=1e-5)
 
 
-def test_after_memory_ran_out_later_passes_on_a_gpu_are_cut_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts, batch, whole = random_prompts(5, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1")
-    monkeypatch.setattr(t5, "budget_for", lambda *_: DeviceBudget(16 * TOKEN_BUDGET))
-    roomy, small = PackedT5Engine(whole.backbone), SmallDevice(whole.backbone)
-    roomy.losses(prompts, batch)
-    assert roomy.most_tokens() == 16 * TOKEN_BUDGET
-    small.losses(prompts, TokenBatch(batch.inputs[:1], batch.targets[:1]))  # 5 rows, 2 + 3, 2 + 1 + 2: out twice
-    assert small.most_tokens() == 4 * TOKEN_BUDGET
-    small.losses(prompts, batch)
-    assert small.most_tokens() == TOKEN_BUDGET  # and no less
-    fixed = SmallDevice(whole.backbone, Plan(token_budget=300))
-    fixed.losses(prompts, batch)
-    assert fixed.most_tokens() == 300
-
-
 def test_memory_too_small_for_one_prompt_and_one_example_is_an_error() -> None:
     class Nothing(PackedT5Engine):
         def encode(self, embeddings: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -217,53 +191,6 @@ def test_memory_too_small_for_one_prompt_and_one_example_is_an_error() -> None:
 
     with pytest.raises(torch.OutOfMemoryError):
         Nothing(engine("v1.1").backbone).losses(random_prompts(2, 4), random_batch([6, 5], [2, 2]))
-
-
-def test_where_no_cuda_graph_can_be_captured_the_passes_go_on_without(caplog: pytest.LogCaptureFixture) -> None:
-    graphed = PackedT5Engine(engine("v1.1").backbone, replace(ACCELERATOR, graphs=True))
-    prompts, batch = random_prompts(2, 4), random_batch([6, 5], [2, 2])
-    truth = engine("v1.1", plan="accelerator").gradients(prompts, batch, torch.ones(2))[1]
-    with caplog.at_level("INFO", logger="bmtpt"):
-        for _ in range(4):
-            assert torch.equal(graphed.gradients(prompts, batch, torch.ones(2))[1], truth)
-    assert caplog.text.count("cuda graphs are off") == 1
-
-
-def test_layers_that_wait_for_the_device_are_never_captured() -> None:
-    backbone = engine("v1.1").backbone
-    assert PackedT5Engine(backbone, replace(ACCELERATOR, graphs=True, layers="written")).graphs is None
-    assert PackedT5Engine(backbone, replace(ACCELERATOR, graphs=True)).graphs is not None
-
-
-def test_the_choice_of_attention_kernels_changes_no_gradient() -> None:
-    prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50], [2, 6]), engine("v1.1").backbone
-    efficient, other = (
-        PackedT5Engine(backbone, replace(ACCELERATOR, attention=attention)).gradients(prompts, batch, torch.ones(2))[1]
-        for attention in ("efficient", "any")
-    )
-    assert relative(efficient, other) < 1e-5
-
-
-def test_what_the_allocator_keeps_changes_no_value(calls_to_kept_memory: list[str]) -> None:
-    prompts, batch, backbone = random_prompts(2, 4), random_batch([6, 50, 31], [2, 6, 3]), engine("v1.1").backbone
-    kept = PackedT5Engine(backbone).losses(prompts, batch)
-    assert calls_to_kept_memory == ["kept"]
-    assert torch.equal(kept, PackedT5Engine(backbone, Plan(keep_freed=False)).losses(prompts, batch))
-    assert calls_to_kept_memory == ["kept"]
-
-
-@pytest.fixture
-def calls_to_kept_memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    calls: list[str] = []
-
-    @contextmanager
-    def recorded() -> Iterator[None]:
-        calls.append("kept")
-        with kept_memory():
-            yield
-
-    monkeypatch.setattr(machine, "kept_memory", recorded)
-    return calls
 
 
 @pytest.mark.parametrize("function", [t5_layers.SelfAttention, t5_layers.FeedForward, t5_layers.CrossAttention])

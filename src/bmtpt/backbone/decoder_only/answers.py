@@ -4,18 +4,40 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.passes.packing import Pass
-
-if TYPE_CHECKING:
-    from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading
+from bmtpt.backbone.passes.run import sound_attention
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class AnsweringCausalEngine(CausalPassEngine):
+    """A `CausalPassEngine` that answers queries with different prompts in shared passes."""
+
+    @torch.no_grad()
+    def answer(self, queries: Sequence[Query]) -> list[Reply]:
+        """Answer queries in order, whatever their prompts; a prompt that several queries share is read once.
+
+        Those whose prompts are of one length share passes if they have as many answers to rank, of one longest length,
+        or if they ask for a text of one limit. What is both ranked and continued is read twice.
+        """
+        scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
+        prefixes = Prefixes(self, queries)
+        padded = {id(query.answers): self.padded_answers(query.answers) for query in queries if query.answers}  # [C, T]
+        with sound_attention(self.backbone.device):
+            for rows in _grouped(queries, lambda query: padded[id(query.answers)].shape if query.answers else None):
+                _rank(prefixes, queries, rows, padded, scores)
+            for rows in _grouped(queries, lambda query: query.max_new_tokens or None):
+                _continue(prefixes, queries, rows, texts)
+        return [Reply(*each) for each in zip(scores, texts, strict=True)]
 
 
 class Prefixes:
@@ -43,23 +65,7 @@ def _asked(query: Query) -> tuple[bool, bool]:
     return bool(query.answers), bool(query.max_new_tokens)
 
 
-def answer_together(engine: CausalPassEngine, queries: Sequence[Query]) -> list[Reply]:
-    """Answer queries in order, whatever their prompts.
-
-    Those whose prompts are of one length share passes if they have as many answers to rank, of one longest length, or
-    if they ask for a text of one limit. What is both ranked and continued is read twice.
-    """
-    scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
-    prefixes = Prefixes(engine, queries)
-    padded = {id(query.answers): engine.padded_answers(query.answers) for query in queries if query.answers}  # [C, T]
-    for rows in _alike(queries, lambda query: padded[id(query.answers)].shape if query.answers else None):
-        _rank(prefixes, queries, rows, padded, scores)
-    for rows in _alike(queries, lambda query: query.max_new_tokens or None):
-        _continue(prefixes, queries, rows, texts)
-    return [Reply(*each) for each in zip(scores, texts, strict=True)]
-
-
-def _alike(queries: Sequence[Query], kind: Callable[[Query], Hashable]) -> list[list[int]]:
+def _grouped(queries: Sequence[Query], kind: Callable[[Query], Hashable]) -> list[list[int]]:
     """Group the rows that have a kind by it and the prompt's length."""
     groups = defaultdict(list)
     for row, query in enumerate(queries):

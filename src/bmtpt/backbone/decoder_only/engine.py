@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar, Concatenate, ParamSpec, TypeVar
@@ -20,13 +20,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.decoder_only.answers import answer_together
-from bmtpt.backbone.device.machine import CpuTuning, model_settings
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes.loss import IGNORED, at_least_fp32, summed_nll
-from bmtpt.backbone.passes.packing import TOKEN_BUDGET, Pass, passes
-from bmtpt.backbone.passes.run import empty_cache, run_passes
+from bmtpt.backbone.passes.packing import TOKEN_BUDGET, Pass, budget_on, passes
+from bmtpt.backbone.passes.run import run_passes, sound_attention
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -47,14 +45,14 @@ Asked = ParamSpec("Asked")
 Found = TypeVar("Found")
 
 
-def within_settings(
+def soundly(
     ask: Callable[Concatenate[CausalPassEngine, Asked], Found],
 ) -> Callable[Concatenate[CausalPassEngine, Asked], Found]:
-    """Let an engine's settings hold for all of a question: what its prompts share, the passes, the last backward."""
+    """Make `sound_attention` hold for all of a question: what its prompts share, the passes, the last backward."""
 
     @wraps(ask)
     def asked(self: CausalPassEngine, /, *args: Asked.args, **kwargs: Asked.kwargs) -> Found:
-        with self.settings():
+        with sound_attention(self.backbone.device):
             return ask(self, *args, **kwargs)
 
     return asked
@@ -69,12 +67,10 @@ class CausalPassEngine(ABC):
     Axes of a pass: R rows (n examples × M prompts, example-major), C answers, T label tokens.
 
     Attributes:
-        cpu_tuning: ``none`` leaves the CPU's libraries as they are (`device/machine.py`).
         name: For the log.
     """
 
     backbone: FrozenModel
-    cpu_tuning: CpuTuning = "auto"
 
     name: ClassVar[str] = "generic"
     token_budget: ClassVar[int] = TOKEN_BUDGET
@@ -88,7 +84,7 @@ class CausalPassEngine(ABC):
         """Begin n·M rows behind what `prefix` returned."""
 
     @torch.no_grad()
-    @within_settings
+    @soundly
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens, in fp32."""
         result = prompts.new_empty(len(prompts), len(batch))
@@ -105,7 +101,7 @@ class CausalPassEngine(ABC):
         self.run(parts, one_pass)
         return result
 
-    @within_settings
+    @soundly
     def gradients(
         self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
@@ -141,7 +137,7 @@ class CausalPassEngine(ABC):
         return result, gradient
 
     @torch.no_grad()
-    @within_settings
+    @soundly
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
@@ -164,7 +160,7 @@ class CausalPassEngine(ABC):
         return result
 
     @torch.no_grad()
-    @within_settings
+    @soundly
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
@@ -185,11 +181,9 @@ class CausalPassEngine(ABC):
         self.run(parts, one_pass)
         return texts
 
-    @torch.no_grad()
-    @within_settings
+    @abstractmethod
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
-        """Answer texts that each have a prompt of their own, in order; a prompt is read once for all its rows."""
-        return answer_together(self, queries)
+        """Answer texts that each have a prompt of their own, in order."""
 
     def padded_answers(self, answers: Sequence[Tensor]) -> Int[Tensor, "C T"]:
         """Return the answers' tokens on the device, `IGNORED` behind each one's end."""
@@ -218,15 +212,11 @@ class CausalPassEngine(ABC):
 
     def cut(self, prompts: int, texts: Sequence[int], tokens: Sequence[int]) -> list[Pass]:
         """Cut examples × prompts, given the length of each text and how many tokens it takes with one prompt."""
-        return passes(tokens, copies=prompts, budget=self.token_budget)
-
-    def settings(self) -> AbstractContextManager[object]:
-        """What holds while a question is answered; undone afterwards."""
-        return model_settings(self.backbone, self.cpu_tuning, self.name)
+        return passes(tokens, copies=prompts, budget=budget_on(self.backbone.device, self.token_budget))
 
     def run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
         """Run passes in order; one that memory is too small for is halved."""
-        run_passes(parts, one_pass, lambda: empty_cache(self.backbone.device))
+        run_passes(parts, one_pass, self.backbone.device)
 
     def _pass_losses(self, shared: tuple[Tensor, ...], batch: TokenBatch, rows: list[int]) -> Float[Tensor, "M n"]:
         padded = pad_sequence([batch.targets[i] for i in rows], batch_first=True, padding_value=IGNORED)

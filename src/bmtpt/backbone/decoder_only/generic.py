@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
+from bmtpt.backbone.decoder_only.answers import AnsweringCausalEngine
+from bmtpt.backbone.decoder_only.engine import Reading, folded_head
 from bmtpt.backbone.passes.packing import Pass
 
 
 @dataclass(frozen=True)
-class HuggingFaceCausalEngine(CausalPassEngine):
+class HuggingFaceCausalEngine(AnsweringCausalEngine):
     """`Engine` over a decoder-only model's own forward pass, without cache, mask or positions.
 
     Only texts of one length share a pass: nothing is padded in front of a token that counts, so this is right for

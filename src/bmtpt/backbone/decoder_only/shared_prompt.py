@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
+from bmtpt.backbone.decoder_only.answers import AnsweringCausalEngine
+from bmtpt.backbone.decoder_only.engine import Reading, folded_head
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.types import TokenBatch
@@ -67,13 +68,13 @@ def _agrees(backbone: FrozenModel) -> bool:
     ids = torch.arange(7, device=backbone.device) % len(backbone.embeddings)
     prompts = backbone.embeddings[ids[:6]].view(2, 3, -1)
     batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])
-    truth = HuggingFaceCausalEngine(backbone, "none").losses(prompts, batch)
-    difference = (CausalEngine(backbone, "none").losses(prompts, batch) - truth).norm() / truth.norm()
+    truth = HuggingFaceCausalEngine(backbone).losses(prompts, batch)
+    difference = (CausalEngine(backbone).losses(prompts, batch) - truth).norm() / truth.norm()
     return float(difference) < AGREEMENT.get(backbone.dtype, 2e-2)
 
 
 @dataclass(frozen=True)
-class CausalEngine(CausalPassEngine):
+class CausalEngine(AnsweringCausalEngine):
     """`Engine` for decoder-only models with full attention; see `causal_supports`."""
 
     name: ClassVar[str] = "packed"

@@ -13,7 +13,6 @@ import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.device.prefetch import Labelled
 from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
 from bmtpt.backbone.passes.loss import IGNORED, at_least_fp32, summed_nll
 from bmtpt.backbone.passes.packing import Pass
@@ -57,17 +56,17 @@ def distillation_gradients(
     tokens = engine.sent(torch.tensor(batch.target_tokens(), dtype=students.dtype))
     factors = engine.sent(weights)
 
-    def one_pass(part: Pass, loaded: Labelled) -> None:
-        rows = loaded.texts.rows
+    def one_pass(part: Pass) -> None:
+        rows = part.rows
         own = students[rows].detach().requires_grad_(True)
-        terms = _pass_terms(engine, own, teachers[rows], loaded, temperature)
+        terms = _pass_terms(engine, own, teachers[rows], batch, rows, temperature)
         extra = terms.divergence + tokens[rows] * terms.distance
         (gradient[rows],) = torch.autograd.grad((factors[rows] * (terms.nll + strength * extra)).sum(), own)
         for kept, value in zip(found, terms, strict=True):
             kept[rows] = value.detach()
 
     lengths = [len(ids) + students.shape[1] for ids in batch.inputs]
-    engine.run(lengths, 1, lambda part: engine.labelled(students[None], batch, part), one_pass)
+    engine.run(lengths, 1, one_pass)
     return found, gradient
 
 
@@ -75,15 +74,16 @@ def _pass_terms(
     engine: PassEngine,
     students: Float[Tensor, "n P D"],
     teachers: Float[Tensor, "n P D"],
-    loaded: Labelled,
+    batch: TokenBatch,
+    rows: list[int],
     temperature: float,
 ) -> Terms:
-    (_, ids, real), targets = loaded
-    labels = targets[:, 0]  # [n, T]
+    texts = engine.texts(students[None], batch.inputs, rows)
+    labels = engine.targets([batch.targets[i] for i in rows])[:, 0]  # [n, T]
     with torch.no_grad():
-        teacher_states, mask = engine.encode_texts(teachers[None], ids, real)
+        teacher_states, mask = engine.encode_texts(teachers[None], texts)
         teacher_logits = _logits(engine, teacher_states, mask, labels)
-    states, _ = engine.encode_texts(students[None], ids, real)
+    states, _ = engine.encode_texts(students[None], texts)
     logits = _logits(engine, states, mask, labels)
     return Terms(
         summed_nll(logits, labels),

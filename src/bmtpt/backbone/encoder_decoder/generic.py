@@ -6,27 +6,20 @@ Frozen weights are cast once, and examples are grouped across prompts (`passes/p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.device.machine import CpuTuning, model_settings
-from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
+from bmtpt.backbone.encoder_decoder.answers import AnsweringEngine
+from bmtpt.backbone.encoder_decoder.engine import decoder_inputs
 from bmtpt.backbone.passes.loss import summed_nll
 from bmtpt.backbone.passes.packing import Pass
 
 
 @dataclass(frozen=True)
-class HuggingFaceEngine(PassEngine):
-    """`Engine` over an encoder-decoder's own forward pass.
-
-    Attributes:
-        cpu_tuning: ``none`` leaves the CPU's libraries as they are (`device/machine.py`).
-    """
-
-    cpu_tuning: CpuTuning = field(default="auto", kw_only=True)
+class HuggingFaceEngine(AnsweringEngine):
+    """`Engine` over an encoder-decoder's own forward pass."""
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         encoder = self.backbone.model.get_encoder()
@@ -51,6 +44,3 @@ class HuggingFaceEngine(PassEngine):
     def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         self.backbone.require_positions(max(lengths, default=0))
         return super().cut(lengths, prompts)
-
-    def settings(self) -> AbstractContextManager[object]:
-        return model_settings(self.backbone, self.cpu_tuning, "generic")

@@ -16,40 +16,41 @@ from bmtpt.backbone.fast_t5.gelu import gated_gelu, gated_gelu_with_slopes
 from bmtpt.backbone.fast_t5.weights import AttentionWeights, CrossWeights, FeedForwardWeights
 from bmtpt.backbone.passes.loss import IGNORED
 
-HEAD_ROWS = {"cpu": 64, "cuda": 1_024}
-"""Rows of logits held at once, by device: 8 and 131 MB in fp32 for T5's vocabulary."""
+HEAD_ROWS = 64
+"""Rows of logits held at once: 8 MB in fp32 for T5's vocabulary."""
 
 Context = Any
 """torch's autograd context, which has no public type."""
 
 
-class WrittenLayers:
-    """The functions below as the engine calls them; the choice for CPUs."""
+def self_attention(x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
+    """See `SelfAttention`."""
+    return run(SelfAttention, x, weights, bias, eps)
 
-    def bias(self, relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:
-        """Return [R·h, S, S]: a batched matmul starts from it."""
-        full = relative if extra is None else relative + extra
-        return full.expand(rows, -1, -1, -1).reshape(-1, *full.shape[2:])
 
-    def self_attention(self, x: Tensor, weights: AttentionWeights, bias: Tensor, eps: float) -> Tensor:
-        return run(SelfAttention, x, weights, bias, eps)
+def cross_attention(x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float) -> Tensor:
+    """See `CrossAttention`."""
+    return run(CrossAttention, x, states, weights, mask, eps)
 
-    def cross_attention(
-        self, x: Tensor, states: Tensor, weights: CrossWeights, mask: Tensor | None, eps: float
-    ) -> Tensor:
-        return run(CrossAttention, x, states, weights, mask, eps)
 
-    def feed_forward(self, x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
-        return run(FeedForward, x, weights, eps)
+def feed_forward(x: Tensor, weights: FeedForwardWeights, eps: float) -> Tensor:
+    """See `FeedForward`."""
+    return run(FeedForward, x, weights, eps)
 
-    def final_norm(self, x: Tensor, gain: Tensor, eps: float) -> Tensor:
-        return run(FinalNorm, x, gain, eps)
 
-    def token_losses(self, x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
-        """Only real labels meet the vocabulary."""
-        real = (labels != IGNORED).nonzero().squeeze(1)
-        losses = run(TokenLoss, x[real], head, labels[real])
-        return losses.new_zeros(labels.shape).index_copy(0, real, losses)
+def final_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
+    """See `FinalNorm`."""
+    return run(FinalNorm, x, gain, eps)
+
+
+def token_losses(x: Tensor, head: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of every row of x in fp32 or better, 0 where the label is IGNORED.
+
+    Only rows with a label are multiplied with the vocabulary.
+    """
+    real = (labels != IGNORED).nonzero().squeeze(1)
+    losses = run(TokenLoss, x[real], head, labels[real])
+    return losses.new_zeros(labels.shape).index_copy(0, real, losses)
 
 
 def run(function: type[torch.autograd.Function], *inputs: object) -> Tensor:
@@ -225,8 +226,7 @@ class TokenLoss(torch.autograd.Function):
 
 
 def _chunks(x: Tensor, labels: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    rows = HEAD_ROWS.get(x.device.type, HEAD_ROWS["cpu"])
-    return torch.split(x, rows), torch.split(labels, rows)
+    return torch.split(x, HEAD_ROWS), torch.split(labels, HEAD_ROWS)
 
 
 def _token_loss(x: Tensor, labels: Tensor, head: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ def load_model(name: str, execution: Execution) -> tuple[Any, Tensor, str]:
     place = _device(execution.device)
     compute = _dtype(execution.precision, place)
     source = str(offline_folder()) if name == "offline" else name
-    model = _load_frozen(source, name)
+    model = _load_frozen(source, name, place)
     if name == "offline" and (count := _count(model)) != PARAMETERS:
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
     fingerprint = fingerprint_of(model)
@@ -51,7 +51,7 @@ def embedding_table(model: Any) -> Float[Tensor, "V D"]:
     return found.to(torch.promote_types(found.dtype, torch.float32))
 
 
-def _load_frozen(source: str, name: str) -> Any:
+def _load_frozen(source: str, name: str, place: torch.device) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -62,7 +62,7 @@ def _load_frozen(source: str, name: str) -> Any:
         with _quiet_transformers():
             model, info = kind.from_pretrained(
                 source, config=without_dropout(config), dtype=torch.float32, use_safetensors=True,
-                trust_remote_code=False, output_loading_info=True, **_attention(config),
+                trust_remote_code=False, output_loading_info=True, **_attention(config, place),
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
@@ -76,9 +76,10 @@ def _load_frozen(source: str, name: str) -> Any:
     return model
 
 
-def _attention(config: Any) -> dict[str, str]:
-    """T5's sdpa makes a float mask per layer; for others transformers knows best."""
-    return {"attn_implementation": "eager"} if config.model_type == "t5" else {}
+def _attention(config: Any, place: torch.device) -> dict[str, str]:
+    """On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best."""
+    eager = config.model_type == "t5" and place.type == "cpu"
+    return {"attn_implementation": "eager"} if eager else {}
 
 
 @contextmanager

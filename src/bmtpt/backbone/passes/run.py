@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bmtpt.backbone.passes.packing import Pass
 from bmtpt.errors import is_out_of_memory
@@ -13,25 +15,26 @@ from bmtpt.errors import is_out_of_memory
 _LOG = logging.getLogger("bmtpt")
 
 
-def empty_cache(device: torch.device) -> None:
-    """Give back what torch keeps of a device's memory beside the tensors."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
+def sound_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without cuDNN's attention, whose backward pass with a mask has given NaN (pytorch 196678)."""
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(kernels) if device.type == "cuda" else nullcontext()
 
 
-def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], free_memory: Callable[[], None]) -> None:
+def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], device: torch.device) -> None:
     """Run passes in order; one that memory is too small for is cut in two and tried again.
 
     Args:
-        one_pass: Leaves nothing behind that a second run of the same examples would change, if it fails midway.
-        free_memory: Called before another try.
+        one_pass: If it fails midway, it must have changed nothing that a second run of the same examples would add to.
+        device: Where they run.
     """
     waiting = list(parts)[::-1]
     while waiting:
         part = waiting.pop()
         if _fits(one_pass, part):
             continue
-        free_memory()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
         waiting += part.halves()[::-1]
         _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
 
