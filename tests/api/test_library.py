@@ -296,7 +296,7 @@ CALLS = {
 }  # fmt: skip
 NEEDED = ("Task rows", "Task text", "Task label", "Task seed")
 FINE = {
-    # What is no mistake: None where nothing is needed, a list of nothing wrong, a text that is one.
+    # Not mistakes: None where nothing is needed, and values of the right kind.
     *((name, "none") for name in CALLS if name.startswith("Task ") and name not in NEEDED),
     *(("learn settings", "none"), ("adapt settings", "none"), ("learn progress", "none")),
     *(("adapt progress", "none"), ("adapt shots", "none"), ("evaluate", "none"), ("evaluate scorer", "none")),

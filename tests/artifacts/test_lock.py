@@ -39,7 +39,7 @@ def test_a_folder_that_another_process_holds_is_refused_until_that_process_is_go
         finally:
             owner.send_signal(signal.SIGKILL)
     with output_folder(tmp_path, "posterior"):
-        assert not list(tmp_path.iterdir())  # the lock is no file
+        assert not list(tmp_path.iterdir())  # the lock is not a file
 
 
 def test_the_same_process_may_hold_a_folder_again_and_frees_it_at_the_end(tmp_path):

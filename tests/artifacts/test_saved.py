@@ -16,7 +16,7 @@ from safetensors.torch import save
 
 from bmtpt.artifacts.card import BackboneCard, PosteriorCard, PromptCard, require_backbone
 from bmtpt.artifacts.card import versions as installed_versions
-from bmtpt.artifacts.files import write_json_atomically, write_text_atomically
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.errors import ArtifactError, BackboneError
@@ -304,15 +304,12 @@ def test_versions_name_what_decides_a_runs_numbers():
     assert found["torch"] == torch.__version__
 
 
-def test_json_files_are_replaced_whole_and_never_hold_nan(tmp_path: Path):
-    path = tmp_path / "new" / "state.json"
-    write_json_atomically(path, {"σ": [1, 2.5, None]})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"σ": [1, 2.5, None]}
-    with pytest.raises(ValueError, match="JSON"):
-        write_json_atomically(path, {"loss": float("nan")})
-    with disk_of(10), pytest.raises(ArtifactError, match=r"cannot write .*state.json"):
+def test_text_files_are_replaced_whole(tmp_path: Path):
+    path = tmp_path / "new" / "state.txt"
+    write_text_atomically(path, "σ")
+    with disk_of(10), pytest.raises(ArtifactError, match=r"cannot write .*state.txt"):
         write_text_atomically(path, "x" * 1000)
-    assert json.loads(path.read_text(encoding="utf-8")) == {"σ": [1, 2.5, None]}
+    assert path.read_text(encoding="utf-8") == "σ"
     assert len(list(path.parent.iterdir())) == 1
 
 

@@ -64,7 +64,7 @@ def test_free_answers_are_those_of_the_evaluation(posterior, tiny_backbone, tiny
     prompt = trained(posterior, data, tiny_backbone)
     answers = list(predict(tiny_backbone, prompt, data.test))
     assert all(set(answer) == {"text", "label"} for answer in answers)
-    # A longer answer is allowed here than in an evaluation, which stops behind the longest right one.
+    # A longer answer is allowed here than in an evaluation, which stops after the longest right one.
     wanted = evaluate(tiny_backbone, prompt, data.test).predictions
     assert all(answer["label"].startswith(text) for answer, text in zip(answers, wanted, strict=True))
 

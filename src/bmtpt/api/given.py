@@ -1,4 +1,4 @@
-"""What callers of the library hand over, checked: a wrong kind of thing gets a sentence that says what is wanted."""
+"""Check the arguments of the library's calls: a wrong kind of thing gets a sentence that says what is wanted."""
 
 from __future__ import annotations
 

@@ -103,11 +103,6 @@ class Posterior:
         self,
         task: AnyTask,
         settings: AdaptSettings | Mapping[str, Any] | None = None,
-        *,
-        folder: str | Path | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
-        progress: Progress = None,
         **options: Any,
     ) -> Prompt: ...
 
@@ -116,11 +111,6 @@ class Posterior:
         self,
         task: Sequence[AnyTask],
         settings: AdaptSettings | Mapping[str, Any] | None = None,
-        *,
-        folder: str | Path | None = None,
-        resume: bool = False,
-        overwrite: bool = False,
-        progress: Progress = None,
         **options: Any,
     ) -> dict[str, Prompt]: ...
 

@@ -34,7 +34,7 @@ class Task:
         split: stratify, cut, column or none (see `bmtpt.tasks.spec`).
         split_column: Column that says train, validation or test for each row.
         metrics, primary: Metrics to report, and the headline one (default: accuracy for labels).
-        group: Column of what is scored together.
+        group: Column that names the rows scored together.
         max_length: Longest text in tokens.
         seed: Seed of the split.
 

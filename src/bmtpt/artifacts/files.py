@@ -1,14 +1,12 @@
-"""Files that are there whole or not at all: written beside their place, forced to disk, then renamed."""
+"""Write files whole or not at all: next to their final place, forced to disk, then renamed."""
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from bmtpt.errors import ArtifactError
 
@@ -22,18 +20,8 @@ def write_text_atomically(path: Path, text: str) -> None:
     write_files_atomically(path.parent, {path.name: text.encode()})
 
 
-def write_json_atomically(path: Path, obj: Any) -> None:
-    """Write an object as indented, strictly valid JSON (see `write_text_atomically`).
-
-    Raises:
-        ArtifactError: The file cannot be written.
-        ValueError: The object holds NaN or an infinity, which JSON has not.
-    """
-    write_text_atomically(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write several files into a folder (made if missing) and leave what else it holds alone.
+    """Write several files into a folder (made if missing); its other files are left alone.
 
     All of them are on disk under hidden names before the first is renamed, so a full disk changes nothing. The
     renames follow the mapping's order: put the file that vouches for the others last.

@@ -1,4 +1,4 @@
-"""What an artifact holds, for people."""
+"""Describe an artifact for people: its card, its numbers, the tokens its rows are nearest to."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
 
 
 def _svgd_facts(svgd: Mapping[str, Any]) -> dict[str, str]:
-    """Return the last diagnostics of SVGD; one particle has no kernel to speak of, and older cards hold none."""
+    """Return the last diagnostics of SVGD; with one particle, and in older cards, there are none."""
     if svgd.get("stein_discrepancy") is None:
         return {}
     facts = {
@@ -71,6 +71,7 @@ def _prompt_facts(prompt: Prompt) -> dict[str, str]:
 
 
 def _winner(winner: Mapping[str, Any]) -> str:
+    """Describe a candidate that was kept: where it started, its prior, its step."""
     prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
     best = ", ".join(f"{value:.4g}" for value in winner["best"])
     return f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})"
@@ -83,7 +84,7 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
         BackboneError: The artifact belongs to another model.
     """
     require_backbone(artifact.card.backbone, backbone.fingerprint, backbone.name)
-    # A T5's table is longer than its vocabulary; the rows behind it have no name.
+    # A T5's table is longer than its vocabulary; the extra rows have no token.
     table = backbone.embeddings[: len(backbone.tokenizer)]
     for m, prompt in enumerate(_prompts(artifact)):
         for row, ids in enumerate(_nearest(prompt[:rows].to(table.device), table).tolist()):
@@ -101,7 +102,7 @@ def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:
 
 
 def learn_warnings(posterior: Posterior) -> list[str]:
-    """Return, in plain words, what the last validation of a source stage warns about."""
+    """Return what the last validation of a source stage warns about, as sentences."""
     facts = posterior.card.diagnostics
     mean = list(facts["mean_nll"].values())
     particles = list(zip(*facts["particle_nll"].values(), strict=True))

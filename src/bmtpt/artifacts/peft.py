@@ -33,7 +33,7 @@ _EXACT = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class _Config(BaseModel):
-    """What we need of adapter_config.json; PEFT writes many more keys."""
+    """The keys of adapter_config.json that we read; PEFT writes many more."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -85,7 +85,7 @@ def import_peft(
         created: ISO 8601 time.
 
     Raises:
-        ArtifactError: The folder is no prompt-tuning adapter for a model of this kind and width.
+        ArtifactError: The folder does not hold a prompt-tuning adapter for a model of this kind and width.
         BackboneError: The folder was exported for another backbone.
     """
     folder = Path(folder)
@@ -137,7 +137,7 @@ def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None
         raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
     if config.task_type != _task_type(backbone):
         raise ArtifactError(
-            f"{folder} is for task type {config.task_type} and backbone '{backbone.name}' needs {_task_type(backbone)}"
+            f"{folder} is for task type {config.task_type}, and backbone '{backbone.name}' needs {_task_type(backbone)}"
         )
     if config.token_dim != backbone.d_model:
         raise ArtifactError(
@@ -170,13 +170,13 @@ def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCar
     if rows.dtype not in _EXACT:
         raise ArtifactError(f"{path} holds {rows.dtype}; save it again as torch.float32")
     if not torch.isfinite(rows).all():
-        raise ArtifactError(f"{path} holds numbers that are not finite; train it again")
+        raise ArtifactError(f"{path} holds numbers that are not finite; train the prompt again")
 
 
 def _card(
     config: _Config, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
 ) -> PromptCard:
-    """A card that claims no more than the folder says: how long PEFT trained, and on what, is not in it."""
+    """Return a card that claims no more than the folder says: it does not say how long PEFT trained, or on what."""
     return PromptCard(
         backbone=backbone,
         task=task,

@@ -39,13 +39,14 @@ def read_rows(lines: Iterable[str], task: TaskSpec, source: str = "input") -> It
         DataError: A line is not JSON, or lacks a column; the sentence names the line.
     """
     for where, line in _numbered(lines, source):
-        yield _example(_columns(line, where, task), where, task)
+        row = _json(line, where) if line.lstrip().startswith("{") else _row(line.rstrip("\n"), where, task)
+        yield _example(row, where, task)
 
 
 def read_task_rows(
     lines: Iterable[str], tasks: Mapping[str, TaskSpec], source: str = "input"
 ) -> Iterator[tuple[str, Example]]:
-    """Turn lines of several tasks into examples and whose they are: JSON objects, whose field ``task`` names it.
+    """Turn lines of several tasks into pairs (task, example): JSON objects, whose field ``task`` names the task.
 
     Raises:
         DataError: A line is not a JSON object, lacks a column or ``task``, or names a task that is not in ``tasks``;
@@ -56,9 +57,10 @@ def read_task_rows(
             raise DataError(f"{where} is not a JSON object; with several prompts each line needs one with a 'task'")
         row = _json(line, where)
         if "task" not in row:
-            raise DataError(f"{where} has no field 'task'; with several prompts it names one of {_listed(tasks)}")
+            known = ", ".join(sorted(tasks))
+            raise DataError(f"{where} has no field 'task'; with several prompts it names one of {known}")
         name = row["task"]
-        if name not in list(tasks):  # what is not a text may not be hashable
+        if name not in list(tasks):  # a value that is not text may not be hashable
             raise DataError(f"{where}: no prompt is given for task {name!r}; {nearest(str(name), tasks)}")
         yield name, _example(row, where, tasks[name])
 
@@ -111,22 +113,12 @@ def _example(row: Mapping[str, Any], where: str, task: TaskSpec) -> Example:
     return Example(before, context, after, target="")
 
 
-def _columns(line: str, where: str, task: TaskSpec) -> Mapping[str, Any]:
-    if line.lstrip().startswith("{"):
-        return _json(line, where)
-    return _row(line.rstrip("\n"), where, task)
-
-
 def _json(line: str, where: str) -> dict[str, Any]:
     try:
         return dict(json.loads(line))
     except ValueError as error:
         reason = getattr(error, "msg", error)
         raise DataError(f"{where} is not valid JSON ({reason})") from error
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 @overload
@@ -178,7 +170,7 @@ def _answers(
 
 @dataclass(frozen=True)
 class _Asked:
-    """One row as the engine gets it: one query for each prompt of an ensemble."""
+    """One row as the engine gets it: a query for each prompt of an ensemble."""
 
     queries: list[Query]
     cut: bool
@@ -222,7 +214,7 @@ def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
     task = saved_task(card.task_definition)
     words = make_scorer(backbone, task).answers
-    prompts = prompt.prompts if words else prompt.prompts[:1]  # texts have no average
+    prompts = prompt.prompts if words else prompt.prompts[:1]  # texts cannot be averaged
     limit = card.settings.get("max_length") or task.max_length
     return _Route(task, tuple(prompts.to(backbone.device)), words, limit)
 

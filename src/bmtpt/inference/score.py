@@ -43,7 +43,7 @@ InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
 """Makes the prompts of some texts from their token ids, for methods whose prompt depends on the text (ATTEMPT)."""
 
 Prompts = Float[Tensor, "M P D"] | InstancePrompts
-"""What can be scored: M prompts for every text, or a function that makes M prompts for each text."""
+"""M prompts for every text, or a function that makes M prompts for each text."""
 
 BLOCK = 256
 """Texts whose own prompts are made and held at once."""
@@ -63,7 +63,7 @@ class Evaluation:
     Attributes:
         metrics: Every metric of the task, 0–100.
         constant_answer: The primary metric of the best constant answer, or None if undefined.
-        invalid_share: Share (0–100) of outputs that are no answer of the task.
+        invalid_share: Share (0–100) of outputs that are not an answer of the task.
         calibration: `ece` (0–100) and `nll` (nats) of the label probabilities; empty for free answers.
         predictions: N answers.
         probabilities: Of the label words, [N, C]; None for free answers.

@@ -1,6 +1,6 @@
 """What a task is: `TaskSpec` (YAML), its rows and splits, its text, its metrics.
 
-Metrics are in `bmtpt.tasks.metrics`: they need NumPy, and what is exported here starts without it.
+Metrics are imported from `bmtpt.tasks.metrics`, because they need NumPy and the names below start without it.
 """
 
 from bmtpt.tasks.check import check_file, describe

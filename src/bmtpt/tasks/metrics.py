@@ -1,6 +1,6 @@
 """Scores from 0 to 100 of predicted texts, on scikit-learn and SciPy.
 
-A prediction is compared after stripping blanks. One that is no label of the task counts as wrong in every
+Blanks around a prediction are stripped. A prediction that is not a label of the task counts as wrong in every
 metric: where a metric needs a label it becomes the other label of two (as in T5's ``f1_score_with_invalid``),
 or a class of its own that is never right.
 """
@@ -21,7 +21,7 @@ from bmtpt.tasks.spec import TaskSpec
 from bmtpt.types import Example
 
 INVALID = -1
-NO_NUMBER = -1.0  # T5 scores text that is no number as -1
+NO_NUMBER = -1.0  # T5 scores text that is not a number as -1
 BINS = 15
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -30,7 +30,7 @@ def score(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example
     """Return every metric of a task, 0 to 100 (correlations: -100 to 100).
 
     Raises:
-        DataError: There are no examples, or not one prediction per example.
+        DataError: There are no examples, or the number of predictions differs from theirs.
     """
     if not examples or len(predictions) != len(examples):
         raise DataError(f"task '{spec.name}': {len(predictions)} predictions for {len(examples)} examples")
@@ -53,20 +53,20 @@ def constant_answer(spec: TaskSpec, examples: Sequence[Example]) -> float | None
 
 
 def invalid_share(spec: TaskSpec, predictions: Sequence[str]) -> float:
-    """Return the share (0 to 100) of outputs that are no label, no number, or (free answers) empty."""
+    """Return the share (0 to 100) of outputs that are not a label, not a number, or (free answers) empty."""
     if not predictions:
         return 0.0
     return 100.0 * sum(not is_valid(spec, text) for text in predictions) / len(predictions)
 
 
 def _frequent_answers(examples: Sequence[Example], most: int = 20) -> list[str]:
-    """The commonest accepted answers; trying every one would take N² comparisons."""
+    """Return the commonest accepted answers; trying all of them would take N² comparisons."""
     counts = Counter(normalise_answer(text) for example in examples for text in set(example.references))
     return [text for text, _ in counts.most_common(most)]
 
 
 def is_valid(spec: TaskSpec, prediction: str) -> bool:
-    """Whether an output is an answer of the task at all, right or wrong."""
+    """Tell whether an output is a possible answer of the task, right or wrong."""
     if spec.kind == "number":
         return number(prediction) is not None
     return prediction.strip() in spec.label_words if spec.fixed_words else bool(prediction.strip())
@@ -82,7 +82,7 @@ def number(text: str) -> float | None:
 
 
 def calibration(probabilities: Float[np.ndarray, "N C"], labels: Sequence[int]) -> dict[str, float]:
-    """Compare predicted probabilities with what is true: ``accuracy`` and ``ece`` (0 to 1), ``nll`` (nats).
+    """Compare predicted probabilities with the true labels: ``accuracy`` and ``ece`` (0 to 1), ``nll`` (nats).
 
     ECE is Σ_b n_b/N · |accuracy_b - confidence_b| over 15 bins of equal width, bin b being (b/15, (b+1)/15] of the
     highest probability (Guo et al. 2017, eq. 3).
@@ -211,7 +211,7 @@ def _spearman(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Exa
 
 
 def _vary(found: Sequence[float], gold: Sequence[float]) -> bool:
-    """Whether a correlation is defined; it is not for a constant."""
+    """Tell whether a correlation is defined; it is not for a constant."""
     return len(set(found)) > 1 and len(set(gold)) > 1
 
 

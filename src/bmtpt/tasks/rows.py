@@ -1,4 +1,4 @@
-"""A task and a place to look → examples that train, select and test, and how they relate to the published set."""
+"""Read a task's rows into examples that train, select and test."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def _from_folder(spec: TaskSpec, data: Path, seed: int) -> tuple[Parts, DataStat
 
 
 def _by_counts(spec: TaskSpec, found: Sequence[Rows | None]) -> DataStatus:
-    """Rows are official only if every published split is there in its published size."""
+    """Call rows official only if every published split is there in its published size."""
     if not spec.official:
         return "cut"  # nothing is published to compare with
     counts = {name: len(rows) for name, rows in zip(spec.split_names, found, strict=True) if rows is not None}

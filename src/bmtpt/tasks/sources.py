@@ -26,7 +26,7 @@ INSTALL_OFFLINE = "pip install --no-deps --require-hashes -r requirements-offlin
 
 @dataclass(frozen=True)
 class Rows:
-    """One split's raw rows, fetched only where asked for.
+    """The raw rows of one split, fetched by position.
 
     Attributes:
         where: File or address, for messages.
@@ -44,7 +44,7 @@ class Rows:
         return self.count
 
     def place(self, position: int) -> str:
-        """Say where a row is, for messages."""
+        """Return where a row is, for messages."""
         if self.lines is not None:
             return f"{self.where}, line {self.lines[position]}"
         return f"{self.where}, row {position + 1}"

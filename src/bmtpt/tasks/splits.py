@@ -25,7 +25,7 @@ SPLIT_SEED = 42
 
 @dataclass(frozen=True)
 class SplitLimits:
-    """Most raw rows of each split; None keeps all. Rows are drawn by seed, so a cap is no first-N bias."""
+    """Most raw rows of each split; None keeps all. Rows are drawn by seed, so a cap does not favour the first ones."""
 
     train: PositiveInt | None = None
     select: PositiveInt | None = None
@@ -34,7 +34,7 @@ class SplitLimits:
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a file: positions ``index`` of ``rows``."""
+    """Some of a table's rows: positions ``index`` of ``rows``."""
 
     rows: Rows
     index: Sequence[int]

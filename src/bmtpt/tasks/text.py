@@ -1,4 +1,4 @@
-"""Row to text to tokens, in T5's style: ``"<task> <field>: text <field>: text …"`` answered with a word.
+"""Turn rows into text and tokens, in T5's style: ``"<task> <field>: text <field>: text …"`` answered with a word.
 
 Only the context is ever cut; the question, the fields around it and the label stay whole.
 """
@@ -17,7 +17,7 @@ from bmtpt.types import Example
 
 
 def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
-    """Turn one raw row into examples: usually one, none for a row to drop, several for ReCoRD's answers.
+    """Turn one raw row into examples: usually one; none if the row is dropped; one per answer for ReCoRD.
 
     Raises:
         DataError: A column is missing or empty, or the label is not one of the task's.
@@ -27,7 +27,7 @@ def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
 
 
 def merge(spec: TaskSpec, examples: Iterable[Example]) -> list[Example]:
-    """Remove what would be scored twice (ReCoRD's repeated queries) from evaluation examples."""
+    """Remove evaluation examples that would be scored twice (ReCoRD's repeated queries)."""
     return merge_queries(examples) if spec.prepare == "record" else list(examples)
 
 

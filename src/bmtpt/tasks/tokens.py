@@ -1,4 +1,4 @@
-"""Tokenised examples, and which of them step t sees: a pure function of (seed, t), so that resuming is exact."""
+"""Tokenise examples, and draw the rows of step t as a pure function of (seed, t), so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Tokenised:
 def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
     """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted.
 
-    Ids stay on the CPU whatever the device: a million small tensors have no place there, and a pass is sent as one.
+    Ids stay on the CPU whatever the device: a pass is sent as one tensor, not as a million small ones.
     """
     framing = backbone.framing
     sources = [_without_end_blank(example) for example in examples] if framing.joined else examples
@@ -68,7 +68,7 @@ def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
 
 
 def _without_end_blank(example: Example) -> Example:
-    """Strip the text's end: an answer that goes on from it brings its own blank."""
+    """Strip blanks from the end of a text: the answer that continues it brings its own."""
     for part in ("after", "context", "before"):
         kept = getattr(example, part).rstrip()
         example = replace(example, **{part: kept})
