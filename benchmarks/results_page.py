@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import bmtpt.cli.table_commands  # noqa: F401 (it registers the command)
@@ -31,7 +33,8 @@ RESULTS = ROOT / "studies" / "results"
 COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what is between the marks under them."""
-NEVER_MOVED = re.compile(r"(?<=<!-- never moved -->\n).*?(?=<!-- /never moved -->)", re.DOTALL)
+OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts) -->\n.*?<!-- /\1 -->", re.DOTALL)
+"""Tables of this script."""
 PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
 FIRST_STOP = 30  # two checks, 15 steps apart, without a better loss (paper-fewshot.yaml)
@@ -44,8 +47,9 @@ def pages() -> list[Path]:
 
 def filled(page: str) -> str:
     """Return a page with every table printed anew."""
+    made = {"never moved": never_moved, "particle starts": particle_starts}
     page = BLOCK.sub(_with_tables, page)
-    return NEVER_MOVED.sub(lambda _: never_moved(), page)
+    return OWN_BLOCK.sub(lambda block: f"<!-- {block[1]} -->\n\n{made[block[1]]()}\n<!-- /{block[1]} -->", page)
 
 
 def _with_tables(block: re.Match[str]) -> str:
@@ -69,7 +73,30 @@ def never_moved() -> str:
     names = {name: shown for name, shown in display_names().items() if name in set(steps.method)}
     table: pd.DataFrame = runs.unstack("shots").loc[[*names]].rename(index=names)
     header = ("runs that kept their start", *(f"{shots:.0f} training rows" for shots in table.columns))
-    return "\n" + to_markdown(Table(header, tuple(table.itertuples(name=None)))) + "\n"
+    return to_markdown(Table(header, tuple(table.itertuples(name=None))))
+
+
+def particle_starts() -> str:
+    """Return the table of `benchmarks/particle_init.py`: losses averaged over sources and particles."""
+    lines = (RESULTS / "particle_init.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = []
+    for line in map(json.loads, lines):
+        own, mean = (np.mean(list(line[key].values())) for key in ("particle_nll", "mean_nll"))
+        start, jitter = line["particle_init"], line.get("init_jitter", "–")
+        gap = f"{mean - own:+.3f}".replace("-", "−")
+        rows.append(
+            (start, f"{jitter}", f"{line['steps']}", f"{line['seconds']:.0f}", f"{own:.2f}", f"{mean:.2f}", gap)
+        )
+    header = (
+        "start of the particles",
+        "jitter",
+        "steps",
+        "seconds",
+        "NLL of the particles",
+        "NLL of their mean",
+        "gap",
+    )
+    return to_markdown(Table(header, tuple(rows)))
 
 
 def picture(name: str, measure: str = "") -> str:
