@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import bmtpt.cli.table_commands  # noqa: F401 (it registers the command)
-from bmtpt.cli.main import app
+from bmtpt.cli import app
 from bmtpt.report.lines import by_measure, frame, of_metric
 from bmtpt.report.names import display_names
 from bmtpt.report.score_plots import score_plot

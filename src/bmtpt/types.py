@@ -32,6 +32,9 @@ KernelName = Literal["rbf", "imq", "laplacian", "linear", "polynomial"]
 KernelScope = Literal["prompt", "row"]
 """What counts as one point: the whole prompt, or each of its rows on its own."""
 
+ScorerKind = Literal["rank", "generate"]
+"""How a prompt is scored: by the likelihood of each label word, or by the text it generates."""
+
 Annealing = Literal["none", "linear", "cyclic"]
 """How the factor on the score changes over time (`posterior/svgd.py`)."""
 

@@ -31,9 +31,9 @@ def next_command(out: str) -> list[str]:
 def commands() -> dict[str, Any]:
     import typer
 
-    from bmtpt.cli import artifact_commands, quickstart, study_commands, task_commands, train_commands  # noqa: F401
+    from bmtpt.cli import app
 
-    found = dict(typer.main.get_command(sys.modules["bmtpt.cli.main"].app).commands)
+    found = dict(typer.main.get_command(app).commands)
     return found | {f"tasks {name}": command for name, command in found["tasks"].commands.items()}
 
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from bmtpt.backbone.execution import AUTOMATIC
-from bmtpt.cli import quickstart
-from bmtpt.cli.quickstart import QUICKSTART, what_it_shows
+from bmtpt.cli import quickstart_command as quickstart
+from bmtpt.cli.quickstart_command import QUICKSTART, what_it_shows
 from bmtpt.results import read_results
 
 

@@ -13,9 +13,10 @@ from bmtpt.artifacts.card import PromptCard, require_backbone
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.inference.predict import examples_of, predict
-from bmtpt.inference.score import Evaluation, ScorerKind
+from bmtpt.inference.score import Evaluation
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
+from bmtpt.types import ScorerKind
 
 if TYPE_CHECKING:
     import pandas as pd

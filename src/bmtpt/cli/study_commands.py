@@ -7,40 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmtpt.backbone.execution import Execution
-from bmtpt.cli.common import (
-    ERR,
-    OUT,
-    Defaults,
-    DeviceOption,
-    EngineOption,
-    MemoryOption,
-    PrecisionOption,
-    doing,
-    saving_settings,
-    say,
-)
-from bmtpt.cli.main import app
+from bmtpt.cli.common import saving_settings
+from bmtpt.cli.console import ERR, OUT, doing, say
+from bmtpt.cli.options import Defaults, Device, Engine, Jobs, MemoryOption, PrecisionOption, StudyFolder, execution_of
 
 if TYPE_CHECKING:
+    from bmtpt.backbone.execution import Execution
     from bmtpt.cli.progress import Expected
     from bmtpt.results import Result
     from bmtpt.studies.spec import AnyStudy
 
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs", min=1, help="Processes side by side; the scores do not depend on it. (default: one per core)"
-    ),
-]
 Names = list[str] | None
-Out = typer.Option("--out", help="Folder; the same command goes on where it was stopped.")
 
 
-@app.command(epilog="Example: bmtpt study particles --scale small --data ../shared/data --out runs/particles")
 def study(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A study of bmtpt, or a study's YAML file.")],
-    out: Annotated[Path, Out],
+    out: StudyFolder,
     scale: Annotated[
         str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
     ] = None,
@@ -57,9 +39,9 @@ def study(
         bool, typer.Option("--tuning", help="Run on the targets that are for tuning settings and are not reported.")
     ] = False,
     jobs: Jobs = None,
-    device: DeviceOption = "auto",
+    device: Device = "auto",
     precision: PrecisionOption = "auto",
-    engine: EngineOption = "auto",
+    engine: Engine = "auto",
     memory: MemoryOption = "keep",
     config: Defaults = None,
 ) -> None:
@@ -71,7 +53,7 @@ def study(
     changes: dict[str, Any] = {key: value for key, value in given.items() if value}
     changes |= {key: [_number(value) for value in values] for key, values in numbers.items() if values}
     spec = load_study(name, scale, changes)
-    execution = Execution(device, precision, engine, memory).checked()  # type: ignore[arg-type]
+    execution = execution_of(device, precision, engine, memory)
     run_and_report(_for_tuning(spec) if tuning else spec, out, jobs, execution)
 
 

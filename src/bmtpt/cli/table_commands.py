@@ -7,10 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.main import app
 
-
-@app.command(epilog="Example: bmtpt table studies/results/fewshot.jsonl --method bmtpt")
 def table(
     files: Annotated[list[Path], typer.Argument(help="Results files (.jsonl).")],
     method: Annotated[

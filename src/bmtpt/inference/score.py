@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,7 @@ from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
 from bmtpt.tasks.notebook import html_table
 from bmtpt.tasks.tokens import Tokenised, tokenise_answer
-
-ScorerKind = Literal["rank", "generate"]
+from bmtpt.types import ScorerKind
 
 ANSWER_ROOM = 4
 """Tokens that generation may write beyond the longest reference answer, so that a wrong answer can show itself."""

@@ -8,14 +8,14 @@ from bmtpt.artifacts.card import require_backbone, versions
 from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError
-from bmtpt.inference.score import Evaluation, Prompts, ScorerKind, evaluate_prompts, make_scorer
+from bmtpt.inference.score import Evaluation, Prompts, evaluate_prompts, make_scorer
 from bmtpt.methods.attempt import mixture_prompts
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result
 from bmtpt.results import settings_hash as hash_of
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
-from bmtpt.types import Example
+from bmtpt.types import Example, ScorerKind
 
 
 def evaluate(

@@ -26,7 +26,7 @@ from bmtpt.studies.kinds import make_bench
 from bmtpt.studies.spec import AnyStudy
 from bmtpt.train.events import Listener
 
-# OMP_WAIT_POLICY: waiting threads must sleep, not spin (see bmtpt.cli.main).
+# OMP_WAIT_POLICY: waiting threads must sleep, not spin (see bmtpt.cli).
 CHILD_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 MEMORY_PER_PROCESS = 4 * 2**30
 """Bytes; a process with the offline backbone was seen to hold about as much."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from bmtpt.backbone.execution import Execution
-from bmtpt.cli.common import DeviceOption, PrecisionOption, doing, load_backbone, say
-from bmtpt.cli.main import app
+from bmtpt.cli.common import load_backbone
+from bmtpt.cli.console import doing, say
+from bmtpt.cli.options import Device, Jobs, PrecisionOption, StudyFolder, execution_of
 from bmtpt.cli.progress import Expected, duration
-from bmtpt.cli.study_commands import Jobs, Out, run_and_report
+from bmtpt.cli.study_commands import run_and_report
 
 if TYPE_CHECKING:
+    from bmtpt.backbone.execution import Execution
     from bmtpt.results import Result
 
 QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
@@ -28,11 +29,10 @@ START_SECONDS = 20.0
 """Measured: a run takes 1.6 times its source stage, and 20 s for imports, loading the model and the report."""
 
 
-@app.command(epilog="Example: bmtpt quickstart --out bmtpt-quickstart")
 def quickstart(
-    out: Annotated[Path, Out] = Path("bmtpt-quickstart"),
+    out: StudyFolder = Path("bmtpt-quickstart"),
     jobs: Jobs = None,
-    device: DeviceOption = "auto",
+    device: Device = "auto",
     precision: PrecisionOption = "auto",
 ) -> None:
     """Run the whole method on a real T5 and real data, without any hub (under 4 minutes on 2 cores)."""
@@ -40,7 +40,7 @@ def quickstart(
     from bmtpt.studies.speed import sized_study
     from bmtpt.tasks import load_task
 
-    execution = Execution(device, precision).checked()  # type: ignore[arg-type]
+    execution = execution_of(device, precision)
     with doing("timing a few steps"):
         sized = sized_study(QUICKSTART, out, SOURCE_STAGE_SECONDS, execution)
     study, seconds = sized.study, START_SECONDS + WHOLE_OVER_SOURCE_STAGE * sized.seconds

@@ -1,0 +1,62 @@
+"""Print for the person at the keyboard: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+
+def say(text: str) -> None:
+    """Print a line for the user, never folded: commands and paths in it are there to be copied."""
+    OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print what the user should know on standard error, which keeps standard output clean for JSON lines."""
+    ERR.print(f"note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Show what goes on without steps to count: a spinner on a terminal, a line elsewhere."""
+    if ERR.is_terminal:
+        with ERR.status(what):
+            yield
+    else:
+        ERR.print(what, markup=False, highlight=False, soft_wrap=True)
+        yield
+
+
+class LogLines(logging.Handler):
+    """Prints what the library logs (which engine runs, and why) on standard error, each sentence once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self._printed: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record unless the same was printed before."""
+        text = record.getMessage()
+        if text not in self._printed:
+            self._printed.add(text)
+            ERR.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_log() -> None:
+    """Have the library's log lines printed."""
+    log = logging.getLogger("bmtpt")
+    log.setLevel(logging.INFO)
+    log.addHandler(LogLines())
+
+
+def note_cut(count: int, rows: int | None = None) -> None:
+    """Say how many texts were cut, if any were."""
+    if count:
+        share = f"{count:,} of {rows:,}" if rows else f"{count:,}"
+        note(f"texts too long and cut: {share} (see --max-length of learn and adapt, or the task's max_length)")
