@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import bmtpt
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.tasks import saved_task
 
@@ -39,3 +40,6 @@ def test_a_version_1_prompt_answers_as_it_did():
     for answer, wanted in zip(found, noted["answers"], strict=True):
         assert (answer["text"], answer["label"]) == (wanted["text"], wanted["label"])
         assert answer["all"] == pytest.approx(wanted["all"], abs=1e-4)
+    library = bmtpt.Prompt.load(V1 / "prompt", backbone)
+    assert library.predict(noted["rows"]) == [answer["label"] for answer in noted["answers"]]
+    assert bmtpt.Posterior.load(V1 / "posterior", backbone).card.sources == ("sst2", "mrpc")

@@ -300,6 +300,11 @@ def test_check_counts_rows_and_labels(tmp_path):
     ]
 
 
+def test_check_counts_tokens_if_it_has_a_tokenizer(tmp_path, tiny_backbone):
+    lines = check_file(task_file(tmp_path, plain_rows(50)), None, tiny_backbone.tokenizer)
+    assert lines[5] == "tokens of a training text: 50 % ≤ 4, 90 % ≤ 4, 99 % ≤ 4, 100 % ≤ 4; the task's limit is 256"
+
+
 def test_check_names_the_first_wrong_row(tmp_path):
     rows = plain_rows(10)
     rows[3]["label"] = "maybe"

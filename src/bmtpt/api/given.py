@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from bmtpt.artifacts.card import BackboneCard, require_backbone
 from bmtpt.backbone import Backbone
 from bmtpt.settings import validated
 
@@ -43,6 +44,26 @@ def as_backbone(value: Any) -> Backbone:
 @lru_cache(maxsize=4)
 def _loaded(name: str) -> Backbone:
     return Backbone.from_pretrained(name)
+
+
+class OnBackbone:
+    """Something that belongs to a backbone, which is loaded when it is first needed."""
+
+    def __init__(self, card: BackboneCard, backbone: Any) -> None:
+        self._belongs_to = card
+        self._backbone = None if backbone is None else self._fitting(backbone)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The backbone it was trained with."""
+        if self._backbone is None:
+            self._backbone = self._fitting(self._belongs_to.name)
+        return self._backbone
+
+    def _fitting(self, backbone: Any) -> Backbone:
+        found = as_backbone(backbone)
+        require_backbone(self._belongs_to, found.fingerprint, found.name)
+        return found
 
 
 def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any]) -> Settings:

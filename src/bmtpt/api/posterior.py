@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.api.given import as_backbone, as_folder, as_list, as_settings, require
+from bmtpt.api.given import OnBackbone, as_backbone, as_folder, as_list, as_settings, require
 from bmtpt.api.progress import Progress, listening
 from bmtpt.api.prompt import Prompt
 from bmtpt.api.task import Task, as_data
 from bmtpt.artifacts import saved as artifacts
-from bmtpt.artifacts.card import PosteriorCard, require_backbone
+from bmtpt.artifacts.card import PosteriorCard
 from bmtpt.backbone import Backbone
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages import source as source_stage
@@ -64,16 +64,14 @@ def learn(
     return Posterior(found, model)
 
 
-class Posterior:
+class Posterior(OnBackbone):
     """A posterior over soft prompts, learned from source tasks; `adapt` makes a prompt for a new task from it."""
 
     def __init__(self, saved: artifacts.Posterior, backbone: Backbone | str | Path | None = None) -> None:
         self._saved: artifacts.Posterior = require(
             saved, artifacts.Posterior, "a posterior comes from bmtpt.learn or Posterior.load"
         )
-        self._backbone = None if backbone is None else as_backbone(backbone)
-        if self._backbone:
-            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+        super().__init__(self.card.backbone, backbone)
 
     @property
     def particles(self) -> Float[Tensor, "M P D"]:
@@ -89,14 +87,6 @@ class Posterior:
     def card(self) -> PosteriorCard:
         """Where the posterior comes from: backbone, sources, settings, diagnostics."""
         return self._saved.card
-
-    @property
-    def backbone(self) -> Backbone:
-        """The backbone it was learned with, loaded on first use."""
-        if self._backbone is None:
-            self._backbone = as_backbone(self.card.backbone.name)
-            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
-        return self._backbone
 
     @overload
     def adapt(

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
-from bmtpt.api.given import as_backbone, as_folder, require
+from bmtpt.api.given import OnBackbone, as_folder, require
 from bmtpt.api.task import Task, as_data
 from bmtpt.artifacts import saved as artifacts
-from bmtpt.artifacts.card import PromptCard, require_backbone
+from bmtpt.artifacts.card import PromptCard
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.inference.predict import examples_of, predict
@@ -27,16 +27,14 @@ Text = str | Mapping[str, Any]
 WANTED = "a prompt must come from Posterior.adapt or Prompt.load"
 
 
-class Prompt:
+class Prompt(OnBackbone):
     """A prompt (or an ensemble of prompts) for one task; it answers texts with the frozen backbone."""
 
     def __init__(
         self, saved: artifacts.Prompt, backbone: Backbone | str | Path | None = None, data: TaskData | None = None
     ) -> None:
         self._saved: artifacts.Prompt = require(saved, artifacts.Prompt, WANTED)
-        self._backbone = None if backbone is None else as_backbone(backbone)
-        if self._backbone:
-            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
+        super().__init__(self.card.backbone, backbone)
         self._data = data
         self.task: TaskSpec = saved_task(self.card.task_definition)
 
@@ -49,14 +47,6 @@ class Prompt:
     def labels(self) -> tuple[str, ...]:
         """Label words in order; empty for free answers and numbers."""
         return self.task.label_words
-
-    @property
-    def backbone(self) -> Backbone:
-        """The backbone it was trained with, loaded on first use."""
-        if self._backbone is None:
-            self._backbone = as_backbone(self.card.backbone.name)
-            require_backbone(self.card.backbone, self._backbone.fingerprint, self._backbone.name)
-        return self._backbone
 
     @overload
     def predict(self, texts: Text) -> str: ...  # type: ignore[overload-overlap]  # a str is a sequence, too

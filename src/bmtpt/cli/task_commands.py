@@ -57,9 +57,11 @@ def show_task(
 def check_task(
     file: Annotated[Path, typer.Argument(help="A task's YAML file.")],
     data: Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, if not its own files.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Also count tokens, with its tokenizer.")] = None,
 ) -> None:
-    """Validate a task file and every row it leads to."""
+    """Validate a task file and every row it leads to; count the rows of each label in each part."""
+    from bmtpt.backbone.model.load import load_tokenizer
     from bmtpt.tasks import check_file
 
-    for line in check_file(file, data):
+    for line in check_file(file, data, load_tokenizer(backbone) if backbone else None):
         say(line)
