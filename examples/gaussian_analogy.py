@@ -2,9 +2,9 @@
 
     Π_k N(θ; μ_k, Σ_k) ∝ N(θ; m, Λ⁻¹)        Λ = Σ_k Σ_k⁻¹,   m = Λ⁻¹ Σ_k Σ_k⁻¹ μ_k
 
-m is in general no convex combination of the μ_k. The error of an estimate t is its distance from m in standard deviations
-of the product, √((t − m)ᵀ Λ (t − m)). In the plane m lies among the convex combinations for some draws, in more
-dimensions for none.
+In general m is not a convex combination of the μ_k. The error of an estimate t is its distance from m in standard
+deviations of the product, √((t − m)ᵀ Λ (t − m)). In the plane m lies among the convex combinations for some draws, in
+more dimensions for none.
 
     python examples/gaussian_analogy.py                                    # seconds
     python examples/gaussian_analogy.py --seeds 10 --plot gaussian.svg     # with a picture of the plane

@@ -20,9 +20,9 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
-import bmtpt
-from bmtpt.backbone.choose import choose_engine
-from bmtpt.tasks import saved_task
+from bmtpt.artifacts.saved import Prompt
+from bmtpt.backbone import Backbone
+from bmtpt.tasks import load_data, saved_task
 from bmtpt.tasks.tokens import tokenise
 
 SAMPLES, PERIODS = 8_192, 16
@@ -48,15 +48,15 @@ def blurred_share(frequency: float, std: float) -> float:
 
 def loss_rises(folder: Path, data: str, radii: list[float], directions: int, rows: int) -> list[float]:
     """Return how much the loss on test rows rises at every radius around a saved prompt, in nats per example."""
-    prompt = bmtpt.Prompt.load(folder)
-    backbone = bmtpt.load_backbone(prompt.card.backbone.name)
+    prompt = Prompt.load(folder)
+    backbone = Backbone.from_pretrained(prompt.card.backbone.name)
     task = saved_task(prompt.card.task_definition)
-    test = bmtpt.load_data(task, data).test[:rows]
+    test = load_data(task, data).test[:rows]
     batch = tokenise(backbone, test, prompt.card.settings.get("max_length") or task.max_length).batch
-    engine, rises = choose_engine(backbone, "auto"), []
+    rises = []
     for radius in radii:
         around = neighbours(prompt.prompts[0], radius, directions, seed=0).to(backbone.device)
-        losses = engine.losses(around, batch).mean(dim=1)
+        losses = backbone.engine.losses(around, batch).mean(dim=1)
         rises.append(float(losses[1:].mean() - losses[0]))
     return rises
 

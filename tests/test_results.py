@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
 from bmtpt.errors import ArtifactError
-from bmtpt.results import Result, append_results, read_results, settings_hash
+from bmtpt.results import Result, append_results, read_results, result_lines, settings_hash
+
+ROOT = Path(__file__).parents[1]
 
 
 def a_result(**changes: object) -> Result:
@@ -90,3 +93,33 @@ def test_the_settings_hash_sees_values_and_not_the_order_of_keys():
     assert settings_hash({"a": 1}) != settings_hash({"a": 2})
     assert settings_hash({"a": 1}) != settings_hash({"b": 1})
     assert len(settings_hash({})) == 12
+
+
+def test_optional_fields_are_written_only_where_they_say_something():
+    assert not {"variant", "source_seed", "train_rows", "moved"} & set(json.loads(a_result().model_dump_json()))
+    said = json.loads(a_result(moved=False, source_seed=0, train_rows=26, selection_rows=6).model_dump_json())
+    assert (said["moved"], said["source_seed"], said["train_rows"], said["selection_rows"]) == (False, 0, 26, 6)
+
+
+def test_the_lines_of_a_run_share_everything_but_their_figures():
+    facts = a_result().model_dump(include={"study", "method", "backbone", "sources", "target", "shots", "seed"})
+    facts |= {"trained_parameters": 50, "steps": 1, "seconds": 1.0, "data": "cut", "versions": {}}
+    first, second = result_lines(
+        {"accuracy": 70.0, "nll": 0.5}, parameters=200, primary="accuracy", constant_answer=60.0, **facts
+    )
+    assert (first.metric, first.value, first.primary, first.constant_answer) == ("accuracy", 70.0, True, 60.0)
+    assert (second.metric, second.value, second.primary, second.constant_answer) == ("nll", 0.5, False, None)
+    assert first.trained_share == second.trained_share == 0.25
+
+
+COMMITTED = [path for path in sorted((ROOT / "studies" / "results").glob("*.jsonl")) if path.stem != "particle_init"]
+"""The file that is left out holds lines of a benchmark (benchmarks/particle_init.py), not of studies."""
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
+def test_every_committed_line_is_read(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = read_results(path)
+    assert len(rows) == len(lines)
+    kept = json.loads(lines[0])
+    assert json.loads(rows[0].model_dump_json()) == kept

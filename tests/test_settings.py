@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from bmtpt.errors import SettingsError
-from bmtpt.settings import AdaptSettings, LearnSettings, LoopSettings, identity_of, later, resolve, validated
+from bmtpt.settings import AdaptSettings, LearnSettings, LoopSettings, resolve, validated
 
 
 def written(folder: Path, text: str) -> Path:
@@ -156,22 +156,3 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         LearnSettings().steps = 3  # type: ignore[misc]
-
-
-class Younger(AdaptSettings):
-    fresh: float = later(2.0)
-
-
-class Holder(BaseModel):
-    inner: Younger = Younger()
-    number: int = 1
-
-
-def test_a_younger_field_is_left_out_of_the_identity_at_its_default_and_only_there():
-    assert identity_of(Younger()) == identity_of(AdaptSettings())
-    assert identity_of(Younger(fresh=2.5)) == {**identity_of(AdaptSettings()), "fresh": 2.5}
-
-
-def test_the_identity_of_nested_settings_leaves_out_younger_fields_too():
-    assert identity_of(Holder()) == {"inner": identity_of(AdaptSettings()), "number": 1}
-    assert identity_of(Holder(inner=Younger(fresh=3)))["inner"]["fresh"] == 3

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -19,8 +18,9 @@ from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import all_methods
 from bmtpt.results import Result, append_results, read_results
 from bmtpt.studies import StudySpec, load_study, run_study
-from bmtpt.studies.grid import TARGETS, GridBench
-from bmtpt.studies.run import RESULTS, prompt_folder, study_hash
+from bmtpt.studies.grid import Grid
+from bmtpt.studies.identity import IDENTITY
+from bmtpt.studies.run import RESULTS, prompt_folder
 
 TUNINGS = [name for name, method in all_methods().items() if method.tunes_weights]
 METHODS = [name for name in all_methods() if name not in TUNINGS]
@@ -175,81 +175,89 @@ def test_a_study_may_grow_and_keeps_what_it_has(study, first, tmp_path, monkeypa
     assert read_results(copy / RESULTS)[: len(results)] == results
 
 
-def test_other_settings_are_refused_in_one_file_and_else_computed_from_sources_of_their_own(study, first, tmp_path):
-    folder, results = first
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    before = Posterior.load(copy / "sources" / "seed0" / "m2").particles
-    limits = type(study.limits)(train=10)
-    other = study.model_copy(update={"limits": limits, "seeds": (0,), "methods": ("bmtpt",)})
-    with pytest.raises(SettingsError, match=r"holds .* seed=0 with other settings; choose another --out"):
-        run_study(other, copy)
-    assert torch.equal(Posterior.load(copy / "sources" / "seed0" / "m2").particles, before)
-    (copy / RESULTS).unlink()
-    found = run_study(other, copy)
-    assert {row.settings_hash for row in found}.isdisjoint({row.settings_hash for row in results})
-    assert not torch.equal(Posterior.load(copy / "sources" / "seed0" / "m2").particles, before)
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"limits": {"train": 10}}, "limits.train = None, and this study has 10"),
+        ({"learn": {**SOURCE, "particles": 3}}, "learn.particles = 2, and this study has 3"),
+        ({"candidates": 1}, "candidates = 2, and this study has 1"),
+        (
+            {"options": {"ptp": {"noise_std": 0.5}}},
+            "in its variants ptp.options.noise_std = 1.0, and this",
+        ),
+        ({"name": "other"}, "name = 'tiny', and this study has 'other'"),
+    ],
+)
+def test_a_folder_that_was_begun_with_other_settings_is_refused_by_the_first_that_differs(
+    first, changes, option, tmp_path, tiny_t5_folder, tiny_task_folder, monkeypatch
+):
+    folder, _ = first
+    before = (folder / RESULTS).read_text()
+    no_training(monkeypatch)
+    with pytest.raises(SettingsError, match=rf"was begun with {option}.*; choose another folder"):
+        run_study(load_study(written(tmp_path, tiny_t5_folder, tiny_task_folder, **changes)), folder)
+    assert (folder / RESULTS).read_text() == before
 
 
-def test_a_target_whose_task_file_changed_is_another_task(study, first, tmp_path, tiny_task_folder):
+def test_what_a_folder_was_begun_with_is_written_before_anything_is_trained(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("bmtpt.train.loop.Loop.run", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_study(study, tmp_path)
+    kept = json.loads((tmp_path / IDENTITY).read_text())
+    assert kept["settings"]["learn"]["particles"] == 2
+    assert set(kept["tasks"]) == {"sentiment", "answers", "pairs"}
+    assert kept["variants"]["attempt"]["options"]["attention_width"] == 5
+
+
+@pytest.mark.parametrize("file", ["pairs.yaml", "pairs/train.csv"])
+def test_a_target_whose_task_file_or_rows_changed_is_another_task(study, first, tmp_path, tiny_task_folder, file):
     copy, tasks = tmp_path / "copy", tmp_path / "tasks"
     shutil.copytree(first[0], copy)
     shutil.copytree(tiny_task_folder, tasks)
-    changed = tasks / "pairs.yaml"
-    values = yaml.safe_load(changed.read_text())
-    changed.write_text(yaml.safe_dump({**values, "text": f"so: {values['text']}"}))
-    other = study.model_copy(update={"targets": (str(changed),), "seeds": (9,)})
-    with pytest.raises(SettingsError, match="target pairs, whose task file said something else then; choose another"):
+    if file.endswith(".csv"):
+        header, row, *rest = (tasks / file).read_text().splitlines(keepends=True)
+        (tasks / file).write_text("".join([header, *rest, row]))
+    else:
+        values = yaml.safe_load((tasks / file).read_text())
+        (tasks / file).write_text(yaml.safe_dump({**values, "text": f"so: {values['text']}"}))
+    other = study.model_copy(update={"targets": (str(tasks / "pairs.yaml"),), "seeds": (9,)})
+    with pytest.raises(SettingsError, match="another definition or other rows of task pairs; choose another"):
         run_study(other, copy)
     assert not [row for row in read_results(copy / RESULTS) if row.seed == 9]
-    with pytest.raises(SettingsError, match="target pairs, whose task file said something else then"):
-        run_study(other.model_copy(update={"seeds": study.seeds}), copy)  # all of its cells are done
 
 
-def test_a_moved_study_keeps_its_hash_and_a_changed_one_does_not(study, tiny_t5_folder, tiny_task_folder, tmp_path):
-    moved = tmp_path / "moved"
-    shutil.copytree(tiny_task_folder, moved)
-    there = load_study(written(tmp_path, tiny_t5_folder, moved))
-    assert study_hash(there, 0) == study_hash(study, 0)
-    other = study.model_copy(update={"learn": study.learn.model_copy(update={"particles": 3})})
-    assert study_hash(other, 0) != study_hash(study, 0)
-    text = (moved / "sentiment.yaml").read_text()
-    (moved / "sentiment.yaml").write_text(text.replace("sentiment sentence:", "sentence:"))
-    assert study_hash(there, 0) != study_hash(study, 0)
+def test_a_study_may_be_moved_with_its_tasks(study, first, tmp_path, tiny_t5_folder, tiny_task_folder, monkeypatch):
+    folder, results = first
+    shutil.copytree(folder, tmp_path / "copy")
+    shutil.copytree(tiny_task_folder, tmp_path / "tasks")
+    no_training(monkeypatch)
+    assert run_study(load_study(written(tmp_path, tiny_t5_folder, tmp_path / "tasks")), tmp_path / "copy") == results
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"options": {"ptp": {"noise_std": 0.5}}},
-        {"learn": {**SOURCE, "particles": 2, "task_factors": True}},
-    ],
-)
-def test_what_a_study_sets_for_one_method_is_in_its_hash(study, change, tmp_path, tiny_t5_folder, tiny_task_folder):
-    other = load_study(written(tmp_path, tiny_t5_folder, tiny_task_folder, **change))
-    assert study_hash(other, 0) != study_hash(study, 0)
+def test_another_source_seed_for_a_seed_that_is_done_is_refused(study, first):
+    folder, _ = first
+    with pytest.raises(SettingsError, match="from source seed 0, and this study asks for 7; choose another folder"):
+        run_study(study.model_copy(update={"source_seeds": (7,)}), folder)
+
+
+def test_lines_name_their_source_seed_the_rows_they_used_and_whether_the_prompt_moved(first):
+    folder, results = first
+    for row in cells_of(results):
+        assert row.source_seed == (None if row.method in ("pt", "ptp") else 0)
+        assert (row.train_rows, row.shots) == (8, 8)
+        assert row.selection_rows > 0
+        card = json.loads((prompt_folder(folder, "pairs", row.method, 8, row.seed) / "card.json").read_text())
+        assert row.moved is any(winner["step"] > 0 for winner in card["selection"]["winners"])
+    assert all(row.source_seed == 0 for row in results if row.target == "sources")
 
 
 def test_an_ensemble_of_free_answers_is_left_out(study, tiny_task_folder, tmp_path):
     both = tuple(str(tiny_task_folder / f"{name}.yaml") for name in ("answers", "pairs"))
-    jobs = GridBench(study.model_copy(update={"targets": both}), tmp_path).jobs()
+    jobs = Grid(study.model_copy(update={"targets": both}), tmp_path).jobs()
     found = {(job.place.target, job.place.method) for job in jobs if not job.on_demand}
     assert found == {(name, method) for name in ("answers", "pairs") for method in METHODS} - {
         ("answers", "source_ensemble")
     }
-
-
-def test_mpts_source_stage_is_learned_again_when_its_teachers_change(study, first, tmp_path):
-    folder, _ = first
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    (kept,) = (copy / "sources" / "seed0").glob("mpt-*/mpt.safetensors")
-    before = load_file(kept)
-    teachers = study.source_prompt.model_copy(update={"learning_rate": 0.7})
-    (copy / RESULTS).unlink()
-    run_study(study.model_copy(update={"source_prompt": teachers, "seeds": (0,), "methods": ("mpt",)}), copy)
-    after = load_file(kept)
-    assert not torch.equal(before["full"], after["full"])
 
 
 def test_source_stage_seeds_are_cycled(study):
@@ -311,7 +319,7 @@ def test_lines_of_another_study_in_the_same_file_are_left_alone(study, first, tm
     folder, results = first
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    stranger = results[0].model_copy(update={"study": "other", "settings_hash": "f" * 12, "target": "elsewhere"})
+    stranger = results[0].model_copy(update={"study": "other", "target": "elsewhere"})
     append_results(copy / RESULTS, [stranger])
     no_training(monkeypatch)
     assert run_study(study, copy) == results
@@ -332,7 +340,7 @@ def test_weight_tuning_runs_as_cells_with_lines_of_its_own_and_leaves_no_weights
     assert trained["lora"] == 6 * 2 * 2 * (24 + 16)  # attentions × (q and v) × rank × (in + out)
     assert trained["full"] == 28_832  # the whole tiny T5
     assert all(row.sources == () and row.seconds > 0 and row.steps == 2 for row in results)
-    assert {path.name for path in tmp_path.iterdir()} == {RESULTS, TARGETS}
+    assert {path.name for path in tmp_path.iterdir()} == {RESULTS, IDENTITY}
 
 
 def test_weight_tuning_gives_the_same_numbers_again_and_is_resumed_by_its_lines(tuning, tmp_path, monkeypatch):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from bmtpt.errors import ArtifactError
+from bmtpt.types import DataStatus
 
 
 class Result(BaseModel):
@@ -30,7 +31,13 @@ class Result(BaseModel):
         steps: Optimiser steps of the target stage.
         seconds: Wall time of the target stage.
         data: How the rows relate to the published data set (see `bmtpt.types.DataStatus`).
-        variant: Which setting of a study's grid ("particles=7"); a line without it has no such field.
+        variant: Which setting of a study's grid ("particles=7").
+        settings_hash: Names the settings of the run.
+        source_seed: Seed of the source stage that the run started from; None without one, and on older lines.
+        train_rows, selection_rows: Labelled rows that trained, and that chose what was kept.
+        moved: Whether what was kept differs from where training started.
+
+    Optional fields at their default are left out of the file, so older lines are lines of today.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,18 +58,54 @@ class Result(BaseModel):
     trained_share: float
     steps: int
     seconds: float
-    settings_hash: str
-    data: Literal["official", "cut", "rebuilt", "partial"]
+    data: DataStatus
     versions: dict[str, str]
     variant: str = ""
+    settings_hash: str = ""
+    source_seed: int | None = None
+    train_rows: int | None = None
+    selection_rows: int | None = None
+    moved: bool | None = None
 
     @model_serializer(mode="wrap")
-    def _without_empty_variant(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave lines of studies without variants as they were before there were any."""
+    def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = dump(self)
-        if not self.variant:
-            del values["variant"]
-        return values
+        fields = type(self).model_fields
+        return {
+            key: value for key, value in values.items() if fields[key].is_required() or value != fields[key].default
+        }
+
+
+def result_lines(
+    figures: Mapping[str, float],
+    *,
+    parameters: int,
+    primary: str = "",
+    constant_answer: float | None = None,
+    invalid_share: float = 0.0,
+    **run: Any,
+) -> list[Result]:
+    """Return one line per figure of a run.
+
+    Args:
+        figures: Values by metric.
+        parameters: Parameter count of the backbone.
+        primary: The task's headline metric.
+        constant_answer: Its value for the best constant answer.
+        run: The fields of `Result` that all lines of the run have in common.
+    """
+    return [
+        Result(
+            metric=metric,
+            value=value,
+            primary=metric == primary,
+            constant_answer=constant_answer if metric == primary else None,
+            invalid_share=invalid_share,
+            trained_share=run["trained_parameters"] / parameters,
+            **run,
+        )
+        for metric, value in figures.items()
+    ]
 
 
 def settings_hash(settings: dict[str, Any]) -> str:
@@ -118,11 +161,11 @@ def text_of(path: Path) -> str:
     """Read a results file.
 
     Raises:
-        ArtifactError: It is missing or no text.
+        ArtifactError: It is missing or is not text.
     """
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ArtifactError(f"cannot read results from {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ArtifactError(f"{path} is no UTF-8 text; give a results file (JSON lines)") from error
+        raise ArtifactError(f"{path} is not UTF-8 text; give a results file (JSON lines)") from error

@@ -29,27 +29,6 @@ Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss", "none"]
 
 
-LATER = {"later": True}
-"""Marks a field that is younger than the first committed result lines."""
-
-
-def later(default: Any) -> Any:
-    """Declare a field that hashes leave out while it stands at its default, so that older hashes stay true."""
-    return Field(default=default, json_schema_extra=dict(LATER))
-
-
-def identity_of(settings: BaseModel) -> dict[str, Any]:
-    """Return what a hash is taken over: the JSON-able dump without the younger fields that are at their default."""
-    values = settings.model_dump(mode="json")
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if field.json_schema_extra == LATER and value == field.default:
-            del values[name]
-        elif isinstance(value, BaseModel):
-            values[name] = identity_of(value)
-    return values
-
-
 class _OneSentence(ModelMetaclass):
     """Turns pydantic's report into a `SettingsError` where a settings class is called: `LearnSettings(stepps=3)`."""
 
@@ -137,8 +116,8 @@ class LearnSettings(LoopSettings):
     max_length: PositiveInt | None = None
     validation_rows: PositiveInt = 64
     train_rows: PositiveInt | None = None
-    task_factors: bool = later(False)
-    factor_learning_rate: PositiveFloat = later(0.01)
+    task_factors: bool = False
+    factor_learning_rate: PositiveFloat = 0.01
 
     @property
     def svgd_steps(self) -> int:
@@ -177,7 +156,7 @@ class AdaptSettings(LoopSettings):
     prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(30.0, 100.0), min_length=1)
     start: Start = "auto"
     decompose: bool = True
-    freeze_full: bool = later(False)
+    freeze_full: bool = False
     factor_learning_rate: PositiveFloat = 0.01
     shots: PositiveInt | None = None
     selection: Selection = "score"

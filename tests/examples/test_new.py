@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 
 from bmtpt.methods import registry
 from bmtpt.methods.registry import all_methods
 from bmtpt.posterior import kernels
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def example(name: str) -> ModuleType:
-    """Import one of the scripts."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -34,7 +16,9 @@ def restored(monkeypatch):
     monkeypatch.setattr(kernels, "KERNELS", dict(kernels.KERNELS))
 
 
-def test_a_study_compares_a_method_that_a_script_registers(restored, tiny_t5_folder, tiny_task_folder, tmp_path):
+def test_a_study_compares_a_method_that_a_script_registers(
+    example, restored, tiny_t5_folder, tiny_task_folder, tmp_path
+):
     lines = example("new_method").compare(
         tmp_path,
         backbone=str(tiny_t5_folder),
@@ -44,7 +28,7 @@ def test_a_study_compares_a_method_that_a_script_registers(restored, tiny_t5_fol
     assert {line.method for line in lines if line.primary} == {"pt", "source_median"}
 
 
-def test_the_gradient_of_the_new_kernel_is_that_of_its_value(restored):
+def test_the_gradient_of_the_new_kernel_is_that_of_its_value(example, restored):
     matern = example("new_kernel").matern
     points = torch.randn(1, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     h = torch.tensor([2.0], dtype=torch.float64)
@@ -57,7 +41,7 @@ def test_the_gradient_of_the_new_kernel_is_that_of_its_value(restored):
         torch.testing.assert_close(kernel.gradient(i)[0][others], x.grad[others])
 
 
-def test_svgd_with_the_new_kernel_finds_the_mean(restored):
+def test_svgd_with_the_new_kernel_finds_the_mean(example, restored):
     error, ratio = example("new_kernel").moments("matern", particles=20, dimension=2, steps=200)
     assert error < 1e-2
     assert 0.5 < ratio < 1.2

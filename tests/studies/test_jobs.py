@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -11,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -22,17 +20,13 @@ from bmtpt.backbone import Backbone
 from bmtpt.errors import TrainingError
 from bmtpt.methods.registry import all_methods, get_method
 from bmtpt.results import append_results, read_results
-from bmtpt.settings import LearnSettings
 from bmtpt.stages.source import learn
-from bmtpt.studies import run_study, sources
-from bmtpt.studies.collapse import CollapseBench
-from bmtpt.studies.grid import GridBench
-from bmtpt.studies.jobs import in_order, place_of, to_do
-from bmtpt.studies.kinds import make_bench
+from bmtpt.studies import run_study
+from bmtpt.studies.grid import Grid
+from bmtpt.studies.jobs import in_order, place_of, to_do, waves
 from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
 from bmtpt.studies.run import RESULTS, prompt_folder
-from bmtpt.studies.sources import Sources, stages
-from bmtpt.studies.spec import CollapseSpec
+from bmtpt.studies.sources import Sources, Stage, stages
 from bmtpt.tasks import load_data, load_task
 
 
@@ -73,13 +67,13 @@ def test_lines_name_their_variant_and_its_prompt_is_kept_apart(alone):
 
 def test_variants_of_the_target_stage_share_the_source_stage(tiny_study, tmp_path):
     study = tiny_study(variants={"bmtpt": [{"adapt.prior_std": [1.0, 2.0]}]})
-    jobs = GridBench(study, tmp_path).jobs()
+    jobs = Grid(study, tmp_path).jobs()
     assert [job.work[0] for job in jobs] == ["cell", "stage", "cell", "cell"]
 
 
 def test_the_jobs_of_a_target_on_one_backbone_stand_together(tiny_study, tmp_path):
     variants = {"all": [{"backbone": ["one", "other"]}]}
-    jobs = GridBench(tiny_study(methods=["pt", "ptp"], variants=variants), tmp_path).jobs()
+    jobs = Grid(tiny_study(methods=["pt", "ptp"], variants=variants), tmp_path).jobs()
     assert [(job.place.method, job.place.variant) for job in jobs] == [
         *(("pt", "backbone=one"), ("ptp", "backbone=one")),
         *(("pt", "backbone=other"), ("ptp", "backbone=other")),
@@ -134,8 +128,8 @@ def test_a_method_declares_every_source_stage_that_it_learns(method, start, tiny
     monkeypatch.setattr(Sources, "own", noted_own)
     study = starting(tiny_study(methods=[method], variants={}), start)
     run_study(study, tmp_path)
-    folders = {("posterior", M): f"m{M}" for M in (1, 2)}
-    folders |= {("prompt", name): f"only-{name}" for name in ("sentiment", "answers")}
+    folders = {Stage("posterior", M): f"m{M}" for M in (1, 2)} | {Stage("start"): "start"}
+    folders |= {Stage("prompt", name): f"only-{name}" for name in ("sentiment", "answers")}
     declared = [
         folders.get(stage, "-".join(map(str, stage)))
         for stage in stages(get_method(method), study, ["sentiment", "answers"])
@@ -145,7 +139,7 @@ def test_a_method_declares_every_source_stage_that_it_learns(method, start, tiny
 
 
 def test_a_stage_is_done_only_when_a_job_that_is_left_needs_it(tiny_study, tmp_path):
-    jobs = GridBench(tiny_study(), tmp_path).jobs()
+    jobs = Grid(tiny_study(), tmp_path).jobs()
     stage_of_1, cell_of_1 = (job for job in jobs if "particles=1" in job.place.variant)
     assert to_do(jobs, []) == jobs
     assert to_do(jobs, set(jobs) - {cell_of_1}) == [stage_of_1, cell_of_1]
@@ -154,7 +148,7 @@ def test_a_stage_is_done_only_when_a_job_that_is_left_needs_it(tiny_study, tmp_p
 
 def test_results_are_put_in_the_order_of_the_jobs(alone, tiny_study):
     folder, results = alone
-    assert in_order(results[::-1], GridBench(tiny_study(), folder).jobs())[0].method == results[0].method
+    assert in_order(results[::-1], Grid(tiny_study(), folder).jobs())[0].method == results[0].method
 
 
 # Several processes
@@ -163,60 +157,96 @@ def test_results_are_put_in_the_order_of_the_jobs(alone, tiny_study):
 def test_two_processes_find_the_lines_of_one(alone, tiny_study, tmp_path):
     _, results = alone
     heard = []
-    before = set(multiprocessing.active_children())
     found = run_study(tiny_study(), tmp_path, heard.append, processes=2)
     assert without_seconds(found) == without_seconds(results)
     assert read_results(tmp_path / RESULTS) == found
-    assert [event["step"] for event in heard] == [1, 2, 3, 4, 5]
-    assert set(multiprocessing.active_children()) == before
+    assert [event["step"] for event in heard] == [0, 1, 2, 3, 4, 5]
+    assert children() == []
+
+
+def test_source_stages_are_done_before_cells_and_each_after_what_it_needs(tiny_study, tmp_path):
+    study = starting(tiny_study(methods=["pt", "mpt", "bmtpt"], variants={}), "prompt")
+    groups = waves(Grid(study, tmp_path).jobs())
+    assert [{job.work[0] for job in group} for group in groups] == [{"stage"}, {"stage"}, {"cell"}]
+    done = set()
+    for group in groups:
+        assert all(need in done for job in group for need in job.needs)
+        done |= set(group)
 
 
 def test_the_file_is_sorted_as_the_plan_goes_and_lines_of_others_stay(alone, tiny_study, tmp_path):
     folder, results = alone
     stranger = results[0].model_copy(update={"study": "other"})
     append_results(tmp_path / RESULTS, [results[-1], stranger, *reversed(results[:-1])])
-    put_in_order(tmp_path / RESULTS, in_order(results[::-1], make_bench(tiny_study(), folder).jobs()))
+    put_in_order(tmp_path / RESULTS, in_order(results[::-1], Grid(tiny_study(), folder).jobs()))
     kept = read_results(tmp_path / RESULTS)
     assert kept.pop(1) == stranger
     assert [place_of(row) for row in kept] == [place_of(row) for row in results]
 
 
-def slow_study(**changes: Any) -> CollapseSpec:
-    """Jobs of a moment without a language model."""
-    learn = LearnSettings(steps=100, learning_rate=0.1, evaluate_every=100)
-    return CollapseSpec(name="slow", dimensions=(2,), learn=learn, **changes)
+def children(of: int | None = None) -> list[int]:
+    """Return the processes whose parent is a process (this one), without the tracker of semaphores, which may stay."""
+    listed = subprocess.run(["ps", "-eww", "-o", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()[1:]]
+    return [int(pid) for pid, ppid, command in rows if int(ppid) == (of or os.getpid()) and "LokyProcess" in command]
 
 
-def test_an_error_in_a_process_is_the_studys_own_and_ends_the_others(tmp_path):
-    before = set(multiprocessing.active_children())
-    diverging = {"svgd": ({"learn.learning_rate": [1e308, 0.1]},)}
-    with pytest.raises(TrainingError, match="a trained number is not a finite number"):
-        run_study(slow_study(variants=diverging, seeds=range(50)), tmp_path, processes=2)
-    assert set(multiprocessing.active_children()) == before
+def test_an_error_in_a_process_is_the_studys_own_and_ends_the_others(tiny_study, tmp_path):
+    study = tiny_study(methods=["pt"], variants={"pt": [{"adapt.learning_rate": [1e30, 0.1]}]}, seeds=range(20))
+    with pytest.raises(TrainingError, match="is not a finite number"):
+        run_study(study, tmp_path, processes=2)
+    assert children() == []
 
 
-def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(tmp_path):
-    """As from a terminal: the signal goes to the whole process group."""
+@pytest.fixture
+def running(tiny_study, tmp_path):
+    """A study of many short jobs in two processes, started from a shell, once it has lines."""
     file = tmp_path / "slow.yaml"
-    file.write_text(yaml.safe_dump(slow_study(seeds=range(500)).model_dump(mode="json")))
+    file.write_text(yaml.safe_dump(slow_study(tiny_study).model_dump(mode="json")))
     command = [sys.executable, "-m", "bmtpt", "study", str(file), "--out", str(tmp_path / "run"), "--jobs", "2"]
     pipe = subprocess.PIPE
     # A shell's background jobs, and so a CI's, may have been told to ignore the signal, which children inherit.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    running = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=heard)
-    results = tmp_path / "run" / RESULTS
-    wait_until(lambda: results.is_file() or running.poll() is not None)
+    process = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=heard)
+    wait_until(lambda: (tmp_path / "run" / RESULTS).is_file() or process.poll() is not None)
+    yield process
+    if is_there(process.pid):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def slow_study(tiny_study):
+    return tiny_study(methods=["pt"], variants={}, seeds=range(500))
+
+
+def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(running, tiny_study, tmp_path):
+    """As from a terminal: the signal goes to the whole process group."""
     os.killpg(running.pid, signal.SIGINT)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert "give the same command again to go on" in said
     assert "Traceback" not in said
     wait_until(lambda: not is_there(running.pid))
+    results = tmp_path / "run" / RESULTS
     assert results.read_text().endswith("\n")
-    jobs = CollapseBench(slow_study(seeds=range(500))).jobs()
-    rows = read_results(results)
+    jobs, rows = Grid(slow_study(tiny_study), tmp_path / "run").jobs(), read_results(results)
     assert whole_lines(results, jobs) == rows
     assert 0 < len(done_jobs(jobs, rows)) < len(jobs)
+
+
+def test_a_killed_process_is_one_clear_sentence(running):
+    os.kill(children(running.pid)[0], signal.SIGKILL)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 1, said
+    assert "a process of the study was killed, probably because the machine ran out of memory" in " ".join(said.split())
+    assert "Traceback" not in said
+
+
+def test_a_killed_study_leaves_no_processes_behind(running):
+    workers = children(running.pid)
+    assert len(workers) == 2
+    running.kill()
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in workers))
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
@@ -241,8 +271,11 @@ def test_after_a_kill_only_the_missing_jobs_are_done(alone, tiny_study, tmp_path
     lost = [row for row in results if row.variant != "particles=1"]
     (copy / RESULTS).unlink()
     append_results(copy / RESULTS, lost)
-    cells = []
-    monkeypatch.setattr("bmtpt.studies.grid.run_cell", lambda *args: cells.append(args[0]) or sources.run_cell(*args))
+    done, run = [], Grid.run
+    monkeypatch.setattr(Grid, "run", lambda grid, job, listener: done.append(job.place) or run(grid, job, listener))
     found = run_study(tiny_study(), copy)
-    assert [(cell.method, cell.seed) for cell in cells] == [("bmtpt", 0)]
+    assert [place[1:] for place in done] == [
+        ("posterior", "particles=1", "sources", None, 0),
+        ("bmtpt", "particles=1", "pairs", 8, 0),
+    ]
     assert without_seconds(found) == without_seconds(results)

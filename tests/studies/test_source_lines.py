@@ -1,18 +1,15 @@
-"""Every source stage says once what it cost, and a folder from before there were such lines goes on."""
+"""Every source stage says once what it cost."""
 
 from __future__ import annotations
 
 import json
-import shutil
 
 import pytest
 
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.report.lines import frame, of_metric
 from bmtpt.report.statistics import scores
-from bmtpt.results import append_results, read_results
 from bmtpt.studies import run_study
-from bmtpt.studies.run import RESULTS
 from bmtpt.train.events import end_of
 
 METHODS = ["pt", "spot", "mpt", "multitask", "bmtpt"]
@@ -86,24 +83,6 @@ def test_variants_of_mpts_own_settings_are_told_apart(tiny_study, tmp_path):
     stages = [row.variant for row in results if row.method == "mpt sources"]
     assert stages == ["distillation_weight=0", "distillation_weight=0.9"]
     assert run_study(study, tmp_path) == results
-
-
-def test_a_folder_without_such_lines_gets_those_that_its_next_cells_need_and_learns_nothing_anew(
-    ran, study, tmp_path, monkeypatch
-):
-    folder, results = ran
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    (copy / RESULTS).unlink()
-    before = [row for row in results if row.method not in costs_of(results)]
-    append_results(copy / RESULTS, before)
-    assert run_study(study, copy) == before
-    append_results(copy / "lost.jsonl", [row for row in before if row.method != "spot"])
-    (copy / "lost.jsonl").replace(copy / RESULTS)
-    monkeypatch.setattr("bmtpt.studies.sources.learn", lambda *args, **kwargs: pytest.fail("it learned a source"))
-    found = costs_of(run_study(study, copy))
-    assert found == {name: row for name, row in costs_of(results).items() if name in PROMPTS.values()}
-    assert costs_of(read_results(copy / RESULTS)) == found
 
 
 def test_the_end_of_a_log_is_its_last_and_a_run_that_was_killed_has_none(tmp_path):

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from bmtpt.errors import SettingsError
 from bmtpt.report.names import options_of
-from bmtpt.studies.grid import study_hash
 from bmtpt.studies.load import checked
-from bmtpt.studies.spec import CollapseSpec, GaussianSpec, StudySpec
+from bmtpt.studies.spec import StudySpec
 from bmtpt.studies.variants import SOURCE_STAGE, Variant, expand, merged
 
 
@@ -72,18 +71,6 @@ def test_grids_of_all_methods_are_combined_with_a_methods_own():
     ]
 
 
-def test_variants_hash_apart_and_the_plain_study_hashes_as_without_them():
-    study = spec(variants={"bmtpt": [{}, {"learn.particles": [3, 7]}, {"adapt.prior_std": 2.0}]})
-    hashes = {contender.key: study_hash(contender.study, 0) for contender in study.contenders()}
-    assert hashes["pt", ""] == hashes["bmtpt", ""] == study_hash(spec(), 0)
-    assert len(set(hashes.values())) == 4
-
-
-def test_a_variant_with_the_studys_own_value_has_its_hash():
-    (_, contender) = spec(variants={"bmtpt": [{"learn.particles": 5}]}).contenders()
-    assert study_hash(contender.study, 0) == study_hash(spec(), 0)
-
-
 @pytest.mark.parametrize(
     ("variants", "parts"),
     [
@@ -110,24 +97,9 @@ def test_a_variant_that_cannot_be_is_refused_in_one_sentence(variants, parts):
     ("variants", "reason"),
     [
         ({"spot": [{}]}, "variants are given for 'spot', which is not compared"),
-        ({"bmtpt": [{"learn.particles": [3, 3]}]}, "variant 'particles=3' of bmtpt stands in it twice"),
+        ({"bmtpt": [{"learn.particles": [3, 3]}]}, "variant 'particles=3' of bmtpt is given twice"),
     ],
 )
 def test_variants_of_a_method_that_is_not_compared_and_equal_ones_are_refused(variants, reason):
     with pytest.raises(ValueError, match=reason):
         spec(variants=variants)
-
-
-@pytest.mark.parametrize(
-    ("kind", "option", "value"),
-    [(GaussianSpec, "anisotropy", 2), (GaussianSpec, "learn.batch_size", 2), (CollapseSpec, "dimensions", [[2]])],
-)
-def test_what_a_study_of_densities_does_not_heed_cannot_be_varied(kind, option, value):
-    study = kind(name="s", variants={"svgd": [{option: value}]})
-    with pytest.raises(SettingsError, match=f"option '{option}' cannot be varied; make a second study"):
-        study.contenders()
-
-
-def test_a_dimension_that_is_no_whole_number_of_rows_is_refused():
-    with pytest.raises(ValueError, match="dimension 5 is no multiple of row_width 2"):
-        CollapseSpec(name="c", dimensions=(4, 5))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bmtpt.backbone.execution import Execution
     from bmtpt.cli.progress import Expected
     from bmtpt.results import Result
-    from bmtpt.studies.spec import AnyStudy
+    from bmtpt.studies.spec import StudySpec
 
 Names = list[str] | None
 
@@ -64,18 +64,17 @@ def _number(text: str) -> int | str | None:
     return int(text) if text.isdigit() else text
 
 
-def _for_tuning(spec: AnyStudy) -> AnyStudy:
+def _for_tuning(spec: StudySpec) -> StudySpec:
     """Return a study on its tuning targets, under a name of its own, so that its lines are never taken for results."""
     from bmtpt.errors import SettingsError
 
-    targets = getattr(spec, "tuning", ())
-    if not targets:
+    if not spec.tuning:
         raise SettingsError(f"study {spec.name} names no targets for tuning; add 'tuning' to its file")
-    return spec.model_copy(update={"targets": targets, "tuning": (), "name": f"{spec.name}-tuning"})
+    return spec.model_copy(update={"targets": spec.tuning, "tuning": (), "name": f"{spec.name}-tuning"})
 
 
 def run_and_report(
-    spec: AnyStudy, out: Path, jobs: int | None, execution: Execution, expected: Expected | None = None
+    spec: StudySpec, out: Path, jobs: int | None, execution: Execution, expected: Expected | None = None
 ) -> list[Result]:
     """Run a study, print its tables, verdicts and where everything is; return its result lines.
 
@@ -94,7 +93,7 @@ def run_and_report(
         listener = saving_settings(out, spec, progress)
         results = run_study(spec, out, listener, processes=jobs or default_processes(), execution=execution)
     posterior, prompt = _artifacts(spec, out)
-    there = {"posterior": posterior, "prompts": prompt.parent, "picture": out / "gaussian.svg"}
+    there = {"posterior": posterior, "prompts": prompt.parent}
     with doing("drawing the report"):
         report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
     for group in by_measure(frame(results)):
@@ -108,14 +107,11 @@ def run_and_report(
     return results
 
 
-def _artifacts(spec: AnyStudy, out: Path) -> tuple[Path, Path]:
+def _artifacts(spec: StudySpec, out: Path) -> tuple[Path, Path]:
     """Return where the first seed's posterior and BMTPT prompt are, if the study has such."""
     from bmtpt.studies.run import prompt_folder
-    from bmtpt.studies.spec import StudySpec
     from bmtpt.tasks import load_task
 
-    if not isinstance(spec, StudySpec):
-        return out / "sources", out / "prompts" / "none"
     seed = spec.seeds[0]
     target = load_task(spec.targets[-1]).name
     posterior = out / "sources" / f"seed{spec.source_seed(seed)}" / f"m{spec.learn.particles}"

@@ -11,7 +11,7 @@ from bmtpt.errors import DataError
 from bmtpt.inference.score import Evaluation, Prompts, evaluate_prompts, make_scorer
 from bmtpt.methods.attempt import mixture_prompts
 from bmtpt.methods.weights import TunedModel
-from bmtpt.results import Result
+from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
@@ -65,30 +65,33 @@ def result_rows(
     *,
     study: str,
     settings_hash: str | None = None,
+    source_seed: int | None = None,
+    variant: str = "",
 ) -> list[Result]:
     """Return an evaluation as result lines, one per metric, calibration included."""
-    task, card = target.task, prompt.card
-    return [
-        Result(
-            study=study,
-            method=card.method,
-            backbone=backbone.name,
-            sources=card.sources,
-            target=task.name,
-            shots=card.settings.get("shots"),
-            seed=card.settings.get("seed", 0),
-            metric=metric,
-            value=value,
-            primary=metric == task.primary,
-            constant_answer=evaluation.constant_answer if metric == task.primary else None,
-            invalid_share=evaluation.invalid_share / 100,
-            trained_parameters=card.trained_parameters,
-            trained_share=card.trained_parameters / backbone.parameters,
-            steps=card.steps,
-            seconds=card.seconds,
-            settings_hash=settings_hash or hash_of(card.settings),
-            data=target.status,
-            versions=versions(),
-        )
-        for metric, value in {**evaluation.metrics, **evaluation.calibration}.items()
-    ]
+    card = prompt.card
+    return result_lines(
+        {**evaluation.metrics, **evaluation.calibration},
+        parameters=backbone.parameters,
+        primary=target.task.primary,
+        constant_answer=evaluation.constant_answer,
+        invalid_share=evaluation.invalid_share / 100,
+        study=study,
+        method=card.method,
+        variant=variant,
+        backbone=backbone.name,
+        sources=card.sources,
+        target=target.task.name,
+        shots=card.settings.get("shots"),
+        seed=card.settings.get("seed", 0),
+        trained_parameters=card.trained_parameters,
+        steps=card.steps,
+        seconds=card.seconds,
+        settings_hash=settings_hash or hash_of(card.settings),
+        source_seed=source_seed,
+        train_rows=card.selection.get("train_rows"),
+        selection_rows=card.selection.get("validation_rows"),
+        moved=any(winner["step"] > 0 for winner in card.selection["winners"]) if "winners" in card.selection else None,
+        data=target.status,
+        versions=versions(),
+    )

@@ -1,22 +1,16 @@
-"""What the kinds of studies have in common: jobs that a process can do alone, and a bench that does them.
-
-A job's result lines are told from all others by its place and its settings hash; a study is done when every job has
-its lines.
-"""
+"""A study's jobs: what one process can do alone. A study is done when every job has its result lines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from bmtpt.results import Result
-from bmtpt.train.events import Listener
 
 
 class Place(NamedTuple):
-    """What the result lines of one job have in common and no other job of the same settings has."""
+    """What the result lines of one job have in common with each other and with no other line."""
 
     study: str
     method: str
@@ -28,30 +22,30 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A cell of a study, the cells of targets that are trained in one run, or what cells wait for.
+    """A cell of a study, the cells of targets that are trained in one run, or a source stage that cells need.
 
     Attributes:
-        place: Where its result lines stand.
-        settings_hash: Of everything that decides their values.
-        metrics: What its lines hold when they are whole.
-        work: For the bench: what is to be done.
+        place: Where its result lines belong.
+        metrics: What its lines hold when they are complete.
+        source_seed: Of the source stage that it starts from; None without one.
+        work: `("cell", contender, targets)` or `("stage", contender, stage)`.
         needs: Jobs that come first.
-        on_demand: It is done when another job needs it, and not for its own lines' sake.
-        beside: Further places that it writes lines for, and what these hold when they are whole.
+        on_demand: It is done only when another job needs it, not for its own lines.
+        others: Further places that it writes lines for, and their metrics.
     """
 
     place: Place
-    settings_hash: str
     metrics: frozenset[str]
+    source_seed: int | None = None
     work: tuple[Any, ...] = ()
     needs: tuple[Job, ...] = ()
     on_demand: bool = False
-    beside: tuple[tuple[Place, frozenset[str]], ...] = ()
+    others: tuple[tuple[Place, frozenset[str]], ...] = ()
 
     @property
     def lines(self) -> dict[Place, frozenset[str]]:
         """What it writes: metrics by place."""
-        return {self.place: self.metrics, **dict(self.beside)}
+        return {self.place: self.metrics, **dict(self.others)}
 
     @property
     def name(self) -> str:
@@ -63,26 +57,6 @@ class Job:
         return f"{targets} {method}{shots} seed={place.seed}"
 
 
-class Bench(Protocol):
-    """Plans a study and does its jobs; every process has its own."""
-
-    def jobs(self) -> list[Job]:
-        """Return all jobs, each behind what it needs."""
-        ...
-
-    def prepare(self, jobs: Sequence[Job]) -> None:
-        """Refuse what cannot be done before anything is begun."""
-        ...
-
-    def run(self, job: Job, listener: Listener | None) -> list[Result]:
-        """Do a job whose needs are done; return its lines."""
-        ...
-
-    def finish(self, results: Sequence[Result], folder: Path) -> None:
-        """Write what is made of all results (pictures)."""
-        ...
-
-
 def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
     """Return the jobs that are left, in order: those without lines, and what they need."""
     finished = set(done)
@@ -91,8 +65,20 @@ def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
     return [job for job in jobs if job in left or job in needed]
 
 
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return the jobs in groups, each of which needs only the groups before it: source stages first, then cells."""
+    depth: dict[Job, int] = {}
+    for job in jobs:  # a job comes after what it needs
+        depth[job] = 1 + max((depth.get(need, -1) for need in job.needs), default=-1)
+    last = max(depth.values(), default=0)
+    groups: list[list[Job]] = [[] for _ in range(last + 1)]
+    for job in jobs:
+        groups[depth[job] if job.on_demand else last].append(job)
+    return [group for group in groups if group]
+
+
 def place_of(row: Result) -> Place:
-    """Return where a result line stands."""
+    """Return where a result line belongs."""
     return Place(row.study, row.method, row.variant, row.target, row.shots, row.seed)
 
 

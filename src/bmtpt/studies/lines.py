@@ -1,4 +1,4 @@
-"""A study's results file: which jobs have their lines, and what a kill left of the others."""
+"""A study's results file: which jobs have their lines, and what an interrupted run left of the others."""
 
 from __future__ import annotations
 
@@ -11,81 +11,65 @@ from bmtpt.errors import SettingsError
 from bmtpt.results import Result, read_results, text_of
 from bmtpt.studies.jobs import Job, Place, place_of
 
-Key = tuple[str, Place]
-
 
 def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
-    """Return the lines that the jobs have so far; what a kill left of half a line or half a job is dropped.
+    """Return the lines that the jobs have so far; half a line and lines of half a job are dropped from the file.
 
     Lines of other studies and of other cells stay in the file.
 
     Raises:
-        SettingsError: The file holds a cell of the jobs with other settings: no table could tell the two apart.
+        SettingsError: A line started from another source stage than the study now asks for.
     """
     if not path.is_file():
         return []
-    _drop_torn_line(path)
+    whole, _, torn_line = text_of(path).rpartition("\n")
+    if torn_line:
+        write_text_atomically(path, whole + "\n" if whole else "")
     rows = read_results(path)
-    _require_same_settings(path, rows, jobs)
-    found: dict[Key, set[str]] = defaultdict(set)
+    found: dict[Place, set[str]] = defaultdict(set)
     for row in rows:
-        found[_key(row)].add(row.metric)
-    parts = [_parts(job) for job in jobs]
-    torn = {key for part in parts if not all(found[key] >= metrics for key, metrics in part.items()) for key in part}
-    kept = [row for row in rows if _key(row) not in torn]
+        found[place_of(row)].add(row.metric)
+    places = {place: job for job in jobs for place in job.lines}
+    for row in rows:
+        job = places.get(place_of(row))
+        if job and row.source_seed != job.source_seed:
+            raise SettingsError(
+                f"{path} holds {job.name} from source seed {row.source_seed}, and this study asks for "
+                f"{job.source_seed}; choose another folder"
+            )
+    torn = {
+        place
+        for job in jobs
+        if not all(found[place] >= metrics for place, metrics in job.lines.items())
+        for place in job.lines
+    }
+    kept = [row for row in rows if place_of(row) not in torn]
     if len(kept) < len(rows):
         _write(path, kept)
-    wanted = {key for part in parts for key in part}
-    return [row for row in kept if _key(row) in wanted]
+    return [row for row in kept if place_of(row) in places]
 
 
 def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
-    """Return the jobs whose lines are among whole lines."""
-    there = {_key(row) for row in rows}
-    return [job for job in jobs if (job.settings_hash, job.place) in there]
+    """Return the jobs whose lines are among complete lines."""
+    there = {place_of(row) for row in rows}
+    return [job for job in jobs if job.place in there]
 
 
 def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
-    """Sort a study's lines as its results are, so that the file does not tell which process was first.
+    """Sort a study's lines as its results are, so that the file does not depend on which process was first.
 
     Lines of other studies and of other cells stay where they are.
 
     Args:
         path: The study's results file.
-        ordered: All of the study's lines in it, as its plan goes.
+        ordered: All of the study's lines in it, in the order of its plan.
     """
-    if not ordered:
-        return
-    own, following = set(map(_key, ordered)), iter(ordered)
-    rows = read_results(path)
-    placed = [next(following) if _key(row) in own else row for row in rows]
+    own, following = {place_of(row) for row in ordered}, iter(ordered)
+    rows = read_results(path) if ordered else []
+    placed = [next(following) if place_of(row) in own else row for row in rows]
     if placed != rows:
         _write(path, placed)
 
 
-def _require_same_settings(path: Path, rows: Sequence[Result], jobs: Sequence[Job]) -> None:
-    places = {place: job for job in jobs for place in job.lines}
-    wanted = {key for job in jobs for key in _parts(job)}
-    if odd := [row for row in rows if place_of(row) in places and _key(row) not in wanted]:
-        job = places[place_of(odd[0])]
-        others = " or of another list of targets" if job.beside else ""
-        raise SettingsError(f"{path} holds {job.name} with other settings{others}; choose another --out")
-
-
-def _parts(job: Job) -> dict[Key, frozenset[str]]:
-    """Return what a job's lines hold when they are whole: metrics by key."""
-    return {(job.settings_hash, place): metrics for place, metrics in job.lines.items()}
-
-
-def _key(row: Result) -> Key:
-    return row.settings_hash, place_of(row)
-
-
 def _write(path: Path, rows: Sequence[Result]) -> None:
     write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in rows))
-
-
-def _drop_torn_line(path: Path) -> None:
-    whole, _, torn = text_of(path).rpartition("\n")
-    if torn:
-        write_text_atomically(path, whole + "\n" if whole else "")

@@ -12,7 +12,7 @@ from typing import Any
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.settings import read_yaml, validated
-from bmtpt.studies.spec import KINDS, AnyStudy, BaseStudy, StudySpec
+from bmtpt.studies.spec import StudySpec
 from bmtpt.studies.variants import merged
 from bmtpt.tasks import load_task
 
@@ -26,7 +26,9 @@ def named_studies() -> list[str]:
     return sorted(path.stem for path in LIBRARY.glob("[!_]*.yaml"))
 
 
-def load_study(name_or_path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None) -> Any:
+def load_study(
+    name_or_path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None
+) -> StudySpec:
     """Read a study by name or file; task files are looked up beside it.
 
     Args:
@@ -38,10 +40,7 @@ def load_study(name_or_path: str | Path, scale: str | None = None, changes: Mapp
     """
     path = find_study(name_or_path)
     values = merged(study_values(path, scale), changes or {})
-    kind = str(values.get("kind", "grid"))
-    if kind not in KINDS:
-        raise SettingsError(f"{path}: option 'kind' cannot be {kind!r}; {nearest(kind, KINDS)}")
-    return checked(validated(KINDS[kind], values, str(path)), str(path))
+    return checked(validated(StudySpec, values, str(path)), str(path))
 
 
 def find_study(name_or_path: str | Path) -> Path:
@@ -76,19 +75,18 @@ def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
     return merged(values, scales[scale or DEFAULT_SCALE] or {})
 
 
-def checked(study: BaseStudy, where: str) -> AnyStudy:
-    """Refuse a study with a task in two places, or one of whose variants cannot be.
+def checked(study: StudySpec, where: str) -> StudySpec:
+    """Refuse a study that uses a task in two places, or that has an impossible variant.
 
     Raises:
         SettingsError: As said; the sentence begins with ``where``.
     """
-    if isinstance(study, StudySpec):
-        _require_one_place(study, where)
+    _require_one_place(study, where)
     try:
         study.contenders()
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
-    return study  # type: ignore[return-value]
+    return study
 
 
 def _require_one_place(study: StudySpec, where: str) -> None:

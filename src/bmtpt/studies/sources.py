@@ -1,41 +1,70 @@
-"""The source stages that a study's methods start from, and one cell of the study."""
+"""The source stages that a study's methods start from: learned once, kept on disk, and the result lines they have."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.artifacts.files import write_files_atomically, write_text_atomically
+from bmtpt.artifacts.card import require_backbone, versions
+from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import Learned, Method, get_method
-from bmtpt.results import settings_hash
-from bmtpt.settings import LearnSettings, identity_of
-from bmtpt.stages.baselines import Trained, fit_method, learn_own_source
+from bmtpt.results import Result, result_lines, settings_hash
+from bmtpt.settings import LearnSettings
+from bmtpt.stages.baselines import learn_own_source
 from bmtpt.stages.source import learn, start_settings
+from bmtpt.studies.jobs import Place
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener, end_of
 from bmtpt.train.loop import EVENTS
+from bmtpt.types import DATA_ORDER
 
-START_STAGE = ("start",)
-"""The prompt that particles start around: variants that differ only in SVGD share it."""
+SOURCES = "sources"
+"""What the lines of a source stage have as their target."""
 
-IDENTITY = "identity.txt"
-"""File of a source stage's folder that says what decided its content."""
+POSTERIOR_METRICS = frozenset({"spread", "mean_nll", "particle_nll", "mean_gap"})
+"""What the lines of a posterior hold at least."""
+
+COST_METRICS = frozenset({"seconds"})
+"""What the line of any other stage holds: its cost."""
+
+SVGD_METRICS = ("kernel_rank", "repulsion_to_drive", "stein_discrepancy")
+"""Diagnostics of the last step that have lines too, where they are defined."""
 
 
-Stage = tuple[int | str, ...]
-"""A source stage: the function of `Sources` that learns it, and its arguments."""
+class Stage(NamedTuple):
+    """A source stage of a study.
+
+    Attributes:
+        kind: A `prompt` of one source alone, the `start` that particles are placed around, a `posterior`, or a method's
+            `own` stage.
+        argument: The source's name, the number of particles, or the method's name.
+    """
+
+    kind: Literal["prompt", "start", "posterior", "own"]
+    argument: str | int = ""
+
+    def title(self, study: StudySpec) -> str:
+        """Return what its lines have as their method."""
+        if self.kind == "posterior":
+            return "posterior" if self.argument == study.learn.particles else "multitask sources"
+        return {"prompt": f"source prompt {self.argument}", "own": f"{self.argument} sources"}.get(self.kind, self.kind)
+
+    def metrics(self, study: StudySpec) -> frozenset[str]:
+        """Return what its lines hold; the start of the particles counts with their posterior."""
+        if self.kind == "start":
+            return frozenset()
+        return POSTERIOR_METRICS if self.title(study) == "posterior" else COST_METRICS
 
 
 def stages(method: Method, study: StudySpec, sources: Sequence[str]) -> list[Stage]:
@@ -46,11 +75,22 @@ def stages(method: Method, study: StudySpec, sources: Sequence[str]) -> list[Sta
     """
     found: list[Stage] = []
     if method.needs == "source prompts":
-        found = [("prompt", name) for name in sources]
+        found = [Stage("prompt", name) for name in sources]
     elif method.needs != "nothing":
-        start: list[Stage] = [START_STAGE] if study.learn.particle_init == "prompt" else []
-        found = [*start, ("posterior", 1 if method.needs == "multi-task prompt" else study.learn.particles)]
-    return [*found, ("own", method.name)] if method.own_source else found
+        start = [Stage("start")] if study.learn.particle_init == "prompt" else []
+        found = [*start, Stage("posterior", 1 if method.needs == "multi-task prompt" else study.learn.particles)]
+    return [*found, Stage("own", method.name)] if method.own_source else found
+
+
+def source_settings(study: StudySpec, stage: Stage | None = None) -> dict[str, Any]:
+    """Return what of a study decides a source stage; None stands for all of them except methods' own."""
+    kept = study
+    if stage and stage.kind == "start":
+        kept = study.model_copy(update={"learn": start_settings(study.learn)})
+    found = kept.model_dump(mode="json", include={"backbone", "learn", "source_prompt"})
+    if stage and stage.kind == "own":
+        found["options"] = study.options_of(get_method(str(stage.argument))).model_dump(mode="json")
+    return found
 
 
 @dataclass(frozen=True)
@@ -91,10 +131,13 @@ class Sources:
         return self._kept(self.folder / f"m{particles}", self.data, settings, start)
 
     def start(self) -> Posterior:
-        """Return the prompt that the particles start around, as a posterior of one particle."""
-        settings = start_settings(self._seeded(self.study.learn))
-        folder = self.folder.parent / f"start-{self._identity(self.data, settings)[:8]}"
-        return self._kept(folder, self.data, settings)
+        """Return the prompt that the particles start around, as a posterior of one particle.
+
+        Variants that differ only in SVGD share it.
+        """
+        decisive = source_settings(self.study, Stage("start")), self.seed
+        folder = self.folder.parent / f"start-{settings_hash({'start': decisive})[:8]}"
+        return self._kept(folder, self.data, start_settings(self._seeded(self.study.learn)))
 
     def prompt(self, name: str) -> Posterior:
         """Return the prompt tuned on one source alone, as a posterior of one particle."""
@@ -107,36 +150,23 @@ class Sources:
 
     def own(self, name: str) -> dict[str, Tensor]:
         """Return the tensors of the source stage that only this method has."""
-        method, folder = get_method(name), self.own_folder(name)
-        settings, options = self._seeded(self.study.learn), self.study.options_of(method)
-        facts = {
-            "stage": self._identity(self.data, settings.model_copy(update={"particles": 1})),
-            "prompts": self._identity(self.data, self.study.source_prompt),
-            "options": options.model_dump(mode="json"),
-        }
-        _claim(folder, settings_hash(facts))
-        kept = folder / f"{name}.safetensors"
+        method, kept = get_method(name), self._own_folder(name) / f"{name}.safetensors"
         if not kept.is_file():
             found = learn_own_source(
                 method,
                 self.backbone,
                 self.data,
                 self.prompts(),
-                settings,
-                options,
-                folder=folder,
+                self._seeded(self.study.learn),
+                self.study.options_of(method),
+                folder=kept.parent,
                 listener=named(self.listener, name),
             )
             tensors = {key: tensor.cpu().contiguous() for key, tensor in found.items()}
-            write_files_atomically(folder, {kept.name: to_safetensors(tensors)})
+            write_files_atomically(kept.parent, {kept.name: to_safetensors(tensors)})
         return load_file(kept, device=str(self.backbone.device))
 
-    def end_of_own(self, name: str) -> dict[str, Any] | None:
-        """Return how a method's own stage ended (`step`, `seconds`), or None if its events are not there."""
-        return end_of(self.own_folder(name) / EVENTS)
-
-    def own_folder(self, name: str) -> Path:
-        """Return where a method's own stage is kept."""
+    def _own_folder(self, name: str) -> Path:
         options = self.study.options_of(get_method(name)).model_dump(mode="json")
         return self.folder / f"{name}-{settings_hash(options)[:8]}"
 
@@ -146,67 +176,76 @@ class Sources:
     def _kept(
         self, folder: Path, data: tuple[TaskData, ...], settings: LearnSettings, start: Posterior | None = None
     ) -> Posterior:
-        _claim(folder, self._identity(data, settings))
-        if (folder / CARD).is_file():
-            return Posterior.load(folder)
-        heard = named(self.listener, folder.name)
-        return learn(self.backbone, data, settings, folder=folder, start=start, resume=True, listener=heard)
+        if not (folder / CARD).is_file():
+            heard = named(self.listener, folder.name)
+            return learn(self.backbone, data, settings, folder=folder, start=start, resume=True, listener=heard)
+        found = Posterior.load(folder)
+        require_backbone(found.card.backbone, self.backbone.fingerprint, self.backbone.name)
+        return found
 
-    def _identity(self, data: tuple[TaskData, ...], settings: LearnSettings) -> str:
-        """Name everything that decides a source stage's result, but not the places of files: a study may be moved."""
-        facts = {
-            "settings": identity_of(settings),
-            "backbone": self.backbone.fingerprint,
-            "tasks": [source.task.model_dump(mode="json", exclude={"file", "files"}) for source in data],
-            "rows": [[len(source.train), len(source.select), source.status] for source in data],
-            "limits": asdict(self.study.limits),
-        }
-        return settings_hash(facts)
+    def lines(self, stage: Stage, place: Place, metrics: frozenset[str]) -> list[Result]:
+        """Learn a stage and return its result lines: its cost or, for a posterior, what is known of it."""
+        if stage.kind == "own":
+            return self._own_lines(str(stage.argument), place)
+        arguments = [stage.argument] if stage.kind != "start" else []
+        posterior: Posterior = getattr(self, stage.kind)(*arguments)
+        card = posterior.card
+        figures = _measured(posterior) if metrics == POSTERIOR_METRICS else {"seconds": card.seconds}
+        if not metrics:
+            return []
+        return self._lines(place, figures, card.sources, posterior.particles.numel(), card.steps, card.seconds)
+
+    def _own_lines(self, name: str, place: Place) -> list[Result]:
+        """Return the cost of a method's own stage alone; none if its folder has lost the events that tell."""
+        kept, own = self.own(name), get_method(name).own_source
+        end = end_of(self._own_folder(name) / EVENTS)
+        if end is None or own is None:
+            return []
+        trained, seconds = own.trained_parameters(kept, len(self.names)), float(end["seconds"])
+        return self._lines(place, {"seconds": seconds}, self.names, trained, int(end["step"]), seconds)
+
+    def _lines(
+        self,
+        place: Place,
+        figures: dict[str, float],
+        sources: tuple[str, ...],
+        trained: int,
+        steps: int,
+        seconds: float,
+    ) -> list[Result]:
+        statuses = [data.status for data in self.data if data.task.name in sources]
+        return result_lines(
+            figures,
+            parameters=self.backbone.parameters,
+            **place._asdict(),
+            backbone=self.backbone.name,
+            sources=sources,
+            trained_parameters=trained,
+            steps=steps,
+            seconds=seconds,
+            source_seed=self.seed,
+            data=max(statuses, key=DATA_ORDER.index),
+            versions=versions(),
+        )
 
 
-def _claim(folder: Path, identity: str) -> None:
-    """Empty a source stage's folder if what is in it was made with other settings, data or model."""
-    note = folder / IDENTITY
-    if folder.is_dir() and (not note.is_file() or note.read_text(encoding="utf-8") != identity):
-        shutil.rmtree(folder)
-    if not note.is_file():
-        write_text_atomically(note, identity)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the target stage: a method with some shots and a seed, on one target or on several together."""
-
-    method: str
-    targets: tuple[TaskData, ...]
-    shots: int | None
-    seed: int
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        targets = "+".join(target.task.name for target in self.targets)
-        return f"{targets} {self.method} k={self.shots} seed={self.seed}"
-
-
-def run_cell(cell: Cell, sources: Sources, listener: Listener | None) -> Mapping[str, Trained]:
-    """Train one cell; return what predicts each target."""
-    study, method = sources.study, get_method(cell.method)
-    return fit_method(
-        method,
-        sources.backbone,
-        cell.targets,
-        study.adapt.model_copy(update={"shots": cell.shots, "seed": cell.seed, "ensemble": False}),
-        study.options_of(method),
-        learned=sources.learned(method),
-        budget=study.candidates,
-        prompt_length=study.learn.prompt_length,
-        listener=named(listener, cell.name),
-    )
+def _measured(posterior: Posterior) -> dict[str, float]:
+    """Return what is known of a posterior: `spread` and `mean_rms` per number in embedding units, losses in nats."""
+    particles, facts = posterior.particles, posterior.card.diagnostics
+    own = [value for values in facts["particle_nll"].values() for value in values]
+    means = list(facts["mean_nll"].values())
+    return {
+        "spread": float((particles - posterior.mean).square().mean().sqrt()),
+        "mean_nll": sum(means) / len(means),
+        "particle_nll": sum(own) / len(own),
+        "mean_gap": facts["mean_gap"],
+        "mean_rms": float(posterior.mean.square().mean().sqrt()),
+        **{name: value for name in SVGD_METRICS if (value := facts.get("svgd", {}).get(name)) is not None},
+    }
 
 
 def named(listener: Listener | None, name: str) -> Listener | None:
-    """Tell the listener which stage an event belongs to."""
+    """Return a listener that says which stage an event belongs to."""
     if listener is None:
         return None
     return lambda event: listener({"stage": name, **event})

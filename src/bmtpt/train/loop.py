@@ -19,7 +19,7 @@ from torch import Tensor
 from bmtpt.artifacts.folder import CHECKPOINT
 from bmtpt.errors import ArtifactError, SettingsError, TrainingError, is_out_of_memory
 from bmtpt.results import settings_hash
-from bmtpt.settings import LoopSettings, identity_of
+from bmtpt.settings import LoopSettings
 from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from bmtpt.train.events import EventLog, Listener
 from bmtpt.train.interruption import TERMINATED, termination_requested
@@ -129,7 +129,7 @@ class Loop:
         self.method = method
         self.settings = settings
         self.folder = folder
-        self.run_hash = settings_hash({**identity_of(settings), **(identity or {})})
+        self.run_hash = settings_hash({**settings.model_dump(mode="json"), **(identity or {})})
         self.patience = patience
         self.listener = listener
         self.log = EventLog(folder / EVENTS) if folder else None

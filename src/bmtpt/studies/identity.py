@@ -1,0 +1,84 @@
+"""What a study's folder was begun with: `study.json`, written before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bmtpt.artifacts.files import write_text_atomically
+from bmtpt.errors import SettingsError
+from bmtpt.methods.registry import get_method
+from bmtpt.studies.spec import StudySpec
+from bmtpt.tasks import TaskData
+
+IDENTITY = "study.json"
+
+GROWING = {"title", "data", "sources", "targets", "tuning", "shots", "seeds", "source_seeds", "methods", "options"}
+"""Not compared as they are: a study may grow and be moved. Tasks, variants and each method's options are compared by
+name, and lines carry their source seed."""
+
+
+def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None:
+    """Write what decides the study's values into its folder, next to what the folder was begun with.
+
+    Raises:
+        SettingsError: The folder was begun with something else; the sentence names the first option that differs.
+    """
+    path = folder / IDENTITY
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    now = identity_of(study, tasks)
+    for part, values in now.items():
+        old = _flat(kept.get(part, {}))
+        for option, value in _flat(values).items():
+            if option in old and old[option] != value:
+                raise SettingsError(_sentence(folder, part, option, old[option], value))
+    grown = {part: {**kept.get(part, {}), **values} for part, values in now.items()}
+    if grown != kept:
+        write_text_atomically(path, json.dumps(grown, indent=1, ensure_ascii=False) + "\n")
+
+
+def identity_of(study: StudySpec, tasks: Mapping[str, TaskData]) -> dict[str, dict[str, Any]]:
+    """Return everything that decides the values of a study's lines, by parts that may each grow.
+
+    Args:
+        tasks: Rows of all tasks, by the names that the study uses for them.
+    """
+    settings = study.model_dump(mode="json", exclude={*GROWING, "variants"})
+    settings["sources"] = [tasks[name].task.name for name in study.sources]
+    variants = {}
+    for contender in study.contenders():
+        method = get_method(contender.method)
+        own = {
+            **dict(contender.variant.overrides),
+            "options": contender.study.options_of(method).model_dump(mode="json"),
+        }
+        if contender.study.together:  # they decide each other's values, and so does their order
+            own["targets"] = [tasks[name].task.name for name in study.targets]
+        variants[contender.label] = own
+    digests = {data.task.name: task_digest(data) for data in tasks.values()}
+    return json.loads(json.dumps({"settings": settings, "variants": variants, "tasks": digests}))  # type: ignore[no-any-return]
+
+
+def task_digest(data: TaskData) -> str:
+    """Return 12 hexadecimal digits that name a task's definition and rows, wherever its files are."""
+    definition = data.task.model_dump_json(exclude={"file", "files"})
+    rows = (data.train, data.select, data.test, data.status)
+    return hashlib.sha256(f"{definition}{rows!r}".encode()).hexdigest()[:12]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return dotted options; a list or an empty mapping is one value."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
+    return found
+
+
+def _sentence(folder: Path, part: str, option: str, old: Any, new: Any) -> str:
+    if part == "tasks":
+        return f"{folder} was begun with another definition or other rows of task {option}; choose another folder"
+    where = "" if part == "settings" else "in its variants "
+    return f"{folder} was begun with {where}{option} = {old!r}, and this study has {new!r}; choose another folder"
