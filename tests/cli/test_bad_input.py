@@ -152,10 +152,10 @@ BAD: list[tuple[str, list[str]]] = [
     ("study study-both.yaml --scale smoke --out new", ["study-both.yaml has no scales"]),
     ("study study-empty.yaml --out new", ["study-empty.yaml", "variants of 'bmtpt' are none"]),
     ("study paper-fewshot --target sst2 --out new", ["sst2 is both a source and a target"]),
-    ("table latin.txt", ["latin.txt is no UTF-8 text"]),
+    ("table latin.txt", ["latin.txt is not UTF-8 text"]),
     ("table empty.jsonl --metric seconds", ["empty.jsonl holds no result lines yet"]),
     ("study particles --tuning --shots many --out new", ["'shots' cannot be 'many'"]),
-    ("study collapse --tuning --out new", ["collapse names no targets for tuning"]),
+    ("study wording --tuning --out new", ["wording names no targets for tuning"]),
     ("study study-both.yaml --out new", ["study-both.yaml", "cb is both a source and a target"]),
 ]
 

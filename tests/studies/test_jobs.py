@@ -237,7 +237,7 @@ def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(runni
 def test_a_killed_process_is_one_clear_sentence(running):
     os.kill(children(running.pid)[0], signal.SIGKILL)
     _, said = running.communicate(timeout=60)
-    assert running.returncode == 1, said
+    assert running.returncode == 2, said
     assert "a process of the study was killed, probably because the machine ran out of memory" in " ".join(said.split())
     assert "Traceback" not in said
 
