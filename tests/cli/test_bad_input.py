@@ -150,7 +150,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("study particels --out new", ["there is no study 'particels'", "did you mean 'particles'"]),
     ("study particles --scale smal --out new", ["no scale 'smal'", "did you mean 'small'"]),
     ("study study-both.yaml --scale smoke --out new", ["study-both.yaml has no scales"]),
-    ("study study-empty.yaml --out new", ["study-empty.yaml", "variants of 'bmtpt' are none"]),
+    ("study study-empty.yaml --out new", ["study-empty.yaml", "variants of 'bmtpt' are empty"]),
     ("study paper-fewshot --target sst2 --out new", ["sst2 is both a source and a target"]),
     ("table latin.txt", ["latin.txt is not UTF-8 text"]),
     ("table empty.jsonl --metric seconds", ["empty.jsonl holds no result lines yet"]),
