@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.errors import SettingsError
+from bmtpt.errors import SettingsError, TaskError
 from bmtpt.inference.score import evaluate_prompts, label_probabilities, make_scorer, metric_names, score_prompts
 from bmtpt.tasks.metrics import calibration
 from bmtpt.tasks.tokens import Tokenised, tokenise
@@ -204,3 +204,12 @@ def test_the_first_generated_token_is_the_likeliest_one_in_training(engine, tiny
     likeliest = engine.losses(PROMPTS, batch).argmin(dim=1)
     for m, (text,) in enumerate(engine.generate(PROMPTS, [ids], 1)):
         assert text == tiny_backbone.tokenizer.decode(words[likeliest[m]])
+
+
+def test_label_words_that_the_tokenizer_writes_alike_are_refused_with_both_words(tiny_backbone, tiny_tasks):
+    task = tiny_tasks["sentiment"].task
+    words = task.model_copy(update={"labels": {"0": "negative", "1": "unheard", "2": "unseen"}})  # both unknown
+    with pytest.raises(TaskError, match=r"task sentiment: .* 'unheard' and 'unseen' as the same tokens"):
+        make_scorer(tiny_backbone, words)
+    one = task.model_copy(update={"labels": {"0": "negative", "1": "unheard"}})
+    assert len(make_scorer(tiny_backbone, one).answers) == 2

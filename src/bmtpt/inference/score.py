@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine
-from bmtpt.errors import SettingsError
+from bmtpt.errors import SettingsError, TaskError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
 from bmtpt.tasks.notebook import html_table
@@ -102,11 +102,25 @@ def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = No
 
     Raises:
         SettingsError: Rank classification is asked of a task without label words.
+        TaskError: The backbone's tokenizer writes two label words as the same tokens.
     """
     if kind == "rank" and not task.fixed_words:
         raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
     answers = tuple(tokenise_answer(backbone, word) for word in task.label_words) if task.fixed_words else ()
+    _require_different(answers, task, backbone)
     return Scorer(task, kind or ("rank" if answers else "generate"), answers)
+
+
+def _require_different(answers: Sequence[Tensor], task: TaskSpec, backbone: Backbone) -> None:
+    """Refuse label words that the model cannot tell apart: every answer would be the first of them."""
+    words: dict[tuple[int, ...], str] = {}
+    for word, ids in zip(task.label_words, answers, strict=False):  # a task without fixed words has no answers
+        other = words.setdefault(tuple(ids.tolist()), word)
+        if other != word:
+            raise TaskError(
+                f"task {task.name}: the tokenizer of backbone '{backbone.name}' writes the label words '{other}' and "
+                f"'{word}' as the same tokens, so no answer could tell them apart; choose other words"
+            )
 
 
 def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
