@@ -122,6 +122,13 @@ def test_a_split_column_says_where_each_row_belongs(tmp_path):
         load_data(load_task(task_file(tmp_path, rows, f"{TASK}split_column: fold\n")))
 
 
+def test_rows_that_are_scored_together_stay_in_one_part(tmp_path):
+    rows = [{**row, "text": f"x{i}", "question": i // 4} for i, row in enumerate(plain_rows(40))]
+    data = load_data(load_task(task_file(tmp_path, rows, f"{TASK}group: question\n")))
+    assert sizes(data) == (32, 0, 8)
+    assert not {example.group for example in data.train} & {example.group for example in data.test}
+
+
 def test_a_file_is_the_part_it_is_named_for(tmp_path):
     files = TASK.replace("file: t.csv", "files: {train: a.csv, test: t.csv}")
     write_csv(tmp_path / "a.csv", plain_rows(10))

@@ -11,6 +11,9 @@ from bmtpt.tasks.spec import SPLITS, load_task
 from bmtpt.tasks.splits import SPLIT_SEED
 from bmtpt.types import Example
 
+SHOWN = 160
+"""Most characters of an example's text."""
+
 
 def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any = None) -> list[str]:
     """Check a task file and every row it leads to; return a summary, one line per fact.
@@ -35,7 +38,8 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
         shares = ", ".join(f"{share} % ≤ {length}" for share, length in lengths.items())
         lines.append(f"tokens of a training text: {shares}; the task's limit is {spec.max_length}")
     first = loaded.train[0]
-    return [*lines, f"first example: {_short(first.text)} -> {first.target}"]
+    shown = first.text if len(first.text) <= SHOWN else first.text[: SHOWN - 1] + "…"
+    return [*lines, f"first example: {shown} -> {first.target}"]
 
 
 def describe(name_or_path: str | Path) -> dict[str, str]:
@@ -55,10 +59,6 @@ def describe(name_or_path: str | Path) -> dict[str, str]:
         "length": str(spec.max_length),
         "data": ", ".join(place for place, value in places.items() if value) or "own file",
     }
-
-
-def _short(text: str, most: int = 160) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def token_percentiles(examples: Sequence[Example], tokenizer: Any) -> dict[int, int]:

@@ -11,7 +11,7 @@ Each built-in task is one YAML file in this folder; a user's own task is a file 
 
 One table of your own (`file`, or rows in memory) is divided by `split`:
 
-    split: stratify           # the default: 20 % of the rows, in proportion to the labels, test; the others train
+    split: stratify           # the default: 20 % test, in proportion to the labels; the others train
     split: cut                # 60 % train, 20 % select, 20 % test
     split: none               # every row trains; there is no test part
     split_column: part        # a column that says train, validation or test for each row
@@ -94,7 +94,7 @@ class TaskSpec(BaseModel):
         hub, folder, offline: Where rows are: on the hub, in a data folder's sub-folder, in the offline wheel.
         file, files: A user's own rows: one table that `split` divides, or one file per part.
         split: For data sets of several parts ``own``, ``halve`` or ``hold_out``, for one table ``stratify``, ``cut``,
-            ``column`` or ``none`` (`SPLITS` says what each does).
+            ``column`` or ``none`` (`SPLITS` says what each does). Rows of one `group` stay together in ``stratify``.
         split_column: Column of the part's name, if each row says where it belongs.
         split_names: File or hub names of the parts, in the order train, selection, test.
         train_rows: Train on this many first rows only (Yelp).

@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import PositiveInt
 
@@ -97,9 +98,16 @@ def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
         return train, select, test
     if spec.split == "none":
         return _all(rows), Part(rows, ()), Part(rows, ())
-    labels = [str(row.get(spec.label)) if spec.labels else "" for row in rows.fetch(everything)]
-    first, second = stratified(labels, round(TEST_SHARE * len(rows)), seed)
-    return Part(rows, sorted(first)), Part(rows, ()), Part(rows, sorted(second))
+    units: dict[Any, list[int]] = defaultdict(list)  # rows that are scored together stay together
+    labels: dict[Any, str] = {}
+    for i, row in enumerate(rows.fetch(everything)):
+        unit = str(row.get(spec.group)) if spec.group else i
+        units[unit].append(i)
+        labels.setdefault(unit, str(row.get(spec.label)) if spec.labels else "")
+    drawn = stratified(list(labels.values()), round(TEST_SHARE * len(units)), seed)
+    grouped = list(units.values())
+    first, second = (sorted(i for unit in part for i in grouped[unit]) for part in drawn)
+    return Part(rows, first), Part(rows, ()), Part(rows, second)
 
 
 def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Parts:
