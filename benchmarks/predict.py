@@ -101,7 +101,7 @@ def _backbone(options: Namespace, precision: str) -> Backbone:
         return Backbone.from_pretrained(options.backbone, precision=precision, device=options.device)
     model = copy.deepcopy(random_model(options.shape)).to(device_of(options.device), DTYPES[precision])
     backbone = as_backbone(model, options.shape)
-    return replace(backbone, tokenizer=Numbers(len(backbone.embeddings), model.config.eos_token_id))
+    return replace(backbone, tokenizer=Numbers(backbone.vocab_size, model.config.eos_token_id))
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
         drawn = frequent[torch.randint(len(frequent), (length - 1,), generator=generator)]
         return torch.cat([drawn, torch.tensor([backbone.tokenizer.eos_token_id])]).to(backbone.device)
 
-    prompts = {name: backbone.embeddings[ids(P + 1)[:P]].clone() for name in TASKS}
+    prompts = {name: backbone.embed(ids(P + 1)[:P]) for name in TASKS}
     words = {name: tuple(ids(length) for length in lengths) for name, (_, lengths) in TASKS.items()}
 
     def row(name: str) -> Row:

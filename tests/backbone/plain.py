@@ -45,8 +45,7 @@ def tiny_backbone(family: str, dtype: torch.dtype = torch.float32, **changes: An
             weight.copy_(1 + 0.3 * torch.randn_like(weight) if "norm" in name else 1.5 * weight)
         if not first:
             model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, 24), requires_grad=False)
-    embeddings = model.get_input_embeddings().weight.detach().clone()
-    return Backbone(family, model.to(dtype), None, "", embeddings)
+    return Backbone(family, model.to(dtype), None, "")
 
 
 def in_float64(backbone: Backbone) -> Backbone:
@@ -58,7 +57,7 @@ def in_float64(backbone: Backbone) -> Backbone:
                 norm = torch.nn.RMSNorm(child.weight.shape, eps=child.variance_epsilon, dtype=torch.float64)
                 norm.weight = child.weight
                 setattr(module, name, norm)
-    return replace(backbone, model=model, embeddings=backbone.embeddings.double())
+    return replace(backbone, model=model)
 
 
 def random_prompts(M: int, P: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

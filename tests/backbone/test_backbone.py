@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from plain import plain_losses, random_batch, random_prompts, relative
 
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
+from bmtpt.backbone.model.fingerprint import fingerprint_v1
 from bmtpt.errors import BackboneError
 
 
@@ -39,8 +41,21 @@ def test_a_loaded_model_is_frozen_in_place_and_run_by_its_own_forward(model: Any
     assert relative(backbone.engine.losses(prompts, batch), plain_losses(tiny_backbone, prompts, batch)) < 1e-5
 
 
-def test_a_loaded_model_is_the_same_backbone_as_its_folder(model: Any, tiny_backbone: Backbone) -> None:
-    assert Backbone.from_model(model, tiny_backbone.tokenizer).fingerprint == tiny_backbone.fingerprint
+def test_a_loaded_model_has_the_fingerprint_of_its_state(model: Any, tiny_backbone: Backbone) -> None:
+    first, second = (Backbone.from_model(each, tiny_backbone.tokenizer) for each in (model, copy.deepcopy(model)))
+    assert first.fingerprint == second.fingerprint
+    second.model.lm_head.weight[3, 2] += 1
+    assert Backbone.from_model(second.model, tiny_backbone.tokenizer).fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_version_1_fingerprint_is_of_the_files_fp32_weights_in_any_precision(
+    precision: Any, model: Any, tiny_t5_folder: Path
+) -> None:
+    loaded = Backbone.from_pretrained(tiny_t5_folder, precision=precision)
+    assert loaded.matches(fingerprint_v1(model))
+    assert loaded.matches(loaded.fingerprint)
+    assert not loaded.matches("0" * 64)
 
 
 def test_a_model_with_lora_weights_in_it_is_another_backbone(model: Any, tiny_backbone: Backbone) -> None:

@@ -70,7 +70,7 @@ def make(tiny_backbone, rows) -> Any:
             {name: rows[name] for name in names or ("pairs",)},
             STARTS,
             AdaptSettings.model_validate(values | changes),
-            table=tiny_backbone.embeddings,
+            embed=tiny_backbone.embed,
             sources=SOURCES,
             attention=AttemptOptions(attention_width=WIDTH, attention_learning_rate=rate),
         )
@@ -95,14 +95,14 @@ def by_hand(target: Tensor, sources: Tensor, attention: list[Tensor], embedded: 
 def test_attention_sums_to_one_and_both_it_and_the_prompt_are_the_papers(tiny_backbone, rows):
     inputs = rows["pairs"].train.batch.inputs
     target, given = normal(R, P, D, seed=5), module()
-    text = text_summary(tiny_backbone.embeddings, inputs)
+    text = text_summary(tiny_backbone.embed, inputs)
     found = instance_prompts(target, SOURCES, given, text)
     for r in range(R):
         keys = torch.stack([*SOURCES.amax(dim=1), target[r].amax(dim=0)])[None]
         a = attend(attempt.Attention(*(tensor[r : r + 1] for tensor in given)), text, keys)
         assert torch.allclose(a.sum(dim=2), torch.ones(1, len(inputs)))
         for n, ids in enumerate(inputs):
-            embedded = tiny_backbone.embeddings[ids]
+            embedded = tiny_backbone.embed(ids)
             weights, prompt = by_hand(target[r], SOURCES, [tensor[r] for tensor in given], embedded)
             assert torch.allclose(a[0, n], weights, atol=1e-5)
             assert torch.allclose(found[r, n], prompt, atol=1e-4)
@@ -184,9 +184,17 @@ def test_trained_numbers_are_those_that_the_paper_prints_for_t5_base(rows):
     candidate = Candidate(torch.zeros(100, 768), "zero")
     for count, numbers in ((1, 231_936), (2, 154_368)):
         targets = {f"{k}": rows["pairs"] for k in range(count)}
-        table, sources = torch.zeros(160, 768), torch.zeros(6, 100, 768)
+        sources, no_rows = torch.zeros(6, 100, 768), lambda ids: torch.zeros(len(ids), 768)
         settings, attention = AdaptSettings(), AttemptOptions()
-        method = Attempt(None, targets, [candidate], settings, table=table, sources=sources, attention=attention)
+        method = Attempt(
+            None,
+            targets,
+            [candidate],
+            settings,
+            embed=no_rows,
+            sources=sources,
+            attention=attention,
+        )
         assert method.trained_parameters() == numbers
         assert sum(t.numel() for group in method.groups() for t in group.tensors) == count * numbers
 
@@ -242,7 +250,7 @@ def test_a_saved_mixture_scores_as_the_trained_one_and_its_card_says_what_was_tr
     assert all(torch.equal(loaded.tensors[key], value) for key, value in trained.tensors.items())
     found = evaluate(tiny_backbone, loaded, tiny_tasks[name].test)
     data = tokenise(tiny_backbone, tiny_tasks[name].test, 64)
-    own = attempt.mixture_prompts(tiny_backbone.embeddings, trained.tensors)(data.batch.inputs)
+    own = attempt.mixture_prompts(tiny_backbone.embed, trained.tensors)(data.batch.inputs)
     scorer = make_scorer(tiny_backbone, tiny_tasks[name].task)
     wanted = evaluate_prompts(HuggingFaceEngine(tiny_backbone), lambda inputs: own, data, scorer)
     assert found.predictions == wanted.predictions

@@ -74,7 +74,7 @@ def test_a_fixed_std_and_no_prior_give_one_candidate_a_start(changes, prior, std
 
 def test_plain_prompt_tuning_starts_from_different_rows_of_the_vocabulary(tiny_backbone):
     found = plain_candidates(tiny_backbone, 5, seed=0, count=3)
-    table = {tuple(row) for row in tiny_backbone.embeddings[tiny_backbone.frequent_ids()].tolist()}
+    table = {tuple(row) for row in tiny_backbone.frequent_rows().tolist()}
     assert all(tuple(row) in table for candidate in found for row in candidate.start.tolist())
     assert not torch.equal(found[0].start, found[1].start)
     assert all(candidate.prior == "none" and candidate.prior_std is None for candidate in found)

@@ -179,7 +179,7 @@ def started(backbone: Any, sources: Any, **changes: Any) -> torch.Tensor:
 
 
 def test_particles_start_where_the_settings_say(tiny_backbone, sources):
-    table = tiny_backbone.embeddings
+    table = tiny_backbone.embed(torch.arange(tiny_backbone.vocab_size))
     independent = started(tiny_backbone, sources, particle_init="independent")
     assert torch.cdist(independent.flatten(0, 1), table).min(dim=1).values.max() < 1e-3
     assert not torch.allclose(independent[0], independent[1])

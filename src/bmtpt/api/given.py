@@ -62,7 +62,7 @@ class OnBackbone:
 
     def _fitting(self, backbone: Any) -> Backbone:
         found = as_backbone(backbone)
-        require_backbone(self._belongs_to, found.fingerprint, found.name)
+        require_backbone(self._belongs_to, found)
         return found
 
 

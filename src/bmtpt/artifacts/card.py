@@ -118,21 +118,22 @@ class WeightsCard(TargetCard):
 AnyCard = TypeVar("AnyCard", PosteriorCard, PromptCard, MixtureCard)
 
 
-def require_backbone(card: BackboneCard, fingerprint: str, name: str) -> None:
+def require_backbone(card: BackboneCard, backbone: Backbone | BackboneCard) -> None:
     """Refuse to use an artifact with another backbone than the one it was trained on.
 
     Args:
         card: The artifact's backbone.
-        fingerprint: Fingerprint of the loaded backbone.
-        name: What the user called the loaded backbone.
+        backbone: The loaded backbone, or what is noted about it.
 
     Raises:
-        BackboneError: The fingerprints differ; the sentence names both backbones.
+        BackboneError: They differ; the sentence names both.
     """
-    if card.fingerprint != fingerprint:
+    same = card.fingerprint == backbone.fingerprint
+    if not same and (isinstance(backbone, BackboneCard) or not backbone.matches(card.fingerprint)):
         raise BackboneError(
-            f"this artifact was trained with backbone '{card.name}' (fingerprint {card.fingerprint[:12]}) and "
-            f"cannot be used with '{name}' (fingerprint {fingerprint[:12]}): load the backbone it was trained with"
+            f"this artifact was trained with backbone '{card.name}' (fingerprint {card.fingerprint[:12]}) and cannot "
+            f"be used with '{backbone.name}' (fingerprint {backbone.fingerprint[:12]}): load the backbone it was "
+            "trained with"
         )
 
 
@@ -143,7 +144,7 @@ def backbone_card(backbone: Backbone) -> BackboneCard:
         fingerprint=backbone.fingerprint,
         parameters=backbone.parameters,
         d_model=backbone.d_model,
-        vocab_size=backbone.embeddings.shape[0],
+        vocab_size=backbone.vocab_size,
         decoder_only=backbone.decoder_only,
     )
 

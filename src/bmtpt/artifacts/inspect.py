@@ -83,9 +83,9 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
     Raises:
         BackboneError: The artifact belongs to another model.
     """
-    require_backbone(artifact.card.backbone, backbone.fingerprint, backbone.name)
+    require_backbone(artifact.card.backbone, backbone)
     # A T5's table is longer than its vocabulary; the extra rows have no token.
-    table = backbone.embeddings[: len(backbone.tokenizer)]
+    table = backbone.embed(torch.arange(min(len(backbone.tokenizer), backbone.vocab_size)))
     for m, prompt in enumerate(_prompts(artifact)):
         for row, ids in enumerate(_nearest(prompt[:rows].to(table.device), table).tolist()):
             words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))

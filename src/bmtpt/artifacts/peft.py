@@ -95,7 +95,7 @@ def import_peft(
     if _FINGERPRINT in metadata:
         exported_for = config.base_model_name_or_path or "unknown"
         noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
-        require_backbone(noted, backbone.fingerprint, backbone.name)
+        require_backbone(noted, backbone)
     _check_rows(folder / WEIGHTS, rows, config, backbone)
     used = rows[: config.num_virtual_tokens]
     return Prompt(used.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))

@@ -11,9 +11,9 @@ from bmtpt.backbone.choose import choose_engine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
 from bmtpt.backbone.model.adopt import adopt, require_tokenizer
-from bmtpt.backbone.model.families import fingerprint_of
+from bmtpt.backbone.model.fingerprint import fingerprint_of_files, fingerprint_of_state, fingerprint_v1
 from bmtpt.backbone.model.frozen import FrozenModel
-from bmtpt.backbone.model.load import embedding_table, load_model, load_tokenizer
+from bmtpt.backbone.model.load import load_model, load_tokenizer
 from bmtpt.errors import BackboneError
 
 
@@ -26,10 +26,12 @@ class Backbone(FrozenModel):
     Attributes:
         engine_name: Which engine was asked for (see `Execution`).
         memory: What it keeps for the backward pass (see `Execution`).
+        weight_files: The safetensors files that the model was loaded from.
     """
 
     engine_name: EngineName = "auto"
     memory: Memory = "keep"
+    weight_files: tuple[Path, ...] = ()
 
     @classmethod
     def from_pretrained(
@@ -59,8 +61,9 @@ class Backbone(FrozenModel):
                 f"{type(name).__name__}; Backbone.from_model takes a model that is loaded"
             )
         name = str(name)
-        model, embeddings, fingerprint = load_model(name, execution)
-        made = cls(name, model, load_tokenizer(name), fingerprint, embeddings, engine, memory)
+        model, files = load_model(name, execution)
+        fingerprint = fingerprint_of_files(model, files) if files else fingerprint_of_state(model)
+        made = cls(name, model, load_tokenizer(name), fingerprint, engine, memory, files)
         if (engine, memory) != ("auto", "keep"):
             made.engine  # noqa: B018  (refuse now, before any rows are read, what this model cannot do)
         return made
@@ -85,7 +88,7 @@ class Backbone(FrozenModel):
         Execution(engine=engine).checked()
         adopt(model, name)
         require_tokenizer(tokenizer, name)
-        return cls(name, model, tokenizer, fingerprint_of(model), embedding_table(model), engine)
+        return cls(name, model, tokenizer, fingerprint_of_state(model), engine)
 
     @cached_property
     def engine(self) -> Engine:
@@ -97,6 +100,14 @@ class Backbone(FrozenModel):
         """What decides the bits that the model computes: its weights, the compute dtype and the engine."""
         dtype = str(self.dtype).removeprefix("torch.")
         return {"fingerprint": self.fingerprint, "dtype": dtype, "engine": self.engine.name}
+
+    def matches(self, fingerprint: str) -> bool:
+        """Tell whether an artifact with this fingerprint was made with this model; version 1 had another hash."""
+        return fingerprint == self.fingerprint or fingerprint == self._fingerprint_v1
+
+    @cached_property
+    def _fingerprint_v1(self) -> str:
+        return fingerprint_v1(self.model, self.weight_files)
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")

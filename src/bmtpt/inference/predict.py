@@ -209,7 +209,7 @@ class _Route:
 def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
     card = prompt.card
     try:
-        require_backbone(card.backbone, backbone.fingerprint, backbone.name)
+        require_backbone(card.backbone, backbone)
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
     task = saved_task(card.task_definition)

@@ -11,12 +11,12 @@ targets share the attention. Ours: P_target starts from vocabulary rows; x̂ lea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
@@ -46,6 +46,9 @@ class AttemptOptions(Options):
 
     attention_width: PositiveInt = 100
     attention_learning_rate: PositiveFloat = 3e-4
+
+
+Embed = Callable[[Int[Tensor, " L"]], Float[Tensor, "L D"]]
 
 
 class Attention(NamedTuple):
@@ -79,9 +82,9 @@ def mix(
     return (1 + weights[:, :, -1, None, None]) * target[:, None] + from_sources
 
 
-def text_summary(table: Float[Tensor, "V D"], inputs: Sequence[Tensor]) -> Float[Tensor, "N D"]:
+def text_summary(embed: Embed, inputs: Sequence[Tensor]) -> Float[Tensor, "N D"]:
     """Return x̂ of each text, with the special tokens that its model reads."""
-    return torch.stack([table[ids].amax(dim=0) for ids in inputs])
+    return torch.stack([embed(ids).amax(dim=0) for ids in inputs])
 
 
 def instance_prompts(
@@ -96,11 +99,11 @@ def instance_prompts(
     return mix(target, sources, attend(module, text, keys))
 
 
-def mixture_prompts(table: Float[Tensor, "V D"], tensors: Mapping[str, Tensor]) -> InstancePrompts:
+def mixture_prompts(embed: Embed, tensors: Mapping[str, Tensor]) -> InstancePrompts:
     """Return the function that makes a trained mixture's prompts (`artifacts.PromptMixture.tensors`)."""
     module = Attention(*(tensors[name] for name in Attention._fields))
     target, sources = tensors["target"], tensors["sources"]
-    return lambda inputs: instance_prompts(target, sources, module, text_summary(table, inputs))
+    return lambda inputs: instance_prompts(target, sources, module, text_summary(embed, inputs))
 
 
 class Attempt(TargetStage):
@@ -108,7 +111,7 @@ class Attempt(TargetStage):
 
     Args:
         engine, targets, candidates, settings: As for `TargetStage`; a candidate's start is that of P_target.
-        table: The model's input embeddings.
+        embed: Returns the model's input embeddings of token ids.
         sources: The frozen source prompts.
         attention: Width and learning rate of the attention.
     """
@@ -120,12 +123,12 @@ class Attempt(TargetStage):
         candidates: Sequence[Candidate],
         settings: AdaptSettings,
         *,
-        table: Float[Tensor, "V D"],
+        embed: Embed,
         sources: Float[Tensor, "K P D"],
         attention: AttemptOptions,
     ) -> None:
         super().__init__(engine, targets, candidates, settings)
-        self.table = table
+        self.embed = embed
         self.sources = sources
         self.attention_learning_rate = attention.attention_learning_rate
         starts = torch.stack([candidate.start for candidate in self.candidates])
@@ -142,7 +145,7 @@ class Attempt(TargetStage):
     def prompts(self, target: int) -> InstancePrompts:
         """Return the function from texts to every candidate's P(x)."""
         return lambda inputs: instance_prompts(
-            self.target[:, target], self.sources, self.module, text_summary(self.table, inputs)
+            self.target[:, target], self.sources, self.module, text_summary(self.embed, inputs)
         )
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
@@ -195,7 +198,7 @@ def attempt_stage(setup: Setup) -> Attempt:
         setup.rows,
         plain_candidates(setup.backbone, sources.shape[1], setup.settings.seed, setup.budget),
         setup.settings,
-        table=setup.backbone.embeddings,
+        embed=setup.backbone.embed,
         sources=sources,
         attention=setup.options,
     )

@@ -18,8 +18,8 @@ def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: i
             both have the same budget.
     """
     generator = torch.Generator().manual_seed(seed)
-    ids = backbone.frequent_ids()
-    draws = [from_vocabulary(backbone.embeddings, ids, prompt_length, generator) for _ in range(count)]
+    rows = backbone.frequent_rows()
+    draws = [from_vocabulary(rows, prompt_length, generator) for _ in range(count)]
     return [Candidate(draw, f"vocabulary draw {i}") for i, draw in enumerate(draws)]
 
 

@@ -10,43 +10,32 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Generator, Tensor
 
 from bmtpt.errors import SettingsError
 
 
-def from_vocabulary(
-    table: Float[Tensor, "V D"], frequent_ids: Int[Tensor, " N"], prompt_length: int, generator: Generator
-) -> Float[Tensor, "P D"]:
-    """Draw P different rows of the embedding table among frequent tokens, as a new tensor of its dtype.
+def from_vocabulary(rows: Float[Tensor, "N D"], prompt_length: int, generator: Generator) -> Float[Tensor, "P D"]:
+    """Draw P different rows among the embeddings of frequent tokens, as a new tensor of their dtype.
 
     Args:
-        table: The language model's input embeddings.
-        frequent_ids: Token ids to draw from (the paper: the 5,000 most frequent, which are T5's lowest
-            ordinary ids).
+        rows: Input embeddings of the tokens to draw from (the paper: of the 5,000 most frequent).
         prompt_length: P.
         generator: Its state advances; the same state gives the same prompt on every device.
 
     Raises:
-        SettingsError: P is not between 1 and the number of ids, or an id is outside the table.
+        SettingsError: P is not between 1 and the number of tokens.
     """
-    N = len(frequent_ids)
+    N = len(rows)
     if not 1 <= prompt_length <= N:
         raise SettingsError(f"prompt_length is {prompt_length}: give 1 to {N}, the number of tokens to draw from")
-    if int(frequent_ids.min()) < 0 or int(frequent_ids.max()) >= len(table):
-        raise SettingsError(f"a token id to start from is outside the embedding table of {len(table)} rows")
     order = torch.randperm(N, generator=generator, device=generator.device)
-    ids = frequent_ids[order[:prompt_length].to(frequent_ids.device)]
-    return table.detach()[ids.to(table.device)]
+    return rows.detach()[order[:prompt_length].to(rows.device)]
 
 
 def independent_particles(
-    table: Float[Tensor, "V D"],
-    frequent_ids: Int[Tensor, " N"],
-    prompt_length: int,
-    particles: int,
-    generator: Generator,
+    rows: Float[Tensor, "N D"], prompt_length: int, particles: int, generator: Generator
 ) -> Float[Tensor, "M P D"]:
     """Start each particle from another draw (the paper). Errors as `from_vocabulary`.
 
@@ -54,8 +43,7 @@ def independent_particles(
     (docs/results.md; `bmtpt.posterior.diagnostics.mean_gap_warning`).
     """
     _check_particles(particles)
-    draws = [from_vocabulary(table, frequent_ids, prompt_length, generator) for _ in range(particles)]
-    return torch.stack(draws)
+    return torch.stack([from_vocabulary(rows, prompt_length, generator) for _ in range(particles)])
 
 
 def around(prompt: Float[Tensor, "P D"], particles: int, jitter: float, generator: Generator) -> Float[Tensor, "M P D"]:

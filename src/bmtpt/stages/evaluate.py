@@ -40,7 +40,7 @@ def evaluate(
         DataError: No rows.
         SettingsError: The scorer does not fit the task or the number of prompts.
     """
-    require_backbone(prompt.card.backbone, backbone.fingerprint, backbone.name)
+    require_backbone(prompt.card.backbone, backbone)
     task = task or saved_task(prompt.card.task_definition)
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
@@ -54,7 +54,7 @@ def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -
         return prompt.prompts.to(backbone.device)
     if isinstance(prompt, TunedModel):
         return prompt.engine.no_prompt
-    return mixture_prompts(backbone.embeddings, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
+    return mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
 
 
 def result_rows(

@@ -133,11 +133,11 @@ def learn_start(
 def initial_particles(backbone: Backbone, settings: LearnSettings, start: Posterior | None) -> Float[Tensor, "M P D"]:
     """Return where the particles start, as `particle_init` says; with "prompt", around the particle of ``start``."""
     generator = torch.Generator().manual_seed(settings.seed)
-    table, ids = backbone.embeddings, backbone.frequent_ids()
+    rows = backbone.frequent_rows()
     length, count = settings.prompt_length, settings.particles
     if settings.particle_init == "independent":
-        return prompts.independent_particles(table, ids, length, count, generator)
-    draw = prompts.from_vocabulary(table, ids, length, generator)
+        return prompts.independent_particles(rows, length, count, generator)
+    draw = prompts.from_vocabulary(rows, length, generator)
     centre = draw if start is None else start.particles[0].to(draw)
     return prompts.around(centre, count, settings.init_jitter, generator)
 
@@ -151,7 +151,7 @@ def _require_start(start: Posterior | None, settings: LearnSettings, backbone: B
     if start.particles.shape[:2] != (1, settings.prompt_length):
         held = "{} particles of {} rows".format(*start.particles.shape)
         raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
-    require_backbone(start.card.backbone, backbone.fingerprint, backbone.name)
+    require_backbone(start.card.backbone, backbone)
 
 
 def _held_back(validation: Mapping[str, Any]) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def adapt_together(
 ) -> dict[str, Prompt]:
     """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name."""
     settings = settings or AdaptSettings()
-    require_backbone(posterior.card.backbone, backbone.fingerprint, backbone.name)
+    require_backbone(posterior.card.backbone, backbone)
     particles = posterior.particles.to(backbone.device)
     return fit_targets(
         backbone,

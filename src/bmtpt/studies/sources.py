@@ -180,7 +180,7 @@ class Sources:
             heard = named(self.listener, folder.name)
             return learn(self.backbone, data, settings, folder=folder, start=start, resume=True, listener=heard)
         found = Posterior.load(folder)
-        require_backbone(found.card.backbone, self.backbone.fingerprint, self.backbone.name)
+        require_backbone(found.card.backbone, self.backbone)
         return found
 
     def lines(self, stage: Stage, place: Place, metrics: frozenset[str]) -> list[Result]:

@@ -341,7 +341,7 @@ def test_a_state_space_model_is_run_by_the_model_itself() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
-    backbone = Backbone("mamba", model, None, "", model.get_input_embeddings().weight)
+    backbone = Backbone("mamba", model, None, "")
     assert causal_supports(backbone) == "its forward takes no past_key_values"
     prompts, batch = random_prompts(2, 3), random_batch([4, 9], [2, 1])
     losses, gradient = backbone.engine.gradients(prompts, batch, torch.ones(2))

@@ -80,7 +80,7 @@ def test_each_query_of_a_mixed_batch_is_continued_as_hugging_face_continues_it_a
     texts = [reply.text for reply in engine_class(loaded).answer(asked)]
     assert len(set(texts)) > 2  # else the test could not see a mix-up
     for query, text in zip(asked, texts, strict=True):
-        embedded = torch.cat([query.prompt, loaded.embeddings[query.text]])[None]
+        embedded = torch.cat([query.prompt, loaded.embed(query.text)])[None]
         limit = query.max_new_tokens or 1
         tokens = loaded.model.generate(inputs_embeds=embedded, max_new_tokens=limit, do_sample=False, num_beams=1)
         wanted = loaded.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()

@@ -64,6 +64,6 @@ def test_generation_is_that_of_hugging_face_with_the_prompt_in_front(
     assert len({text for row in texts for text in row}) > 1  # else the test could not see a mix-up
     for m, prompt in enumerate(prompts):
         for n, ids in enumerate(inputs):
-            embedded = torch.cat([prompt, backbone.embeddings[ids]])[None]
+            embedded = torch.cat([prompt, backbone.embed(ids)])[None]
             tokens = backbone.model.generate(inputs_embeds=embedded, max_new_tokens=5, do_sample=False, num_beams=1)
             assert texts[m][n] == backbone.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()

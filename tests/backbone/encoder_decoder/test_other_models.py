@@ -36,7 +36,7 @@ def tiny(kind: str) -> Backbone:
         model = AutoModelForSeq2SeqLM.from_config(config(vocab_size=VOCABULARY, **sizes, **tokens)).eval()
         for name, weight in model.requires_grad_(False).named_parameters():
             weight.mul_(1 if "norm" in name else 1.5)
-    return Backbone(kind, model, None, "", model.get_input_embeddings()(torch.arange(VOCABULARY)))
+    return Backbone(kind, model, None, "")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

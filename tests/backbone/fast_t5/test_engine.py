@@ -95,7 +95,7 @@ def test_a_text_of_512_tokens_is_exact(family: str) -> None:
 
 def test_in_bfloat16_the_gradient_points_where_that_of_fp32_does(tiny_t5_folder: Path) -> None:
     wide, narrow = (Backbone.from_pretrained(str(tiny_t5_folder), precision=name) for name in ("float32", "bfloat16"))
-    prompts, batch = wide.embeddings[3:21].view(3, 6, 24), random_batch([11, 40, 26, 40], [2, 4, 3, 6])
+    prompts, batch = wide.embed(torch.arange(3, 21)).view(3, 6, 24), random_batch([11, 40, 26, 40], [2, 4, 3, 6])
     losses, gradient = PackedT5Engine(narrow).gradients(prompts, batch, torch.ones(4))
     true_losses, truth = PackedT5Engine(wide).gradients(prompts, batch, torch.ones(4))
     assert losses.dtype == gradient.dtype == torch.float32

@@ -34,7 +34,7 @@ needs_wheel = pytest.mark.skipif(not INSTALLED, reason=f"{offline.PACKAGE} is no
 def test_the_offline_backbone_is_a_trained_t5_of_77_million_parameters():
     backbone = Backbone.from_pretrained("offline", precision="float32", device="cpu")
     assert backbone.parameters == 76_961_152
-    assert (backbone.d_model, backbone.embeddings.shape[0]) == (512, 32_128)
+    assert (backbone.d_model, backbone.vocab_size) == (512, 32_128)
     assert len(backbone.frequent_ids()) == 5_000
     ids = backbone.tokenizer("translate English to German: The house is wonderful.", return_tensors="pt").input_ids
     with torch.no_grad():
@@ -45,7 +45,7 @@ def test_the_offline_backbone_is_a_trained_t5_of_77_million_parameters():
 def drawn(backbone: Backbone, M: int, P: int, texts: list[int], answers: list[int]) -> tuple[torch.Tensor, TokenBatch]:
     """Prompts of vocabulary rows, and random tokens of the given lengths."""
     random = torch.Generator().manual_seed(0)
-    prompts = backbone.embeddings[torch.randint(3, 5_000, (M, P), generator=random)].clone()
+    prompts = backbone.embed(torch.randint(3, 5_000, (M, P), generator=random))
     ids = [[torch.randint(3, 30_000, (n,), generator=random) for n in lengths] for lengths in (texts, answers)]
     return prompts, TokenBatch(*ids)
 

@@ -65,8 +65,8 @@ def _odd_layers(config: Any) -> list[str]:
 
 @torch.no_grad()
 def _agrees(backbone: FrozenModel) -> bool:
-    ids = torch.arange(7, device=backbone.device) % len(backbone.embeddings)
-    prompts = backbone.embeddings[ids[:6]].view(2, 3, -1)
+    ids = torch.arange(7, device=backbone.device) % backbone.vocab_size
+    prompts = backbone.embed(ids[:6]).view(2, 3, -1)
     batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])
     truth = HuggingFaceCausalEngine(backbone).losses(prompts, batch)
     difference = (CausalEngine(backbone).losses(prompts, batch) - truth).norm() / truth.norm()

@@ -31,7 +31,7 @@ class TunedEngine(HuggingFaceEngine):
     @property
     def no_prompt(self) -> Float[Tensor, "1 0 D"]:
         """The prompt without rows, which asks for the model itself."""
-        return self.backbone.embeddings.new_zeros(1, 0, self.backbone.d_model)
+        return self.backbone.embed(torch.zeros(1, 0, dtype=torch.int64))
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         with self._autocast():

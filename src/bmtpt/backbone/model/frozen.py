@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.model.framing import Framing, framing_of
@@ -30,28 +30,31 @@ class FrozenModel:
         name: What the user called it: a hub id, a folder, or "offline".
         model: Hugging Face's model, in ``dtype``, without gradients or dropout.
         tokenizer: Its tokenizer.
-        fingerprint: SHA-256 over configuration and fp32 weights.
-        embeddings: What the model's first layer gets for each token, in fp32, for prompt initialisers.
+        fingerprint: See `fingerprint.py`.
     """
 
     name: str
     model: Any
     tokenizer: Any
     fingerprint: str
-    embeddings: Float[Tensor, "V D"]
 
     @property
     def dtype(self) -> torch.dtype:
         """The compute dtype; prompts and losses are fp32 whatever it is."""
-        return next(iter(self.model.parameters())).dtype  # type: ignore[no-any-return]
+        return self._table.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.embeddings.device
+        return self._table.device
 
     @property
     def d_model(self) -> int:
-        return self.embeddings.shape[1]
+        return self._table.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding table, which may be more than the tokenizer has tokens."""
+        return len(self._table)
 
     @property
     def parameters(self) -> int:
@@ -67,13 +70,30 @@ class FrozenModel:
         """What stands around texts and answers as this model is used to see them."""
         return framing_of(self.tokenizer, decoder_only=self.decoder_only)
 
+    @torch.no_grad()
+    def embed(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n D"]:
+        """Return what the model's first layer gets for token ids, in fp32 or better.
+
+        Through the module: some models scale what they look up, and a prompt's rows are joined with the scaled ones.
+        """
+        rows: Tensor = self.model.get_input_embeddings()(ids.to(self.device))
+        return rows.to(torch.promote_types(rows.dtype, torch.float32))
+
+    @property
+    def _table(self) -> Tensor:
+        return self.model.get_input_embeddings().weight  # type: ignore[no-any-return]
+
     def frequent_ids(self) -> Tensor:
         """Return int64 ids of the most frequent ordinary tokens."""
         special = set(self.tokenizer.all_special_ids)
-        usable = min(len(self.tokenizer), self.embeddings.shape[0])
+        usable = min(len(self.tokenizer), self.vocab_size)
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(usable)))
         ids = [i for i, token in enumerate(tokens) if i not in special and not self._is_byte(str(token))]
         return torch.tensor(ids[:FREQUENT_TOKENS], device=self.device)
+
+    def frequent_rows(self) -> Float[Tensor, "N D"]:
+        """Return the embeddings of the most frequent tokens, in fp32 or better."""
+        return self.embed(self.frequent_ids())
 
     def _is_byte(self, token: str) -> bool:
         """Byte-level BPE writes a byte as one character, SentencePiece as ``<0x0A>``."""

@@ -2,56 +2,54 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from bmtpt.backbone.execution import Execution, Precision
 from bmtpt.backbone.model.adopt import require_tokenizer
-from bmtpt.backbone.model.families import fingerprint_of, loader_of, require_usable, without_dropout
+from bmtpt.backbone.model.families import loader_of, require_usable, without_dropout
 from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
 from bmtpt.errors import BackboneError
 
 NO_LIMIT = 10**9
 
 
-def load_model(name: str, execution: Execution) -> tuple[Any, Tensor, str]:
-    """Load a backbone's model, frozen, without dropout, on its device and in its compute dtype.
+def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
+    """Load a backbone's model, frozen, without dropout, in its compute dtype and on its device.
 
     Returns:
-        The model, its embedding table in fp32, and its fingerprint.
+        The model, and the files of its weights; none if they are nowhere but in the model (converted on the hub).
 
     Raises:
         BackboneError: As `Backbone.from_pretrained`.
     """
     place = _device(execution.device)
-    compute = _dtype(execution.precision, place)
     source = str(offline_folder()) if name == "offline" else name
-    model = _load_frozen(source, name, place)
-    if name == "offline" and (count := _count(model)) != PARAMETERS:
+    model = _load_frozen(source, name, place, _dtype(execution.precision, place))
+    if name == "offline" and (count := sum(weight.numel() for weight in model.parameters())) != PARAMETERS:
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
-    fingerprint = fingerprint_of(model)
-    embeddings = embedding_table(model).to(place)
-    return model.to(place, compute), embeddings, fingerprint
+    return model.to(place), _weight_files(source)
 
 
-@torch.no_grad()
-def embedding_table(model: Any) -> Float[Tensor, "V D"]:
-    """Return what a model's first layer gets for each token, in fp32 or better.
+def _weight_files(source: str) -> tuple[Path, ...]:
+    from huggingface_hub import try_to_load_from_cache
 
-    Through the module: some models scale what they look up, and a prompt's rows are joined with the scaled ones.
-    """
-    table = model.get_input_embeddings()
-    found: Tensor = table(torch.arange(len(table.weight), device=table.weight.device))
-    return found.to(torch.promote_types(found.dtype, torch.float32))
+    folder = Path(source)
+    if not folder.is_dir():
+        config = try_to_load_from_cache(source, "config.json")
+        folder = Path(config).parent if isinstance(config, str) else folder
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file() or not index.is_file():
+        return (single,) if single.is_file() else ()
+    return tuple(folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values())))
 
 
-def _load_frozen(source: str, name: str, place: torch.device) -> Any:
+def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype) -> Any:
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
@@ -61,7 +59,7 @@ def _load_frozen(source: str, name: str, place: torch.device) -> Any:
         kind = loader_of(config, name)
         with _quiet_transformers():
             model, info = kind.from_pretrained(
-                source, config=without_dropout(config), dtype=torch.float32, use_safetensors=True,
+                source, config=without_dropout(config), dtype=dtype, use_safetensors=True,
                 trust_remote_code=False, output_loading_info=True, **_attention(config, place),
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -149,10 +147,6 @@ def load_tokenizer(name: str) -> Any:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _count(model: Any) -> int:
-    return sum(weight.numel() for weight in model.parameters())
 
 
 def _device(name: str) -> torch.device:

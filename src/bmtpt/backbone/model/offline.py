@@ -76,10 +76,15 @@ TOKENIZER_CONFIG: dict[str, Any] = {
 }
 
 
-def cache_folder() -> Path:
-    """Return where the dequantised model lives (`BMTPT_CACHE` moves it)."""
+def cache_root() -> Path:
+    """Return the user's cache of bmtpt (`BMTPT_CACHE` moves it)."""
     root = os.environ.get("BMTPT_CACHE")
-    return (Path(root) if root else user_cache_path("bmtpt")) / f"offline-{WHEEL_SHA256[:12]}"
+    return Path(root) if root else user_cache_path("bmtpt")
+
+
+def cache_folder() -> Path:
+    """Return where the dequantised model lives."""
+    return cache_root() / f"offline-{WHEEL_SHA256[:12]}"
 
 
 def offline_folder() -> Path:
