@@ -75,7 +75,7 @@ def score_table(lines: pd.DataFrame) -> Table:
     if found.moved.notna().any():
         text["prompts moved"] = own["moved"].mean().map(lambda share: "–" if pd.isna(share) else f"{100 * share:.0f} %")
     if metric not in MEASURES or metric in LOSSES:
-        text[TRAINED] = own.apply(_trained)
+        text[TRAINED] = own[["trained", "share"]].apply(_trained)
         text["wall seconds"] = own["seconds"].mean().map(lambda seconds: figure(seconds, "seconds"))
     text = text.fillna("–").rename(index=display_name)
     return _table(text, "method", len(rows) >= len(names), _notes(lines, found))
