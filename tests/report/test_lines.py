@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots
-from bmtpt.results import append_results, read_results
 
 
 def table_of(results):
@@ -16,11 +13,10 @@ def table_of(results):
     return lines
 
 
-def test_a_line_without_variant_is_written_as_before_there_were_any(result, tmp_path):
-    plain, varied = result("pt", "cb", 0, 1.0), result("pt", "cb", 0, 1.0, variant="particles=7")
-    assert "variant" not in json.loads(plain.model_dump_json())
-    append_results(tmp_path / "r.jsonl", [plain, varied])
-    assert read_results(tmp_path / "r.jsonl") == [plain, varied]
+def test_what_an_older_line_does_not_say_is_nan(result):
+    lines = frame([result("bmtpt", "cb", 0, 1.0), result("bmtpt", "cb", 1, 1.0, source_seed=3, moved=False)])
+    assert list(lines.source_seed.isna()) == list(lines.moved.isna()) == [True, False]
+    assert list(lines.unit) == [0, 3]
 
 
 def test_of_a_repeated_line_the_last_counts(result):

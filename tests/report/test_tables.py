@@ -129,6 +129,13 @@ def test_intervals_over_seeds_are_called_too_narrow_where_lines_do_not_name_thei
     assert "over 2 source stages (4 runs), or 4 seeds for methods without one" in named.notes[0]
 
 
+def test_the_labelled_rows_of_a_run_are_told_where_the_lines_say_them(result, study):
+    rows = [result("pt", "cb", seed, 1.0, train_rows=24 - seed, selection_rows=8) for seed in (0, 1)]
+    notes = " ".join(score_table(lines_of(rows)).notes)
+    assert "Labelled rows per run: 23 to 24 to train and 8 to choose what is kept." in notes
+    assert "Labelled rows" not in " ".join(score_table(lines_of(study)).notes)
+
+
 def test_variants_have_printed_names_and_their_own_means(varied):
     cells = cells_of(score_table(lines_of(varied)))
     assert list(cells)[:4] == ["plain prompt tuning", "BMTPT (M = 1)", "BMTPT (M = 5)", "BMTPT (M = 15)"]

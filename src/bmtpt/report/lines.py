@@ -11,9 +11,11 @@ from bmtpt.report.names import COSTS, MEASURES, SECOND_TABLES, contender
 from bmtpt.results import Result
 from bmtpt.types import DATA_ORDER
 
+_MAY_BE_MISSING = ("source_seed", "moved", "constant_answer", "train_rows", "selection_rows")
+
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Return one row per line: the line's fields and three more columns.
+    """Return one row per line: the line's fields and three more columns; what a line does not say is NaN.
 
     `contender` is the method with its variant ("bmtpt[particles=7]"), `row` the target with its shots
     ("cb (32 shots)"), and `unit` the independent repetition that a line belongs to: its source stage, or its seed if
@@ -25,8 +27,7 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
         target if pd.isna(shots) else f"{target} ({int(shots)} shots)"
         for target, shots in zip(lines.target, lines.shots, strict=True)
     ]
-    for name in ("source_seed", "moved", "constant_answer"):
-        lines[name] = lines[name].astype(float) if name in lines else float("nan")
+    lines = lines.astype(dict.fromkeys(_MAY_BE_MISSING, float))
     lines["unit"] = lines.source_seed.fillna(lines.seed)
     lines["data"] = pd.Categorical(lines.data, DATA_ORDER, ordered=True)
     return lines

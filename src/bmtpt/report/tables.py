@@ -122,6 +122,9 @@ def _notes(lines: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     unnamed = lines.sources.map(len).gt(0) & lines.source_seed.isna() & (lines.target != "sources")
     if unnamed.any() and several:
         notes.append(NO_SOURCES)
+    if lines.train_rows.notna().any():
+        train, chosen = _span(lines.train_rows), _span(lines.selection_rows.fillna(0))
+        notes.append(f"Labelled rows per run: {train} to train and {chosen} to choose what is kept.")
     top = found.groupby("row", sort=False)[["mean", "constant"]].max()
     if weak := list(top.index[top["mean"] <= top.constant + CLOSE]):
         notes.append(f"No method beats the constant answer on {', '.join(weak)}: such targets tell nothing.")
@@ -140,8 +143,12 @@ def _repetitions(found: pd.DataFrame) -> str:
 
 
 def _count(values: pd.Series, noun: str) -> str:
+    return f"{_span(values)} {noun}{'s' if values.max() > 1 else ''}"
+
+
+def _span(values: pd.Series) -> str:
     low, high = values.min(), values.max()
-    return f"{f'{low} to {high}' if low < high else high} {noun}{'s' if high > 1 else ''}"
+    return f"{low:.0f} to {high:.0f}" if low < high else f"{high:.0f}"
 
 
 # Differences
