@@ -25,7 +25,7 @@ class Result(BaseModel):
         value: The metric on a 0 to 100 scale (`nll` is in nats).
         primary: Whether this is the task's headline metric.
         constant_answer: The same metric for the best constant answer on this test set, or None if undefined.
-        invalid_share: Share (0 to 1) of outputs that are no answer of the task; always 0 for rank scoring.
+        invalid_share: Share (0 to 1) of outputs that are not among the task's answers; always 0 for rank scoring.
         trained_parameters: Numbers trained for this target.
         trained_share: ``trained_parameters`` over the backbone's parameter count.
         steps: Optimiser steps of the target stage.

@@ -46,10 +46,12 @@ def plain(tiny_backbone) -> list[Candidate]:
 
 def test_no_noise_is_plain_prompt_tuning_bit_for_bit(train, plain):
     without, with_zero = train(plain), train(perturbed_candidates(plain, 0.0))
-    beside = train([*plain, replace(plain[0], noise_std=5.0)])  # the third candidate's noise leaves the others alone
-    for method in (with_zero, beside):
+    with_noisy = train(
+        [*plain, replace(plain[0], noise_std=5.0)]
+    )  # the third candidate's noise leaves the others alone
+    for method in (with_zero, with_noisy):
         assert torch.equal(method.prompts(0)[:2], without.prompts(0))
-    assert not torch.equal(beside.prompts(0)[2], without.prompts(0)[0])
+    assert not torch.equal(with_noisy.prompts(0)[2], without.prompts(0)[0])
 
 
 def test_the_gradient_is_that_at_the_perturbed_prompt(train, plain, tiny_backbone):

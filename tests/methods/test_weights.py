@@ -242,7 +242,7 @@ def test_a_bias_stands_behind_every_linear_map_and_every_norm(backbone):
 
 
 @pytest.mark.parametrize("stack", ["encoder", "decoder"])
-def test_an_adapter_stands_behind_self_attention_and_feed_forward(backbone, stack):
+def test_an_adapter_follows_self_attention_and_feed_forward(backbone, stack):
     model = trainable_copy(backbone.model, "adapter", SMALL["adapter"], seed=0)
     x = torch.randn(2, 3, D)
     for block, plain in zip(getattr(model, stack).block, getattr(backbone.model, stack).block, strict=True):
@@ -273,7 +273,7 @@ def test_over_a_bfloat16_model_the_trained_weights_are_fp32_and_everything_runs(
     assert len(made.engine.generate(made.no_prompt, batch.inputs[:2], 3)[0]) == 2
 
 
-def test_modules_that_the_model_has_not_are_refused(backbone):
+def test_modules_that_the_model_does_not_have_are_refused(backbone):
     wrong = LoraOptions(modules=("query",))
     with pytest.raises(SettingsError, match="LoRA cannot be put on the modules query"):
         trainable_copy(backbone.model, "lora", wrong, seed=0)

@@ -153,7 +153,7 @@ def test_published_scores_are_of_tasks_that_exist_and_have_a_source():
 
 
 def test_published_scores_average_to_the_published_averages():
-    """The GLUE averages of the same source, which stand in no file of ours, would show a slip of the pen."""
+    """The GLUE averages of the same source, which are in none of our files, would reveal a typing error."""
     glue = ("mnli", "qqp", "qnli", "sst2", "stsb", "mrpc", "rte", "cola")
     stated = {"full fine-tuning": 84.9, "LoRA": 85.3, "SPoT": 82.3, "ATTEMPT": 83.4, "MPT": 85.6, "DePT": 85.9}
     found = {method["name"]: method["scores"] for method in read_published()["methods"]}

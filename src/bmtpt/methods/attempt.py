@@ -5,7 +5,7 @@
     P(x) = P_target + Σ_{j=1}^{K+1} a_j P_j
 
 The K source prompts are frozen; P_target and the attention are trained, each with its own learning rate. Several
-targets share the attention. Ours: P_target starts from vocabulary rows; x̂ leaves padding out (their code does not).
+targets share the attention. Ours: P_target starts from vocabulary rows; x̂ ignores padding (in their code it does not).
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ def attempt_stage(setup: Setup) -> Attempt:
 
 
 def _adjusted(settings: AdaptSettings, _: AttemptOptions) -> AdaptSettings:
-    """ATTEMPT has no prior, no decomposition and no ensemble."""
+    """Turn off prior, decomposition and ensemble, which ATTEMPT does not have."""
     return settings.model_copy(update={"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False})
 
 

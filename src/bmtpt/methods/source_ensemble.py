@@ -4,7 +4,7 @@
 
 Each source prompt is adapted by plain prompt tuning before its vote counts: untouched source prompts answer in their
 own task's words. K prompts are trained and kept, so an ensemble trains K times the numbers of one prompt
-(`AdaptSettings.ensemble` keeps every start instead of the best one). Free answers have no average.
+(`AdaptSettings.ensemble` keeps every start instead of the best one). Free answers cannot be averaged.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     θ⁰ = (1/K) Σ_k θ^k        θ^k: the prompt tuned on source task k alone; then plain prompt tuning
 
-For Gaussian task posteriors the mode of their product is in general no such average (arXiv 2402.08594, appendix A;
-study `gaussian`).
+For Gaussian task posteriors the mode of their product is in general not such an average (arXiv 2402.08594, appendix A;
+examples/gaussian_analogy.py).
 """
 
 from __future__ import annotations

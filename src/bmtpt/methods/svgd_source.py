@@ -120,7 +120,7 @@ class SvgdSource:
         return found
 
     def diagnosed(self, step: int) -> Diagnostics:
-        """Return the state of the particles where they stand, judged by the score of a step's draw.
+        """Return diagnostics of the current particles, with the score of a step's draw.
 
         A pure function of the particles and the step: whoever resumes a run reads what the first run would have read.
         """

@@ -1,4 +1,4 @@
-"""Weight tuning, the baselines that change the model and have no prompt.
+"""Weight tuning: baselines that change the model and use no prompt.
 
     w* = argmin_w (1/N) Σ_n −log p_w(y_n | x_n)          the target loss of the prompt methods; dropout is off as there
 
@@ -7,12 +7,12 @@
               2021, github.com/rabeehk/compacter) we add one, from zero, to every linear map and norm: 282,496 on
               T5-base, the head's too, which compacter's own setting freezes; the published 280K fit only with it
     lora      W + (α/r)·B A, w: A and B (Hu et al. 2022)  through peft; B from zero
-    adapter   y + U gelu(V y + b) + c behind the self-attention and the feed-forward of every block, w: V, U, b, c and
+    adapter   y + U gelu(V y + b) + c after the self-attention and the feed-forward of every block, w: V, U, b, c and
               the gains of all norms (Houlsby et al. 2019; placed as in compacter: 1,855,104 on T5-base with a width of
               D/32); U, b and c from zero
 
-At step 0 each equals the frozen model. The adapters are our own lines: `adapters` 1.3 needs transformers 4.57 and peft
-0.21 has no bottleneck adapter.
+At step 0 each equals the frozen model. The adapters are our own code: `adapters` 1.3 needs transformers 4.57, and peft
+0.21 does not have bottleneck adapters.
 
 Trained weights are fp32 from the frozen model's (rounded where that is bfloat16); weights that stay frozen keep its
 dtype, and bfloat16 matmuls run under autocast.
@@ -107,7 +107,7 @@ def trainable_copy(model: Any, method: str, options: Any, seed: int) -> Any:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's own generator, for peft takes no other, and give it back as it was."""
+    """Seed torch's global generator, the only one that peft uses, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -307,7 +307,7 @@ def weights_stage(method: str, setup: Setup) -> TargetWeights:
 
 
 def _adjusted(settings: AdaptSettings, options: Any) -> AdaptSettings:
-    """Weights have no prior, no decomposition and no ensemble, and a learning rate of their own."""
+    """Turn off what only prompts have (prior, decomposition, ensemble), and set the method's own learning rate."""
     used = {"learning_rate": options.learning_rate, "prior": "none", "ensemble": False, "decompose": False}
     return settings.model_copy(update={**used, "engine": "generic"})
 

@@ -161,7 +161,7 @@ class Grid:
         return lines
 
     def sources(self, contender: Contender, seed: int | None, listener: Listener | None = None) -> Sources:
-        """Return the source stages of a contender and a source seed; a study without one has no use for the seed."""
+        """Return the source stages of a contender and a source seed, which is None for a contender that needs none."""
         own, same = (settings_hash(source_settings(study)) for study in (contender.study, self.study))
         place = f"seed{seed}" if own == same else f"seed{seed}-{own[:8]}"
         data = tuple(self.data(name) for name in self.study.sources)

@@ -64,9 +64,12 @@ def identity_of(study: StudySpec, tasks: Mapping[str, TaskData]) -> dict[str, di
 
 def task_digest(data: TaskData) -> str:
     """Return 12 hexadecimal digits that name a task's definition and rows, wherever its files are."""
-    definition = data.task.model_dump_json(exclude={"file", "files"})
-    rows = (data.train, data.select, data.test, data.status)
-    return hashlib.sha256(f"{definition}{rows!r}".encode()).hexdigest()[:12]
+    digest = hashlib.sha256(data.task.model_dump_json(exclude={"file", "files"}).encode())
+    for part in (data.train, data.select, data.test):
+        digest.update(f"{len(part)} ".encode())
+        for example in part:
+            digest.update(repr(example).encode())
+    return digest.hexdigest()[:12]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

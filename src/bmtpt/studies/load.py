@@ -1,7 +1,7 @@
 """Find a study by its name or file, put its parts together, and check it.
 
-A file may say `extends: FILE` (without .yaml, beside it): its own values are laid over that file's. Under `scales` it
-may hold smaller or larger versions of itself, as values that are laid over the rest.
+A file may say `extends: FILE` (without .yaml, in the same folder): its own values replace that file's. Under `scales`
+it may hold smaller or larger versions of itself, as values that replace the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def named_studies() -> list[str]:
 def load_study(
     name_or_path: str | Path, scale: str | None = None, changes: Mapping[str, Any] | None = None
 ) -> StudySpec:
-    """Read a study by name or file; task files are looked up beside it.
+    """Read a study by name or file; task files are looked up in its folder.
 
     Args:
         scale: Which of the file's `scales`; None takes `small` if the file has scales.
@@ -109,7 +109,7 @@ def _require_one_place(study: StudySpec, where: str) -> None:
 
 
 def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a file and what it extends; task files are named from where they stand."""
+    """Read a file and what it extends; paths of task files become relative to the working folder."""
     if path.resolve() in [each.resolve() for each in extended_by]:
         raise SettingsError(f"{extended_by[-1]}: option 'extends' leads back to {path.name}; name another file")
     own = _with_task_paths(read_yaml(path), path)

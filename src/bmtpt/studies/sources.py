@@ -55,7 +55,7 @@ class Stage(NamedTuple):
     argument: str | int = ""
 
     def title(self, study: StudySpec) -> str:
-        """Return what its lines have as their method."""
+        """Return the name that its lines give as their method."""
         if self.kind == "posterior":
             return "posterior" if self.argument == study.learn.particles else "multitask sources"
         return {"prompt": f"source prompt {self.argument}", "own": f"{self.argument} sources"}.get(self.kind, self.kind)
@@ -83,7 +83,7 @@ def stages(method: Method, study: StudySpec, sources: Sequence[str]) -> list[Sta
 
 
 def source_settings(study: StudySpec, stage: Stage | None = None) -> dict[str, Any]:
-    """Return what of a study decides a source stage; None stands for all of them except methods' own."""
+    """Return the settings that decide a source stage (or, for None, any of them except methods' own)."""
     kept = study
     if stage and stage.kind == "start":
         kept = study.model_copy(update={"learn": start_settings(study.learn)})

@@ -1,6 +1,6 @@
 """Settings that a study varies: grids of overrides such as `learn.particles: [1, 3, 5]`, and the names of their points.
 
-A grid maps dotted options to a value or to a list of values and stands for every combination; `{}` is the study as it
+A grid maps dotted options to a value or to a list of values and means every combination; `{}` is the study as it
 is. A point is named after the last parts of its options: "kernel=imq,scope=row".
 """
 
@@ -54,7 +54,7 @@ def joined(left: Variant, right: Variant) -> Variant:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a mapping with another one's values in place of its own; mappings inside are merged likewise.
+    """Return a mapping with another one's values in place of its own; mappings inside are merged the same way.
 
     >>> merged({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 5}, "b": None})
     {'a': {'x': 5, 'y': 2}, 'b': None}
