@@ -12,7 +12,7 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import get_method
 from bmtpt.settings import AdaptSettings
-from bmtpt.stages.baselines import fit_method
+from bmtpt.stages.target import fit_method
 from bmtpt.tasks import load_data, load_task
 
 

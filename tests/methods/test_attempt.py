@@ -28,8 +28,8 @@ from bmtpt.methods.attempt import (
 from bmtpt.methods.registry import Learned
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
 from bmtpt.settings import AdaptSettings
-from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.target import fit_method
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.train.loop import Loop
 

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -346,10 +347,11 @@ def test_a_large_target_is_not_read_whole_to_find_the_best_particle(tiny_backbon
             return engine.losses(prompts, batch)
 
     rows = {"pairs": target_rows(tiny_backbone, tiny_tasks["pairs"], adapting())}
-    posterior_candidates(posterior.particles, adapting(start="auto"))(Counting(), rows)
+    setup = SimpleNamespace(particles=posterior.particles, engine=Counting(), rows=rows)
+    posterior_candidates(SimpleNamespace(settings=adapting(start="auto"), **vars(setup)))
     assert read == [5]
     for changes in ({"start": "mean"}, {"start": "particles"}, {"ensemble": True}):
-        posterior_candidates(posterior.particles, adapting(**changes))(Counting(), rows)
+        posterior_candidates(SimpleNamespace(settings=adapting(**changes), **vars(setup)))
     assert read == [5]
 
 

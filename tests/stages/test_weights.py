@@ -19,8 +19,8 @@ from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.settings import AdaptSettings
-from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate, result_rows
+from bmtpt.stages.target import fit_method
 
 METHODS = ("full", "bitfit", "lora", "adapter")
 QUICK = AdaptSettings(steps=4, batch_size=8, evaluate_every=2, shots=8, selection="loss")

@@ -15,9 +15,8 @@ from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import Learned, get_method
 from bmtpt.results import append_results, read_results
-from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate
-from bmtpt.stages.target import adapt_together
+from bmtpt.stages.target import adapt_together, fit_method
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import Grid
 from bmtpt.studies.load import checked

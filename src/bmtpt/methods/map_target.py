@@ -10,15 +10,14 @@ prior or none, so transfer never costs much.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.backbone.engine import Engine
 from bmtpt.methods.registry import Method, Setup, register
-from bmtpt.methods.target import Candidate, CandidateBuilder, TargetRows
+from bmtpt.methods.target import Candidate
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks.tokens import epoch_rows
 
@@ -63,28 +62,21 @@ def map_candidates(
     ]
 
 
-def posterior_candidates(particles: Float[Tensor, "M P D"], settings: AdaptSettings) -> CandidateBuilder:
-    """Return the builder of BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
+def posterior_candidates(setup: Setup) -> list[Candidate]:
+    """Return BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
 
     That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times.
     """
-
-    def build(engine: Engine, rows: Mapping[str, TargetRows]) -> list[Candidate]:
-        if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
-            return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
-        losses = []
-        for k, each in enumerate(rows.values()):
-            count = min(len(each.train), JUDGED_ROWS)
-            drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
-            losses.append(engine.losses(particles, drawn).mean(dim=1))
-        return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
-
-    return build
-
-
-def _candidates(setup: Setup) -> list[Candidate]:
-    assert setup.particles is not None
-    return posterior_candidates(setup.particles, setup.settings)(setup.engine, setup.rows)
+    particles, settings = setup.particles, setup.settings
+    assert particles is not None
+    if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
+        return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
+    losses = []
+    for k, each in enumerate(setup.rows.values()):
+        count = min(len(each.train), JUDGED_ROWS)
+        drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
+        losses.append(setup.engine.losses(particles, drawn).mean(dim=1))
+    return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
 
 
 def _without_prior(settings: AdaptSettings, _: object) -> AdaptSettings:
@@ -96,7 +88,7 @@ MULTITASK = register(
         "multitask",
         "multi-task prompt (M = 1)",
         "arXiv 2402.08594",
-        candidates=_candidates,
+        candidates=posterior_candidates,
         needs="multi-task prompt",
         adjusted=_without_prior,
         column=30,
@@ -107,7 +99,7 @@ BMTPT = register(
         "bmtpt",
         "BMTPT",
         "arXiv 2402.08594",
-        candidates=_candidates,
+        candidates=posterior_candidates,
         needs="posterior",
         together=True,
         column=31,
@@ -118,7 +110,7 @@ BMTPT_NO_PRIOR = register(
         "bmtpt_no_prior",
         "BMTPT without the prior",
         "ours: an ablation",
-        candidates=_candidates,
+        candidates=posterior_candidates,
         needs="posterior",
         adjusted=_without_prior,
         together=True,

@@ -10,7 +10,7 @@ example have one length, so they share a forward pass without padding.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,10 +65,6 @@ class TargetRows:
     train: Tokenised
     select: Tokenised
     scorer: Scorer
-
-
-CandidateBuilder = Callable[[Engine, Mapping[str, TargetRows]], list[Candidate]]
-"""Makes a method's candidates once the target's rows are known: some starts are chosen by their loss on them."""
 
 
 class TargetStage(ABC):

@@ -1,4 +1,4 @@
-"""Run any registered method: its own source stage, if it has one, and its target stage."""
+"""The source stage that only one method has."""
 
 from __future__ import annotations
 
@@ -10,19 +10,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone import Backbone
-from bmtpt.methods.registry import Learned, Method, Setup, SourceSetup
-from bmtpt.methods.weights import TunedModel
-from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.methods.registry import Method, SourceSetup
+from bmtpt.settings import LearnSettings
 from bmtpt.stages.rows import row_digests, source_rows
 from bmtpt.stages.source import initial_particles
-from bmtpt.stages.target import all_target_rows, train_targets
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.train.run import Run
-
-Trained = Prompt | PromptMixture | TunedModel
 
 
 def learn_own_source(
@@ -65,52 +60,3 @@ def learn_own_source(
     }
     outcome = Run(backbone.identity, folder, True, listener).train(stage, settings, identity)
     return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
-
-
-def fit_method(
-    method: Method,
-    backbone: Backbone,
-    targets: Sequence[TaskData],
-    settings: AdaptSettings | None = None,
-    options: Any = None,
-    *,
-    learned: Learned | None = None,
-    budget: int = 1,
-    prompt_length: int = 100,
-    listener: Listener | None = None,
-) -> dict[str, Trained]:
-    """Train any method on one target, or on several together; return what predicts each.
-
-    Args:
-        settings: Of the target stage; each method uses those that apply to it.
-        options: The method's own; None for its defaults.
-        learned: What the source stages that the method needs have learned.
-        budget: Starts or priors that may compete.
-        prompt_length: P of prompts that start without a source.
-        listener: Hears every event.
-
-    Raises:
-        BackboneError: The method cannot run on this model.
-        SettingsError, DataError, TrainingError: As `fit_targets`.
-    """
-    options = method.options() if options is None else options
-    method.require_runs_on(backbone.name, backbone.model.config)
-    settings = method.adjusted(settings or AdaptSettings(), options)
-    learned = learned or Learned()
-    rows = all_target_rows(backbone, targets, settings)
-    stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
-    trained = train_targets(
-        backbone,
-        targets,
-        stage,
-        Run(backbone.identity, None, False, listener),
-        method=method.name,
-        sources=() if method.needs == "nothing" else learned.sources,
-        posterior=learned.posterior.weights_sha256 if learned.posterior else None,
-    )
-    noted = {"options": options.model_dump(mode="json")} if method.options.model_fields else {}
-    found = {}
-    for k, (name, card) in enumerate(trained.cards.items()):
-        card = card.model_copy(update={"settings": card.settings | noted})
-        found[name] = stage.result(trained.tensors, k, trained.winners, card)
-    return found

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-from jaxtyping import Float
-from torch import Tensor
+from typing import Any
 
 from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
 from bmtpt.artifacts.folder import output_folder, require_free
-from bmtpt.artifacts.saved import Posterior, Prompt
+from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
-from bmtpt.methods.map_target import posterior_candidates
-from bmtpt.methods.target import CandidateBuilder, TargetPrompts, TargetRows, TargetStage
+from bmtpt.methods.map_target import BMTPT
+from bmtpt.methods.registry import Learned, Method, Setup
+from bmtpt.methods.target import TargetRows, TargetStage
+from bmtpt.methods.weights import TunedModel
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.tasks import TaskData
@@ -23,83 +21,84 @@ from bmtpt.train.events import Listener
 from bmtpt.train.loop import Outcome
 from bmtpt.train.run import Run
 
-Stage = TypeVar("Stage", bound=TargetStage)
+Trained = Prompt | PromptMixture | TunedModel
+"""What predicts a target, by the method that trained it."""
 
 
-@dataclass(frozen=True)
-class Trained(Generic[Stage]):
-    """A target stage that has run.
-
-    Attributes:
-        stage: What was trained.
-        tensors: Its trained tensors in the order of its groups, each candidate at its best validation.
-        winners: The chosen candidates: one, or one for each start of an ensemble.
-        cards: Where the result comes from, by target.
-    """
-
-    stage: Stage
-    tensors: list[Tensor]
-    winners: list[int]
-    cards: dict[str, PromptCard]
-
-
-def all_target_rows(backbone: Backbone, targets: Sequence[TaskData], settings: AdaptSettings) -> dict[str, TargetRows]:
-    """Return the tokenised rows of targets by name. Errors as `target_rows`.
-
-    Raises:
-        SettingsError: No target, or one named twice.
-    """
-    distinct([target.task.name for target in targets], "target")
-    return {target.task.name: target_rows(backbone, target, settings) for target in targets}
-
-
-def train_targets(
+def fit_method(
+    method: Method,
     backbone: Backbone,
     targets: Sequence[TaskData],
-    stage: Stage,
-    run: Run,
+    settings: AdaptSettings | None = None,
+    options: Any = None,
     *,
-    method: str,
-    sources: Sequence[str] = (),
-    posterior: str | None = None,
-) -> Trained[Stage]:
-    """Train a target stage in the one loop.
+    learned: Learned | None = None,
+    budget: int = 1,
+    prompt_length: int = 100,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    listener: Listener | None = None,
+) -> dict[str, Any]:
+    """Train any method on one target, or on several together; return what predicts each (`Trained`) by its name.
 
     Args:
-        stage: What is trained, on the rows of these targets.
-        run: Where it lives.
-        method, sources, posterior: For the cards.
+        settings: Of the target stage; each method uses those that apply to it.
+        options: The method's own; None for its defaults.
+        learned: What the source stages that the method needs have learned.
+        budget: Starts or priors that may compete.
+        prompt_length: P of prompts that start without a source.
+        folder, resume, overwrite, listener: As for `learn`; several targets have folders of their own in it.
+
+    Raises:
+        BackboneError: The method cannot run on this model.
+        SettingsError: No target, or one named twice.
+        DataError: Too few rows for the shots asked for.
+        TrainingError, ArtifactError: As for `learn`.
     """
-    identity = {
-        "posterior": posterior,
-        "method": method,
-        "rows": row_digests({name: each.train for name, each in stage.targets.items()}),
-        "validation": row_digests({name: each.select for name, each in stage.targets.items()}),
-    }
-    outcome = run.train(stage, stage.settings, identity, stage.settings.patience)
-    winners = _winners(stage, outcome)
-    facts: dict[str, Any] = {
-        "backbone": backbone_card(backbone),
-        "sources": tuple(sources),
-        "settings": stage.settings.model_dump(mode="json"),
-        "steps": outcome.state.step,
-        "seconds": outcome.state.seconds,
-        "versions": versions(),
-        "created": now(),
-        "method": method,
-        "posterior": posterior,
-        "trained_parameters": stage.trained_parameters() * len(winners),
-    }
-    cards = {
-        target.task.name: PromptCard(
+    method.require_runs_on(backbone.name, backbone.model.config)
+    options = method.options() if options is None else options
+    settings = method.adjusted(settings or AdaptSettings(), options)
+    learned = learned or Learned()
+    names = distinct([target.task.name for target in targets], "target")
+    with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
+        places = {name: place if place is None or len(names) == 1 else place / name for name in names}
+        for each in places.values():
+            require_free(each, "prompt", resume=resume, overwrite=overwrite)
+        rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+        stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
+        facts: dict[str, Any] = {
+            "method": method.name,
+            "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
+        }
+        identity = {
             **facts,
-            task=target.task.name,
-            task_definition=target.task.model_dump(mode="json"),
-            selection=_selection(stage, outcome, stage.targets[target.task.name]),
-        )
-        for target in targets
-    }
-    return Trained(stage, [tensor.detach() for tensor in outcome.tensors], winners, cards)
+            "options": options.model_dump(mode="json"),
+            "rows": row_digests({name: each.train for name, each in rows.items()}),
+            "validation": row_digests({name: each.select for name, each in rows.items()}),
+        }
+        outcome = Run(backbone.identity, place, resume, listener).train(stage, settings, identity, settings.patience)
+        winners = _winners(stage, outcome)
+        facts |= {
+            "backbone": backbone_card(backbone),
+            "sources": () if method.needs == "nothing" else learned.sources,
+            "settings": settings.model_dump(mode="json"),
+            "steps": outcome.state.step,
+            "seconds": outcome.state.seconds,
+            "versions": versions(),
+            "created": now(),
+            "trained_parameters": stage.trained_parameters() * len(winners),
+        }
+        if method.options.model_fields:
+            facts["settings"]["options"] = options.model_dump(mode="json")
+        found = {}
+        for k, target in enumerate(targets):
+            name = target.task.name
+            definition, selection = target.task.model_dump(mode="json"), _selection(stage, outcome, rows[name])
+            card = PromptCard(**facts, task=name, task_definition=definition, selection=selection)
+            result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
+            found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
+        return found
 
 
 def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
@@ -181,60 +180,15 @@ def adapt_together(
     listener: Listener | None = None,
 ) -> dict[str, Prompt]:
     """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name."""
-    settings = settings or AdaptSettings()
     require_backbone(posterior.card.backbone, backbone)
-    particles = posterior.particles.to(backbone.device)
-    return fit_targets(
+    return fit_method(
+        BMTPT,
         backbone,
         targets,
-        posterior_candidates(particles, settings),
         settings,
-        method="bmtpt",
-        particles=particles,
-        sources=posterior.card.sources,
-        posterior=posterior.weights_sha256,
+        learned=Learned(posterior.card.sources, posterior),
         folder=folder,
         resume=resume,
         overwrite=overwrite,
         listener=listener,
     )
-
-
-def fit_targets(
-    backbone: Backbone,
-    targets: Sequence[TaskData],
-    candidates: CandidateBuilder,
-    settings: AdaptSettings,
-    *,
-    method: str,
-    particles: Float[Tensor, "M P D"] | None = None,
-    sources: Sequence[str] = (),
-    posterior: str | None = None,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    listener: Listener | None = None,
-) -> dict[str, Prompt]:
-    """Train any prompt method on one target, or on several that share A; every baseline runs through here.
-
-    Args:
-        candidates: Builds the starts and priors that compete, given the tokenised target rows.
-        method: Name for the card.
-        particles: Centres of the priors, if any candidate has one.
-        sources, posterior: For the card.
-    """
-    with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
-        names = distinct([target.task.name for target in targets], "target")
-        places = dict.fromkeys(names, place) if place is None or len(names) == 1 else {n: place / n for n in names}
-        for each in places.values():
-            require_free(each, "prompt", resume=resume, overwrite=overwrite)
-        rows = all_target_rows(backbone, targets, settings)
-        engine = backbone.engine
-        stage = TargetPrompts(engine, rows, candidates(engine, rows), particles, settings)
-        run = Run(backbone.identity, place, resume, listener)
-        trained = train_targets(backbone, targets, stage, run, method=method, sources=sources, posterior=posterior)
-        found = {}
-        for k, (name, card) in enumerate(trained.cards.items()):
-            prompt = stage.result(trained.tensors, k, trained.winners, card)
-            found[name] = prompt.save(own, overwrite=True) if (own := places[name]) else prompt
-        return found

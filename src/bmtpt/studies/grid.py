@@ -13,8 +13,8 @@ from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
-from bmtpt.stages.baselines import fit_method
 from bmtpt.stages.evaluate import evaluate, result_rows
+from bmtpt.stages.target import fit_method
 from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.identity import GROWING, claim
 from bmtpt.studies.jobs import Job, Place
