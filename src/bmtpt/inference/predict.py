@@ -160,20 +160,14 @@ def _answers(
     routes = {name: _route(backbone, name, prompt) for name, prompt in prompts.items()}
     stream = iter(rows)
     while batch := list(islice(stream, BATCH)):
-        asked = [_chosen(routes, name).ask(backbone, example) for name, example in batch]
-        replies = iter(backbone.engine.answer([query for each in asked for query in each.queries]))
-        for (name, example), each in zip(batch, asked, strict=True):
-            own = list(islice(replies, len(each.queries)))
-            cut = {"cut": True} if each.cut else {}
-            yield name, {"text": example.text, **routes[name].read(own), **cut}
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """One row as the engine gets it: a query for each prompt of an ensemble."""
-
-    queries: list[Query]
-    cut: bool
+        for name, _ in batch:
+            if name not in routes:
+                raise DataError(f"a row is of task '{name}', which has no prompt; {nearest(name, routes)}")
+        asked = [routes[name].ask(backbone, example) for name, example in batch]
+        replies = iter(backbone.engine.answer([query for queries, _ in asked for query in queries]))
+        for (name, example), (queries, cut) in zip(batch, asked, strict=True):
+            answer = routes[name].read(list(islice(replies, len(queries))))
+            yield name, {"text": example.text, **answer, **({"cut": True} if cut else {})}
 
 
 @dataclass(frozen=True)
@@ -191,10 +185,11 @@ class _Route:
     words: tuple[Tensor, ...]
     limit: int
 
-    def ask(self, backbone: Backbone, example: Example) -> _Asked:
+    def ask(self, backbone: Backbone, example: Example) -> tuple[list[Query], bool]:
+        """Return a query for each prompt of an ensemble, and whether the text was cut."""
         row = tokenise(backbone, [example], self.limit)
         new_tokens = 0 if self.words else ANSWER_TOKENS
-        return _Asked([Query(each, row.batch.inputs[0], self.words, new_tokens) for each in self.prompts], row.cut > 0)
+        return [Query(each, row.batch.inputs[0], self.words, new_tokens) for each in self.prompts], row.cut > 0
 
     def read(self, replies: Sequence[Reply]) -> dict[str, Any]:
         if not self.words:
@@ -217,9 +212,3 @@ def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
     prompts = prompt.prompts if words else prompt.prompts[:1]  # texts cannot be averaged
     limit = card.settings.get("max_length") or task.max_length
     return _Route(task, tuple(prompts.to(backbone.device)), words, limit)
-
-
-def _chosen(routes: Mapping[str, _Route], name: str) -> _Route:
-    if name not in routes:
-        raise DataError(f"a row is of task '{name}', which has no prompt; {nearest(name, routes)}")
-    return routes[name]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -47,7 +47,10 @@ def constant_answer(spec: TaskSpec, examples: Sequence[Example]) -> float | None
         return None
     if spec.kind == "labels" and not spec.fixed_words:
         return 100.0 * max(Counter(example.label for example in examples).values()) / len(examples)
-    candidates = spec.label_words if spec.kind == "labels" else _frequent_answers(examples)
+    candidates: Iterable[str] = spec.label_words
+    if spec.kind == "answers":  # the 20 commonest: trying all of them would take N² comparisons
+        counts = Counter(normalise_answer(text) for example in examples for text in set(example.references))
+        candidates = [text for text, _ in counts.most_common(20)]
     metric = _METRICS[spec.kind, spec.primary]
     return max(100.0 * metric(spec, [text] * len(examples), examples) for text in candidates)
 
@@ -57,12 +60,6 @@ def invalid_share(spec: TaskSpec, predictions: Sequence[str]) -> float:
     if not predictions:
         return 0.0
     return 100.0 * sum(not is_valid(spec, text) for text in predictions) / len(predictions)
-
-
-def _frequent_answers(examples: Sequence[Example], most: int = 20) -> list[str]:
-    """Return the commonest accepted answers; trying all of them would take N² comparisons."""
-    counts = Counter(normalise_answer(text) for example in examples for text in set(example.references))
-    return [text for text, _ in counts.most_common(most)]
 
 
 def is_valid(spec: TaskSpec, prediction: str) -> bool:
@@ -136,12 +133,9 @@ def _two_class_indices(spec: TaskSpec, predictions: Sequence[str], examples: Seq
     return [1 - gold if found == INVALID else found for found, gold in pairs]
 
 
-def _right(prediction: str, example: Example) -> bool:
-    return prediction.strip() == example.target
-
-
 def _accuracy(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    return float(np.mean([_right(text, example) for text, example in zip(predictions, examples, strict=True)]))
+    pairs = zip(predictions, examples, strict=True)
+    return float(np.mean([text.strip() == example.target for text, example in pairs]))
 
 
 def _f1(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
@@ -175,7 +169,7 @@ def _group_em(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Exa
     """Share of groups (MultiRC: questions) of which every row is right."""
     groups: dict[str, bool] = defaultdict(lambda: True)
     for text, example in zip(predictions, examples, strict=True):
-        groups[example.group] &= _right(text, example)
+        groups[example.group] &= text.strip() == example.target
     return float(np.mean(list(groups.values())))
 
 
@@ -187,32 +181,19 @@ def _best_reference(measure: Callable[[str, str], float]) -> _Metric:
     return metric
 
 
-def _exact_match(prediction: str, reference: str) -> float:
-    return float(normalise_answer(prediction) == normalise_answer(reference))
+def _correlation(kind: str) -> _Metric:
+    """Return Pearson's or Spearman's correlation; it is 0 where it is undefined, for a constant."""
 
+    def metric(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
+        from scipy import stats
 
-def _numbers(predictions: Sequence[str], examples: Sequence[Example]) -> tuple[list[float], list[float]]:
-    found = [number(text) for text in predictions]
-    return [NO_NUMBER if x is None else x for x in found], [float(example.target) for example in examples]
+        numbers = [number(text) for text in predictions]
+        found = [NO_NUMBER if value is None else value for value in numbers]
+        gold = [float(example.target) for example in examples]
+        varying = len(set(found)) > 1 and len(set(gold)) > 1
+        return float(getattr(stats, kind)(found, gold).statistic) if varying else 0.0
 
-
-def _pearson(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    from scipy.stats import pearsonr
-
-    found, gold = _numbers(predictions, examples)
-    return float(pearsonr(found, gold).statistic) if _vary(found, gold) else 0.0
-
-
-def _spearman(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    from scipy.stats import spearmanr
-
-    found, gold = _numbers(predictions, examples)
-    return float(spearmanr(found, gold).statistic) if _vary(found, gold) else 0.0
-
-
-def _vary(found: Sequence[float], gold: Sequence[float]) -> bool:
-    """Tell whether a correlation is defined; it is not for a constant."""
-    return len(set(found)) > 1 and len(set(gold)) > 1
+    return metric
 
 
 _Metric = Callable[[TaskSpec, Sequence[str], Sequence[Example]], float]
@@ -223,7 +204,7 @@ _METRICS: dict[tuple[str, str], _Metric] = {
     ("labels", "matthews"): _matthews,
     ("labels", "group_em"): _group_em,
     ("answers", "f1"): _best_reference(token_f1),
-    ("answers", "em"): _best_reference(_exact_match),
-    ("number", "pearson"): _pearson,
-    ("number", "spearman"): _spearman,
+    ("answers", "em"): _best_reference(lambda a, b: float(normalise_answer(a) == normalise_answer(b))),
+    ("number", "pearson"): _correlation("pearsonr"),
+    ("number", "spearman"): _correlation("spearmanr"),
 }
