@@ -100,7 +100,7 @@ class Loop:
     def __call__(self, particles: Tensor) -> tuple[Tensor, Tensor]:
         leaf = particles.detach().clone().requires_grad_(True)
         losses = [[self._backward(prompt, task) for task in self.tasks] for prompt in leaf]
-        self.model.zero_grad()  # of weights that nobody froze
+        self.model.zero_grad()  # of the weights that are not frozen
         return torch.stack([torch.stack(row) for row in losses]), leaf.grad
 
     def _backward(self, prompt: Tensor, task: Collated) -> Tensor:

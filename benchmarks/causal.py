@@ -59,7 +59,7 @@ MODELS: dict[str, tuple[str, dict[str, int]]] = {
         },
     ),
 }
-"""transformers' model type and what its configuration says beside the defaults."""
+"""transformers' model type and what its configuration changes from the defaults."""
 TINY = ("tiny-gpt2", "tiny-llama")
 VARIANTS = ("peft", *OURS)
 

@@ -42,7 +42,7 @@ class Timing:
 
 
 def interleaved(functions: Mapping[str, Callable[[], object]], rounds: int | Mapping[str, int]) -> dict[str, Timing]:
-    """Time functions in turn, so that a slow spell of the machine meets all of them alike.
+    """Time functions in turn, so that a slow spell of the machine affects all of them.
 
     Nothing is warmed up: call each function once before. With a mapping, a function of few rounds takes part in the
     first of them only.
@@ -192,7 +192,7 @@ def _return_freed_memory() -> None:
 
 
 def machine_facts(device: torch.device) -> dict[str, object]:
-    """Return what a figure depends on beside the code."""
+    """Return what a figure depends on besides the code."""
     import transformers
 
     facts: dict[str, object] = {

@@ -37,7 +37,7 @@ def encoder_flop(shape: Shape, S: int) -> int:
 
 
 def cross_flop(shape: Shape, S: int, T: int) -> int:
-    """Return the operations of cross attention beside its q and o, by the cheaper way."""
+    """Return the operations of cross attention without its q and o, by the cheaper way."""
     D, a = shape.D, shape.heads * shape.k
     plain = 8 * D * a * S + 12 * T * S * a
     absorbed = 8 * T * D * a + 12 * T * shape.heads * D * S

@@ -67,7 +67,7 @@ class Session:
     failures: list[str] = field(default_factory=list)
 
     def run(self, setups: Sequence[Setup]) -> None:
-        """Measure each case; what the GPU cannot hold beside the baselines is measured without them."""
+        """Measure each case; a case that fails is measured again without the baselines."""
         for setup in setups:
             if not self._measure(setup) and setup.variants != ("packed",):
                 self._measure(replace(setup, variants=("packed",)))
@@ -111,7 +111,7 @@ class Session:
         return [f"target t5-base, B = 4, bf16: {what}: {verdict(found.get(what, unknown))}" for what in wanted]
 
     def give_up(self) -> None:
-        """Print the table from beside a call that does not return, and end the process."""
+        """Print the table while a call does not return, and end the process."""
         self.failures.append("the time was up while a case was running")
         print(self.table(), flush=True)
         os._exit(INCOMPLETE)

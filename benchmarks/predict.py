@@ -143,7 +143,7 @@ def _stream(backbone: Backbone, count: int, P: int, seed: int) -> list[Row]:
 
     def row(name: str) -> Row:
         text = ids(text_length(rng, TASKS[name][0]))
-        text = text[:-1] if backbone.decoder_only else text  # behind an end nothing would follow
+        text = text[:-1] if backbone.decoder_only else text  # nothing would follow an end of sequence
         return Row(name, Query(prompts[name], text, words[name], 0 if words[name] else ANSWER_TOKENS))
 
     return [row(rng.choice(list(TASKS))) for _ in range(count)]

@@ -164,7 +164,7 @@ def measured(setup: Setup, device: torch.device, rounds: Mapping[str, int], peak
         "share_of_peak": {name: flop / value / peak / 1e9 for name, value in compared["seconds"].items()},
         "machine": machine_facts(device),
     }
-    return {**line, "targets": judged(line)}  # none for plans: they are judged on the default, beside the loops
+    return {**line, "targets": judged(line)}  # none for plans: only the default is judged
 
 
 def checked_and_timed(

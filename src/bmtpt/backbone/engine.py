@@ -15,7 +15,7 @@ class Query(NamedTuple):
     """One text to answer with one prompt; the queries of a task refer to the same prompt and answers.
 
     Attributes:
-        prompt: fp32; queries with prompts of other lengths may stand beside it.
+        prompt: fp32; prompts of one call may differ in length.
         text: int64, end of sequence included.
         answers: C answers to rank, each int64 [T]; none to rank nothing.
         max_new_tokens: Longest text to generate; 0 to generate nothing.

@@ -88,7 +88,7 @@ def _rank(
         labels = torch.cat([padded[id(query.answers)] for query in asked])  # [R·C, T]
         return prefixes.engine.answer_scores(reading, first, labels, C).cpu()
 
-    _fill(scores, scored, prefixes, queries, rows, behind=T, copies=C)
+    _fill(scores, scored, prefixes, queries, rows, after=T, copies=C)
 
 
 def _continue(prefixes: Prefixes, queries: Sequence[Query], rows: Sequence[int], texts: list[str]) -> None:
@@ -98,7 +98,7 @@ def _continue(prefixes: Prefixes, queries: Sequence[Query], rows: Sequence[int],
     def continued(_: Sequence[Query], reading: Reading, first: Tensor) -> list[str]:
         return prefixes.engine.continued(reading, first, limit)
 
-    _fill(texts, continued, prefixes, queries, rows, behind=limit, copies=1)
+    _fill(texts, continued, prefixes, queries, rows, after=limit, copies=1)
 
 
 def _fill(
@@ -107,10 +107,10 @@ def _fill(
     prefixes: Prefixes,
     queries: Sequence[Query],
     rows: Sequence[int],
-    behind: int,
+    after: int,
     copies: int,
 ) -> None:
-    """Read the rows of some queries in passes, and put what is ``answered`` behind each in its place."""
+    """Read the rows of some queries in passes, and put what is ``answered`` to each in its place."""
     engine = prefixes.engine
 
     def one_pass(part: Pass) -> None:
@@ -119,4 +119,4 @@ def _fill(
         for i, each in zip(part.rows, answered(asked, reading, first), strict=True):
             found[rows[i]] = each
 
-    engine.run(engine.cut_rows([queries[row] for row in rows], behind, copies), one_pass)
+    engine.run(engine.cut_rows([queries[row] for row in rows], after, copies), one_pass)

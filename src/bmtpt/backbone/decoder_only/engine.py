@@ -1,8 +1,8 @@
 """What the engines for decoder-only models share: losses, gradients, scoring and generation.
 
 A row is [prompt; text; answer] and positions count from the prompt's first token. Where rows of one pass differ in
-length, the padding stands in front of the text, masked and without a position: the last token of every text then
-stands in one column, and its answer behind it.
+length, texts are padded on the left, masked and without a position: the last token of every text is then in one
+column, followed by the answer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reading(ABC):
 
     @abstractmethod
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
-        """Read S more tokens (where ``real`` is 0 there is none) and return the logits behind the last T = keep."""
+        """Read S more tokens (none where ``real`` is 0); return the logits after each of the last T = keep."""
 
     @abstractmethod
     def repeat(self, copies: int) -> None:
@@ -81,7 +81,7 @@ class CausalPassEngine(ABC):
 
     @abstractmethod
     def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
-        """Begin n·M rows behind what `prefix` returned."""
+        """Begin n·M rows that continue what `prefix` returned."""
 
     @torch.no_grad()
     @soundly
@@ -132,8 +132,8 @@ class CausalPassEngine(ABC):
             result[part.prompts, part.rows] = loss.detach()
 
         self.run(parts, one_pass)
-        behind = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
-        (gradient,) = torch.autograd.grad(states, leaf, behind)
+        pulled = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
+        (gradient,) = torch.autograd.grad(states, leaf, pulled)
         return result, gradient
 
     @torch.no_grad()
@@ -186,14 +186,14 @@ class CausalPassEngine(ABC):
         """Answer texts that each have a prompt of their own, in order."""
 
     def padded_answers(self, answers: Sequence[Tensor]) -> Int[Tensor, "C T"]:
-        """Return the answers' tokens on the device, `IGNORED` behind each one's end."""
+        """Return the answers' tokens on the device, padded with `IGNORED`."""
         (padded,) = self._sent(pad_sequence(list(answers), batch_first=True, padding_value=IGNORED))
         return padded
 
-    def cut_rows(self, queries: Sequence[Query], behind: int, copies: int) -> list[Pass]:
-        """Cut rows with prompts of their own, of one length, into passes; ``behind`` tokens may follow each text."""
+    def cut_rows(self, queries: Sequence[Query], after: int, copies: int) -> list[Pass]:
+        """Cut rows with prompts of their own, of one length, into passes; ``after`` tokens may follow each text."""
         prompts = queries[0].prompt[None]
-        return self._passes(prompts, [query.text for query in queries], [behind] * len(queries), copies)
+        return self._passes(prompts, [query.text for query in queries], [after] * len(queries), copies)
 
     def _passes(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1) -> list[Pass]:
         """Cut examples × prompts into passes, given the lengths of the answers; ``copies`` are read side by side.
@@ -206,7 +206,7 @@ class CausalPassEngine(ABC):
         P = prompts.shape[-2]
         lengths = [len(ids) + answer for ids, answer in zip(inputs, answers, strict=True)]
         if not all(len(ids) for ids in inputs):
-            raise BackboneError("a text has no tokens, and a decoder-only model answers behind a text: give one")
+            raise BackboneError("a text has no tokens, and a decoder-only model continues a text: give one with some")
         self.backbone.require_positions(P + max(lengths, default=0))
         return self.cut(len(prompts), [len(ids) for ids in inputs], [copies * (P + length) for length in lengths])
 
@@ -224,7 +224,7 @@ class CausalPassEngine(ABC):
         ids, real = self._sent(*_left_padded([batch.inputs[i] for i in rows]))
         T, M = targets.shape[1], len(shared[0])
         ids = torch.cat([ids, targets[:, :-1].clamp(min=0)], dim=1)  # [n, L + T − 1]
-        real = F.pad(real, (0, T - 1), value=1)  # what stands behind a label's end is seen by no label position
+        real = F.pad(real, (0, T - 1), value=1)  # no label position sees what follows a label's end
         logits = self.read(shared, len(rows)).feed(_each(ids, M), _each(real, M), keep=T)  # [n·M, T, V]
         return summed_nll(logits, _each(targets, M)).view(len(rows), M).T
 
@@ -235,7 +235,7 @@ class CausalPassEngine(ABC):
     def read_texts(
         self, shared: tuple[Tensor, ...], inputs: Sequence[Tensor], own: bool = False
     ) -> tuple[Reading, Float[Tensor, "R 1 V"]]:
-        """Read n texts behind what `prefix` returned for M prompts, and return the logits behind each.
+        """Read n texts that continue what `prefix` returned for M prompts; return the logits after each.
 
         The rows are every text with every prompt (example-major), or each text with its ``own`` prompt, M = n.
         """
@@ -247,7 +247,7 @@ class CausalPassEngine(ABC):
     def answer_scores(
         self, reading: Reading, first: Float[Tensor, "R 1 V"], labels: Int[Tensor, "A T"], answers: int
     ) -> Float[Tensor, "R C"]:
-        """Return the log-likelihoods of C = ``answers`` answers behind each row that was read; A = R·C."""
+        """Return the log-likelihoods of C = ``answers`` answers to each row that was read; A = R·C."""
         reading.repeat(answers)
         logits = first.repeat_interleave(answers, dim=0)
         if labels.shape[1] > 1:
@@ -255,7 +255,7 @@ class CausalPassEngine(ABC):
         return -summed_nll(logits, labels).view(-1, answers)
 
     def continued(self, reading: Reading, first: Float[Tensor, "R 1 V"], most: int) -> list[str]:
-        """Write up to ``most`` tokens behind each row that was read; return the texts without special tokens."""
+        """Write up to ``most`` tokens after each row that was read; return the texts without special tokens."""
         ids = greedy(reading, first, most, self.backbone.tokenizer.eos_token_id)
         return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

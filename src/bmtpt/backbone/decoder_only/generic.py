@@ -23,7 +23,7 @@ from bmtpt.backbone.passes.packing import Pass
 class HuggingFaceCausalEngine(AnsweringCausalEngine):
     """`Engine` over a decoder-only model's own forward pass, without cache, mask or positions.
 
-    Only texts of one length share a pass: nothing is padded in front of a token that counts, so this is right for
+    Only texts of one length share a pass: no padding comes before a token that counts, so this is right for
     every architecture that reads from left to right (sliding windows, state spaces, relative biases).
     """
 

@@ -1,6 +1,6 @@
 """The fast engine for decoder-only models: a prompt's keys and values are computed once and shared by its examples.
 
-The prompt stands first, so under the causal mask nothing that follows changes its keys and values. One forward pass
+The prompt comes first, so under the causal mask no later token changes its keys and values. One forward pass
 over [M, P] gives them for every layer; each example then continues from a copy. In training, the examples' passes
 accumulate the gradient in the keys and values, and one backward pass over [M, P] takes it to the prompts.
 """
@@ -34,8 +34,8 @@ AGREEMENT = {torch.float64: 1e-3, torch.float32: 1e-3}
 def causal_supports(backbone: FrozenModel) -> str | None:
     """Return why `CausalEngine` cannot run this backbone, or None if it can.
 
-    An architecture nobody has tried may accept positions and caches and yet not follow them, so the last question
-    is put to the model itself: a few tokens, with and without sharing.
+    An untried architecture may accept positions and caches and ignore them, so at the end the model itself is tried: a
+    few tokens, with and without sharing.
     """
     if not backbone.decoder_only:
         return f"it is a {backbone.model.config.model_type} model, not a decoder-only one"
@@ -111,14 +111,14 @@ class CachedReading(Reading):
     mask: Int[Tensor, "R S"]
 
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
-        behind = self.mask.sum(dim=1, keepdim=True)  # [R, 1] tokens read so far: the next one's position
+        start = self.mask.sum(dim=1, keepdim=True)  # [R, 1] tokens read so far: the next one's position
         self.mask = torch.cat([self.mask, real], dim=1)
         with folded_head(self.model):
             logits: Tensor = self.model(
                 inputs_embeds=self.model.get_input_embeddings()(ids),
                 past_key_values=self.cache,
                 attention_mask=None if self.mask.all() else self.mask,
-                position_ids=behind + (real.cumsum(dim=1) - 1).clamp(min=0),
+                position_ids=start + (real.cumsum(dim=1) - 1).clamp(min=0),
                 use_cache=True,
                 logits_to_keep=keep,
             ).logits

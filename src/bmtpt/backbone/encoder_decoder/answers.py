@@ -44,7 +44,7 @@ class AnsweringEngine(PassEngine):
         return [Reply(*each) for each in zip(scores, texts, strict=True)]
 
     def _encoded(self, queries: Sequence[Query], rows: Sequence[int]) -> Encoded:
-        """Encode [θ; embed(x)] of some queries, padded behind the text."""
+        """Encode [θ; embed(x)] of some queries, padded at the end."""
         asked = [queries[row] for row in rows]
         ids = self.sent(torch.cat([query.text for query in asked]))
         words = self.backbone.model.get_input_embeddings()(ids).split([len(query.text) for query in asked])

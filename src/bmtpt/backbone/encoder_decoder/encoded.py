@@ -20,7 +20,7 @@ class Encoded:
     Attributes:
         rows: Which queries they are.
         states: In the compute dtype.
-        mask: int64; 0 where a row is padded, behind its text.
+        mask: int64; 0 where a row is padded, after its text.
     """
 
     rows: Sequence[int]

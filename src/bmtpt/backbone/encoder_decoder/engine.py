@@ -1,4 +1,4 @@
-"""What the encoder-decoder engines share: cutting a batch into passes, and joining prompts with texts."""
+"""What the encoder-decoder engines share: passes over a batch, and prompts joined with texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Texts(NamedTuple):
     """The texts of a pass, on the device.
 
     Attributes:
-        ids: Token ids, padded behind the text.
+        ids: Token ids, padded at the end.
         mask: 0 where a position is padded; None if every position counts.
     """
 
@@ -52,7 +52,7 @@ class PassEngine(ABC):
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         """Return the encoder's output in the compute dtype; positions where the mask is 0 hold nothing of use.
 
-        The mask is None where every position counts, so that nobody needs to look at the numbers on a device.
+        The mask is None where every position counts, so that no number has to be read from the device.
         """
 
     @abstractmethod
@@ -61,7 +61,7 @@ class PassEngine(ABC):
     ) -> Float[Tensor, "R C"]:
         """Return each target's summed cross-entropy in fp32; targets hold IGNORED where they are padded.
 
-        The R/n rows of one example stand side by side and share its targets.
+        The R/n rows of one example are adjacent and share its targets.
         """
 
     @abstractmethod
@@ -206,7 +206,7 @@ class PassEngine(ABC):
 
 
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:
-    """Shift the targets right behind the start token; padding becomes token 0, which no label position sees."""
+    """Shift the targets right and prepend the start token; padding becomes token 0, which no label position sees."""
     return F.pad(targets.clamp(min=0)[:, :-1], (1, 0), value=start)
 
 

@@ -91,7 +91,7 @@ class PackedT5Engine(AnsweringEngine):
         ids = decoder_inputs(targets.flatten(0, 1), config.decoder_start_token_id)
         x = decoder.embed_tokens(ids).flatten(0, 1)  # [n·C·T, D]
         first, *others = self._decoder
-        # What stands in front of the first cross attention does not depend on the prompt: once per example.
+        # Nothing before the first cross attention depends on the prompt, so it is computed once per example.
         x = self_attention(x, first.attention, _joined_bias(relative, causal, n * C), eps)
         x = _each(x.view(n, C * T, -1), R // n).flatten(0, 1)  # [R·C·T, D]
         x = self._kept(self._after_self_attention, x, states, first, padding)

@@ -1,8 +1,8 @@
 """T5's sub-layers as hand-differentiated functions of frozen weights.
 
 Each is y = x + f(x·r) with r = 1/rms(x), the gain of T5's norm being folded into the weights that follow it. Only
-∂/∂x is computed, and only what is dear to recompute is saved. One shape rule: activations are [R·S, D], so that every
-linear layer is one matmul. All dtypes work; in bfloat16, sums over D and 1/rms are taken in fp32.
+∂/∂x is computed, and only what is expensive to recompute is saved. Activations are [R·S, D], so that every linear layer
+is one matmul. All dtypes work; in bfloat16, sums over D and 1/rms are taken in fp32.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def adopt(model: Any, name: str) -> None:
     """Freeze a loaded model in place: no gradients, no dropout.
 
     Raises:
-        BackboneError: It is no language model of a kind that can be used, or has no head that predicts tokens.
+        BackboneError: It is not a supported kind of language model, or has no head that predicts tokens.
     """
     needed = ("config", "get_input_embeddings", "get_output_embeddings")
     if not all(hasattr(model, each) for each in needed):

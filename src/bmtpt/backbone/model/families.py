@@ -8,7 +8,7 @@ import torch
 
 from bmtpt.errors import BackboneError, is_out_of_memory
 
-# What such a model computes for one row depends on the rows beside it.
+# What such a model computes for one row depends on the other rows of the batch.
 _EXPERTS_WITH_CAPACITY = ("switch_transformers", "nllb-moe")
 
 
@@ -20,7 +20,7 @@ def loader_of(config: Any, name: str) -> Any:
     """Return the transformers class that loads a configuration's model.
 
     Raises:
-        BackboneError: It is no language model that writes text.
+        BackboneError: The model does not generate text.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5ForConditionalGeneration
     from transformers.models.auto import modeling_auto as auto
@@ -75,7 +75,7 @@ def require_usable(model: Any, name: str) -> None:
 
 @torch.no_grad()
 def _reads_forward(model: Any) -> bool:
-    """Compare logits of three tokens with those of their embeddings after the last token was exchanged.
+    """Compare logits of three tokens with those of their embeddings after the last token was replaced.
 
     The last one's change is the measure of what the others may change by rounding.
     """

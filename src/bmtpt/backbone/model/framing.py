@@ -1,8 +1,8 @@
-"""What stands around texts and answers as token ids: a prompt works only with the framing it was trained with.
+"""The special tokens around texts and answers: a prompt works only with the framing it was trained with.
 
-Encoder-decoders: text and answer each carry what the tokenizer puts around one text (T5: ``</s>`` behind it; BART:
-``<s>`` and ``</s>``). Decoder-only: the text carries what the tokenizer puts in front of it (Llama: ``<s>``; GPT-2:
-nothing) and no end, because the answer goes on from it: behind a blank, closed by the end of sequence.
+Encoder-decoders: text and answer each get what the tokenizer adds to one text (T5: ``</s>`` at the end; BART: ``<s>``
+and ``</s>``). Decoder-only: the text gets what the tokenizer adds at the start (Llama: ``<s>``; GPT-2: nothing) and no
+end, because the answer continues it: after a space, closed by the end of sequence.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 ANCHOR = ":"
-"""Text behind which an answer is tokenised to find its ids: some vocabularies mark the blank in front of a word,
+"""Text after which an answer is tokenised to find its ids: some vocabularies mark the space before a word,
 others the word's start, and only the join of two words shows which."""
 
 
@@ -18,8 +18,8 @@ class Framing(NamedTuple):
     """Token ids around a text and around an answer.
 
     Attributes:
-        text: Ids in front of a text and behind it.
-        answer: Ids in front of an answer and behind it.
+        text: Ids before and after a text.
+        answer: Ids before and after an answer.
         joined: Whether the answer follows on the text in one sequence.
     """
 
@@ -45,7 +45,7 @@ def answer_ids(tokenizer: Any, framing: Framing, answer: str) -> list[int]:
 
 
 def _added(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the special ids that the tokenizer puts in front of a text and behind it."""
+    """Return the special ids that the tokenizer adds before and after a text."""
     plain, framed = _plain(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
     start = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
     if start is None:
@@ -54,7 +54,7 @@ def _added(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _continuation(tokenizer: Any, answer: str) -> list[int]:
-    """Return the ids that an answer adds behind a text and a blank."""
+    """Return the ids that an answer adds after a text and a space."""
     before, joined = _plain(tokenizer, ANCHOR), _plain(tokenizer, f"{ANCHOR} {answer}")
     if joined[: len(before)] == before:
         return joined[len(before) :]

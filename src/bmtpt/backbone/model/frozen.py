@@ -17,7 +17,7 @@ from bmtpt.errors import BackboneError
 FREQUENT_TOKENS = 5_000
 """Prompts start from rows among the most frequent tokens (docs/method.md, section 1). SentencePiece orders its
 pieces by frequency, and BPE its merges by the frequency of the pair when it was merged, so these are the lowest ids
-that are not special. BPE puts 256 lone bytes in front of its merges, most of them rare: they are left out."""
+that are not special. BPE vocabularies begin with 256 single bytes, most of them rare, which are left out."""
 
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
@@ -67,7 +67,7 @@ class FrozenModel:
 
     @cached_property
     def framing(self) -> Framing:
-        """What stands around texts and answers as this model is used to see them."""
+        """The special tokens around texts and answers that this model was trained with."""
         return framing_of(self.tokenizer, decoder_only=self.decoder_only)
 
     @torch.no_grad()

@@ -40,7 +40,7 @@ FILES = {
 }
 
 PARTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-"""What a built folder consists of, beside the note of its hashes."""
+"""Files of a built folder, apart from the note of their hashes."""
 
 CONFIG: dict[str, Any] = {
     "architectures": ["T5ForConditionalGeneration"],

@@ -75,7 +75,7 @@ def micro_batches(
         pass_cost: Fixed cost of one more run, in tokens.
 
     Returns:
-        Lists of example indices; every index stands in exactly one of them.
+        Lists of example indices; every index is in exactly one of them.
     """
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     cost = [0] + [0] * len(order)
