@@ -96,7 +96,8 @@ def _ranked(mean: pd.Series, error: pd.Series, metric: str) -> pd.Series:
 def _trained(cells: pd.DataFrame) -> str:
     """Return the count, or its range over targets, with its largest share of the backbone."""
     low, high = f"{cells.trained.min():,}", f"{cells.trained.max():,}"
-    share = f" ({100 * cells.share.max():.3g} %)" if cells.share.max() > 0 else ""
+    percent = 100 * cells.share.max()
+    share = f" ({percent:.{2 if percent < 10 else 3}g} %)" if percent > 0 else ""
     return (low if low == high else f"{low} to {high}") + share
 
 
