@@ -19,7 +19,7 @@ from bmtpt.types import Example
 
 TINY = {"steps": 4, "evaluate_every": 2}
 BODIES = ["the film is good", "the book is sad", "the song is superb", "the meal is cold"]
-TABLE = pd.DataFrame({"body": BODIES * 10, "team": ["praise", "blame"] * 20})
+TABLE = pd.DataFrame({"body": BODIES * 10, "team": ["positive", "negative"] * 20})
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,13 @@ def test_importing_the_package_imports_no_torch():
 
 
 def test_a_prompt_answers_as_the_model_does(prompt, tickets, tiny_backbone):
-    assert prompt.labels == ("blame", "praise")
+    assert prompt.labels == ("negative", "positive")
     examples = [Example(f"text: {body}", "", "", "") for body in BODIES]
     words = [tokenise_answer(tiny_backbone, word) for word in prompt.labels]
     inputs = tokenise(tiny_backbone, examples, 256).batch.inputs
     wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, words)
     found = prompt.predict_proba(BODIES)
-    assert list(found.columns) == ["blame", "praise"]
+    assert list(found.columns) == ["negative", "positive"]
     np.testing.assert_allclose(found.to_numpy(), wanted.numpy(), atol=1e-5)
     assert prompt.predict(BODIES) == [prompt.labels[i] for i in wanted.argmax(dim=1).tolist()]
 
@@ -70,7 +70,7 @@ def test_one_text_and_many_as_text_row_table_and_series_get_the_same_answers(pro
         assert prompt.predict(texts) == many
     one = prompt.predict_proba(BODIES[0])
     assert isinstance(one, pd.Series)
-    assert one["praise"] == pytest.approx(prompt.predict_proba(BODIES)["praise"][0], abs=1e-6)
+    assert one["positive"] == pytest.approx(prompt.predict_proba(BODIES)["positive"][0], abs=1e-6)
     assert prompt.predict([]) == []
     assert prompt.predict_proba([]).shape == (0, 2)
 
@@ -104,7 +104,7 @@ def test_a_posterior_comes_back_from_its_folder(posterior, tmp_path, tickets):
     assert torch.equal(loaded.particles, posterior.particles)
     assert torch.equal(loaded.mean, posterior.particles.mean(dim=0))
     assert loaded.card.sources == ("sentiment", "pairs")
-    assert loaded.adapt(tickets, shots=8, **TINY).predict(BODIES[0]) in ("praise", "blame")
+    assert loaded.adapt(tickets, shots=8, **TINY).predict(BODIES[0]) in ("positive", "negative")
 
 
 def test_another_backbone_is_refused_when_an_artifact_is_loaded(prompt, tmp_path, tiny_backbone):
@@ -193,15 +193,17 @@ def test_settings_may_be_an_object_a_dict_or_keywords_that_win(posterior, ticket
 
 
 def test_what_is_shown_names_what_is_there(posterior, prompt, tickets, tiny_backbone):
-    assert repr(tickets) == "Task('team': 'text: {body}' → blame/praise; train 32, select 0, test 8; split stratify)"
-    assert "<tr><td>blame</td><td>16</td><td>0</td><td>4</td></tr>" in tickets._repr_html_()
+    assert (
+        repr(tickets) == "Task('team': 'text: {body}' → negative/positive; train 32, select 0, test 8; split stratify)"
+    )
+    assert "<tr><td>negative</td><td>16</td><td>0</td><td>4</td></tr>" in tickets._repr_html_()
     assert "2 particles of 5 × 24 from sentiment, pairs" in repr(posterior)
-    assert "'team' → blame/praise" in repr(prompt)
+    assert "'team' → negative/positive" in repr(prompt)
     evaluation = prompt.evaluate()
     assert repr(evaluation).startswith("Evaluation(accuracy ")
     assert "<td>accuracy</td>" in evaluation._repr_html_()
     assert repr(tickets.data()) == "TaskData('team': train 32, select 0, test 8; rows are 'cut')"
-    odd = bmtpt.Task(rows=TABLE.replace("praise", "<b>"), text="text: {body}", label="team")
+    odd = bmtpt.Task(rows=TABLE.replace("positive", "<b>"), text="text: {body}", label="team")
     assert "<b>" not in odd._repr_html_()
 
 
