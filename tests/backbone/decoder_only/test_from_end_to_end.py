@@ -32,7 +32,7 @@ from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.source import backbone_card, learn
 from bmtpt.stages.target import adapt
 from bmtpt.tasks.tokens import tokenise, tokenise_answer
-from bmtpt.types import Example
+from bmtpt.types import Example, TokenBatch
 
 END = "<|endoftext|>"
 TEXTS = ["the film is good .", "anna sees the dog .", "where is ben ?", "positive", "negative", "sentiment sentence:"]
@@ -131,10 +131,13 @@ def test_a_decoder_only_backbone_is_frozen_without_dropout_and_needs_no_padding_
 
 def test_the_head_gets_one_block_of_memory_where_only_the_last_logits_are_kept(tiny_gpt2: Backbone):
     seen: list[bool] = []
-    handle = tiny_gpt2.model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].is_contiguous()))
-    tiny_gpt2.model(torch.arange(12).view(3, 4), logits_to_keep=2)
+    handle = tiny_gpt2.model.lm_head.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].is_contiguous()))
+    texts, prompts = list(torch.arange(3, 15).view(3, 4)), tiny_gpt2.embed(torch.arange(4)).view(2, 2, -1)
+    for engine in (tiny_gpt2.engine, replace(tiny_gpt2, engine_name="generic").engine):
+        engine.losses(prompts, TokenBatch(texts, [row[:2] for row in texts]))
     handle.remove()
-    assert seen == [True]
+    assert seen
+    assert all(seen)
 
 
 def test_one_models_copies_have_one_fingerprint(tiny_gpt2: Backbone, copy: Path):

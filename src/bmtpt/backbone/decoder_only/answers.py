@@ -45,7 +45,9 @@ class Prefixes:
 
     def __init__(self, engine: CausalPassEngine, queries: Sequence[Query]) -> None:
         self.engine = engine
-        self.uses = Counter(id(query.prompt) for query in queries for asked in _asked(query) if asked)
+        self.uses = Counter(
+            id(query.prompt) for query in queries for asked in (query.answers, query.max_new_tokens) if asked
+        )
         self.kept: dict[int, tuple[Tensor, ...]] = {}
 
     def of(self, queries: Sequence[Query]) -> tuple[Tensor, ...]:
@@ -58,11 +60,6 @@ class Prefixes:
         self.kept.update({key: found[key] for key in missing if self.uses[key] > 1})
         rows = [found[id(query.prompt)] for query in queries]
         return tuple(torch.cat(states) for states in zip(*rows, strict=True))
-
-
-def _asked(query: Query) -> tuple[bool, bool]:
-    """Tell whether a query is to be ranked, and whether continued."""
-    return bool(query.answers), bool(query.max_new_tokens)
 
 
 def _grouped(queries: Sequence[Query], kind: Callable[[Query], Hashable]) -> list[list[int]]:

@@ -251,7 +251,9 @@ class CausalPassEngine(ABC):
         reading.repeat(answers)
         logits = first.repeat_interleave(answers, dim=0)
         if labels.shape[1] > 1:
-            logits = torch.cat([logits, _feed_labels(reading, labels)], dim=1)  # [R·C, T, V]
+            ids = labels[:, :-1].clamp(min=0)
+            fed = reading.feed(ids, torch.ones_like(ids), keep=ids.shape[1])
+            logits = torch.cat([logits, fed], dim=1)  # [R·C, T, V]
         return -summed_nll(logits, labels).view(-1, answers)
 
     def continued(self, reading: Reading, first: Float[Tensor, "R 1 V"], most: int) -> list[str]:
@@ -302,11 +304,6 @@ def _one_by_one(prompts: Float[Tensor, "M N P D"], batch: TokenBatch) -> Iterato
 def _of(shared: tuple[Tensor, ...], part: Pass) -> tuple[Tensor, ...]:
     """Return what a pass's prompts share, M leading in each tensor."""
     return tuple(each[part.prompts] for each in shared)
-
-
-def _feed_labels(reading: Reading, labels: Int[Tensor, "R T"]) -> Float[Tensor, "R t V"]:
-    ids = labels[:, :-1].clamp(min=0)
-    return reading.feed(ids, torch.ones_like(ids), keep=ids.shape[1])
 
 
 def _left_padded(inputs: Sequence[Tensor]) -> tuple[Int[Tensor, "n L"], Int[Tensor, "n L"]]:

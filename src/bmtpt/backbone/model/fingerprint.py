@@ -122,12 +122,9 @@ def architecture(config: Any) -> dict[str, Any]:
         return {key: getattr(config, key, None) for key in _T5_KEYS}
     # Only what differs from the class's defaults: a later transformers may add keys, and their defaults change nothing.
     usual = type(config)().to_dict()
-    told = {key: value for key, value in config.to_dict().items() if _decides(key) and usual.get(key) != value}
-    return {**told, "model_type": config.model_type}
-
-
-def _decides(key: str) -> bool:
-    return key not in _IRRELEVANT and "drop" not in key and not key.startswith("_")
+    changed = {key: value for key, value in config.to_dict().items() if usual.get(key) != value}
+    decisive = {key for key in changed if key not in _IRRELEVANT and "drop" not in key and not key.startswith("_")}
+    return {**{key: value for key, value in changed.items() if key in decisive}, "model_type": config.model_type}
 
 
 def _joined(model: Any, weights: str) -> str:

@@ -36,7 +36,8 @@ def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], device: 
         if device.type == "cuda":
             torch.cuda.empty_cache()
         waiting += part.halves()[::-1]
-        _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), _count(part))
+        prompts = part.prompts.stop - part.prompts.start
+        _LOG.info("memory is too small for %d examples × %d prompts: halved", len(part.rows), prompts)
 
 
 def _fits(one_pass: Callable[[Pass], None], part: Pass) -> bool:
@@ -48,7 +49,3 @@ def _fits(one_pass: Callable[[Pass], None], part: Pass) -> bool:
             raise
         return False  # leaving this function lets go of the pass's tensors, which the traceback holds
     return True
-
-
-def _count(part: Pass) -> int:
-    return int(part.prompts.stop - part.prompts.start)
