@@ -19,13 +19,14 @@ from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
 from bmtpt.inference.score import make_scorer, metric_names, score_prompts
 from bmtpt.methods.map_target import posterior_candidates
+from bmtpt.methods.registry import get_method
 from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.posterior import diagnose, svgd_direction
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.rows import divided, source_rows, target_rows
 from bmtpt.stages.source import learn
-from bmtpt.stages.target import adapt, adapt_together
+from bmtpt.stages.target import adapt, adapt_together, fit_method
 from bmtpt.tasks import few_shot
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example
@@ -461,3 +462,9 @@ def test_folders_may_be_relative(tiny_backbone, sources, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     learn(tiny_backbone, sources[:1], learning(), folder=Path("here"))
     assert Posterior.load(tmp_path / "here").card.sources == ("sentiment",)
+
+
+def test_several_targets_are_refused_by_a_method_that_trains_one_at_a_time(tiny_backbone, tiny_tasks):
+    both = [tiny_tasks["pairs"], tiny_tasks["sentiment"]]
+    with pytest.raises(SettingsError, match="method 'pt' cannot train several targets in one run"):
+        fit_method(get_method("pt"), tiny_backbone, both)

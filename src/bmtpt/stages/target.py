@@ -10,8 +10,9 @@ from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbon
 from bmtpt.artifacts.folder import output_folder, require_free
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
+from bmtpt.errors import SettingsError
 from bmtpt.methods.map_target import BMTPT
-from bmtpt.methods.registry import Learned, Method, Setup
+from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
 from bmtpt.methods.weights import TunedModel
 from bmtpt.settings import AdaptSettings
@@ -52,7 +53,7 @@ def fit_method(
 
     Raises:
         BackboneError: The method cannot run on this model.
-        SettingsError: No target, or one named twice.
+        SettingsError: No target, one named twice, or several for a method that trains one at a time.
         DataError: Too few rows for the shots asked for.
         TrainingError, ArtifactError: As for `learn`.
     """
@@ -61,44 +62,58 @@ def fit_method(
     settings = method.adjusted(settings or AdaptSettings(), options)
     learned = learned or Learned()
     names = distinct([target.task.name for target in targets], "target")
+    if len(names) > 1 and not method.together:
+        raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
     with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
         places = {name: place if place is None or len(names) == 1 else place / name for name in names}
         for each in places.values():
             require_free(each, "prompt", resume=resume, overwrite=overwrite)
         rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
         stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
-        facts: dict[str, Any] = {
-            "method": method.name,
-            "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
-        }
         identity = {
-            **facts,
+            "method": method.name,
             "options": options.model_dump(mode="json"),
+            "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
             "rows": row_digests({name: each.train for name, each in rows.items()}),
             "validation": row_digests({name: each.select for name, each in rows.items()}),
         }
         outcome = Run(backbone.identity, place, resume, listener).train(stage, settings, identity, settings.patience)
         winners = _winners(stage, outcome)
-        facts |= {
-            "backbone": backbone_card(backbone),
-            "sources": () if method.needs == "nothing" else learned.sources,
-            "settings": settings.model_dump(mode="json"),
-            "steps": outcome.state.step,
-            "seconds": outcome.state.seconds,
-            "versions": versions(),
-            "created": now(),
-            "trained_parameters": stage.trained_parameters() * len(winners),
-        }
-        if method.options.model_fields:
-            facts["settings"]["options"] = options.model_dump(mode="json")
         found = {}
         for k, target in enumerate(targets):
             name = target.task.name
-            definition, selection = target.task.model_dump(mode="json"), _selection(stage, outcome, rows[name])
-            card = PromptCard(**facts, task=name, task_definition=definition, selection=selection)
+            card = _card(method, backbone, target, stage, options, learned, outcome)
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
+
+
+def _card(
+    method: Method,
+    backbone: Backbone,
+    target: TaskData,
+    stage: TargetStage,
+    options: Options,
+    learned: Learned,
+    outcome: Outcome,
+) -> PromptCard:
+    """Return where the result for one target comes from."""
+    own = {"options": options.model_dump(mode="json")} if method.options.model_fields else {}
+    return PromptCard(
+        backbone=backbone_card(backbone),
+        sources=() if method.needs == "nothing" else learned.sources,
+        settings=stage.settings.model_dump(mode="json") | own,
+        steps=outcome.state.step,
+        seconds=outcome.state.seconds,
+        versions=versions(),
+        created=now(),
+        task=target.task.name,
+        task_definition=target.task.model_dump(mode="json"),
+        method=method.name,
+        posterior=learned.posterior.weights_sha256 if learned.posterior else None,
+        selection=_selection(stage, outcome, stage.targets[target.task.name]),
+        trained_parameters=stage.trained_parameters() * len(_winners(stage, outcome)),
+    )
 
 
 def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
