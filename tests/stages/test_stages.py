@@ -14,7 +14,6 @@ import torch
 
 from bmtpt.artifacts.inspect import learn_warnings
 from bmtpt.artifacts.saved import Posterior, Prompt
-from bmtpt.backbone import Backbone
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
 from bmtpt.inference.score import make_scorer, metric_names, score_prompts
@@ -388,13 +387,6 @@ def test_targets_adapted_together_differ_by_a_rank_one_factor(tiny_backbone, tin
         assert torch.equal(Prompt.load(tmp_path / name).prompts, prompt.prompts)
         assert prompt.card.trained_parameters == P * D // 2 + P + D
         assert prompt.card.task == name
-
-
-def test_without_a_backbone_the_one_in_the_card_is_loaded(tiny_backbone, tiny_tasks, posterior):
-    found = adapt(posterior, tiny_tasks["pairs"], adapting())
-    loaded = Backbone.from_pretrained(tiny_backbone.name)
-    given = adapt(posterior, tiny_tasks["pairs"], adapting(), backbone=loaded)
-    assert torch.equal(found.prompts, given.prompts)
 
 
 def test_another_model_is_refused(tiny_backbone, tiny_tasks, posterior):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
 from bmtpt.posterior import SvgdInfo, annealing, diagnose, svgd_direction
-from bmtpt.posterior.diagnostics import Diagnostics, History, warnings
+from bmtpt.posterior.diagnostics import History, warnings
 from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import Tokenised, epoch_rows
 from bmtpt.train.loop import Validation
@@ -118,15 +118,6 @@ class SvgdSource:
             losses = self.engine.losses(candidates, rows.batch)
             found |= _token_means(losses, {name: rows.batch})
         return found
-
-    def diagnosed(self, step: int) -> Diagnostics:
-        """Return diagnostics of the current particles, with the score of a step's draw.
-
-        A pure function of the particles and the step: whoever resumes a run reads what the first run would have read.
-        """
-        self.backward(self.draw(step), step)
-        assert self.last is not None
-        return diagnose(*self.last)
 
     def _diagnostics(
         self, mean: dict[str, float], particles: dict[str, list[float]], losses: Sequence[float]

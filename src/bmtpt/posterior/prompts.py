@@ -7,7 +7,6 @@ A target prompt is decomposed as θ = A ∘ (u vᵀ): docs/method.md, section 2,
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -67,42 +66,11 @@ def around(prompt: Float[Tensor, "P D"], particles: int, jitter: float, generato
     return prompt.detach() + jitter * noise.to(prompt.device)
 
 
-class Decomposed(NamedTuple):
-    """A prompt as θ = A ∘ (u vᵀ); `compose(*decomposed)` is the prompt.
-
-    Attributes:
-        full: A, in embedding units; targets trained together share it.
-        row: u, without unit.
-        col: v, without unit.
-    """
-
-    full: Float[Tensor, "*M P D"]
-    row: Float[Tensor, "*M P"]
-    col: Float[Tensor, "*M D"]
-
-
-def decompose(prompt: Float[Tensor, "P D"]) -> Decomposed:
-    """Start a decomposition at a prompt: A is a copy of the prompt, u and v are ones."""
-    full = prompt.detach().clone()
-    return Decomposed(full, torch.ones_like(full[:, 0]), torch.ones_like(full[0]))
-
-
 def compose(
     full: Float[Tensor, "*#M P D"], row: Float[Tensor, "*#M P"], col: Float[Tensor, "*#M D"]
 ) -> Float[Tensor, "*M P D"]:
-    """θ = A ∘ (u vᵀ), differentiable; leading axes broadcast (particles against one task's u and v)."""
+    """Return θ = A ∘ (u vᵀ), differentiable; leading axes broadcast (particles against one task's u and v)."""
     return full * (row[..., :, None] * col[..., None, :])
-
-
-def decomposed_parameter_count(prompt_length: int, d_model: int, targets: int = 1) -> int:
-    """Numbers trained for all targets together: l·d for the shared A, l + d for each target's u and v.
-
-    Divided by the targets it is the paper's (l·d)/N + l + d for each.
-
-    >>> decomposed_parameter_count(100, 768)
-    77668
-    """
-    return prompt_length * d_model + targets * (prompt_length + d_model)
 
 
 def _check_particles(particles: int) -> None:

@@ -145,42 +145,10 @@ def _selection(stage: TargetStage, outcome: Outcome, rows: TargetRows) -> dict[s
 
 
 def adapt(
-    posterior: Posterior,
-    target: TaskData,
-    settings: AdaptSettings | None = None,
-    *,
-    backbone: Backbone | None = None,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    listener: Listener | None = None,
+    posterior: Posterior, target: TaskData, settings: AdaptSettings | None = None, *, backbone: Backbone, **run: Any
 ) -> Prompt:
-    """Adapt a posterior to one target by MAP (docs/method.md, section 2).
-
-    Args:
-        posterior: The prior's source.
-        target: Rows of the target task.
-        settings: Of the target stage.
-        backbone: The frozen model, or None to load the one named in the posterior's card.
-        folder, resume, overwrite, listener: As for `learn`.
-
-    Raises:
-        BackboneError: The posterior belongs to another model.
-        DataError: Too few rows for the shots asked for.
-        TrainingError, ArtifactError: As for `learn`.
-    """
-    settings = settings or AdaptSettings()
-    backbone = backbone or Backbone.from_pretrained(posterior.card.backbone.name)
-    return adapt_together(
-        posterior,
-        [target],
-        settings,
-        backbone=backbone,
-        folder=folder,
-        resume=resume,
-        overwrite=overwrite,
-        listener=listener,
-    )[target.task.name]
+    """Adapt a posterior to one target by MAP (docs/method.md, section 2). Arguments and errors as `adapt_together`."""
+    return adapt_together(posterior, [target], settings, backbone=backbone, **run)[target.task.name]
 
 
 def adapt_together(
@@ -189,21 +157,21 @@ def adapt_together(
     settings: AdaptSettings | None = None,
     *,
     backbone: Backbone,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    listener: Listener | None = None,
+    **run: Any,
 ) -> dict[str, Prompt]:
-    """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name."""
+    """Adapt a posterior to several targets that share A, each with its own u and v; return prompts by target name.
+
+    Args:
+        posterior: The prior's source.
+        targets: Rows of the target tasks.
+        settings: Settings of the target stage.
+        backbone: The frozen model.
+        run: ``folder``, ``resume``, ``overwrite`` and ``listener``, as for `learn`.
+
+    Raises:
+        BackboneError: The posterior belongs to another model.
+        DataError: There are too few rows for the shots asked for.
+        SettingsError, TrainingError, ArtifactError: As `fit_method`.
+    """
     require_backbone(posterior.card.backbone, backbone)
-    return fit_method(
-        BMTPT,
-        backbone,
-        targets,
-        settings,
-        learned=Learned(posterior.card.sources, posterior),
-        folder=folder,
-        resume=resume,
-        overwrite=overwrite,
-        listener=listener,
-    )
+    return fit_method(BMTPT, backbone, targets, settings, learned=Learned(posterior.card.sources, posterior), **run)
