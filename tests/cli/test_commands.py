@@ -305,8 +305,9 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
 def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder):
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
-    Path("tickets.yaml").write_text(block("yaml", "name: tickets"))
-    teams = ["billing", "technical", "other"]
+    teams = ["positive", "negative", "neutral"]  # the tiny tokenizer does not know the README's words
+    known = f"[{', '.join(teams)}]"
+    Path("tickets.yaml").write_text(block("yaml", "name: tickets").replace("[billing, technical, other]", known))
     rows = [f"subject {i},the text of {teams[i % 3]},{teams[i % 3]}\n" for i in range(60)]
     Path("tickets.csv").write_text("subject,body,team\n" + "".join(rows))
     Path("rows.jsonl").write_text('{"subject": "good", "body": "the film ."}\n')
