@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bmtpt.artifacts.card import require_backbone, versions
+from bmtpt.artifacts.card import TargetCard, require_backbone, versions
 from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError
@@ -57,6 +57,17 @@ def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -
     return mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
 
 
+STILL_RATE = 1e-9
+"""A learning rate below this moves no number of a prompt: what studies call untouched."""
+
+
+def _moved(card: TargetCard) -> bool | None:
+    """Return whether any kept prompt differs from its start, or None where a card does not say."""
+    if "winners" not in card.selection:
+        return None
+    return card.settings["learning_rate"] >= STILL_RATE and any(w["step"] > 0 for w in card.selection["winners"])
+
+
 def result_rows(
     backbone: Backbone,
     prompt: Prompt | PromptMixture | TunedModel,
@@ -91,7 +102,7 @@ def result_rows(
         source_seed=source_seed,
         train_rows=card.selection.get("train_rows"),
         selection_rows=card.selection.get("validation_rows"),
-        moved=any(winner["step"] > 0 for winner in card.selection["winners"]) if "winners" in card.selection else None,
+        moved=_moved(card),
         data=target.status,
         versions=versions(),
     )
