@@ -74,7 +74,7 @@ def test_paper_full_has_the_21_targets_of_the_paper():
     [
         ("particels", None, ["there is no study 'particels'", "did you mean 'particles'", ".yaml"]),
         ("particles", "smal", ["has no scale 'smal'", "did you mean 'small'"]),
-        ("flat.yaml", "small", ["flat.yaml has no scales", "leave --scale out"]),
+        ("flat.yaml", "small", ["flat.yaml has no scales", "run it without one"]),
         ("tuned.yaml", None, ["cb is both for tuning and a target"]),
         ("twins.yaml", None, ["here is both a source and a target", "name it once"]),
         ("twice.yaml", None, ["here is a source twice", "name it once"]),

@@ -68,7 +68,7 @@ def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
     scales = values.pop("scales", None)
     if not scales:
         if scale:
-            raise SettingsError(f"{path} has no scales; leave --scale out")
+            raise SettingsError(f"{path} has no scales; run it without one")
         return values
     if (scale or DEFAULT_SCALE) not in scales:
         raise SettingsError(f"{path} has no scale '{scale or DEFAULT_SCALE}'; {nearest(str(scale), map(str, scales))}")
