@@ -1,8 +1,8 @@
 # make quickstart   the whole method on a real model and real data: prepares .venv, then runs it
 # make test         prepares .venv, then the test suite
-# make setup        only prepares .venv
+# make setup        prepares .venv only
 # make lint         ruff, mypy --strict, direction of imports
-# make clean        removes .venv and everything that tools left behind; trained artifacts stay
+# make clean        removes .venv and what tools left; trained artifacts stay
 
 PYTHON ?= python3
 VENV ?= .venv

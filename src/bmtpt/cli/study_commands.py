@@ -58,7 +58,7 @@ def study(
 
 
 def _number(text: str) -> int | str | None:
-    """Shots may be `all`; what is no number is left to the study's own check."""
+    """Read shots, which may be `all`; other words are left to the study's own check."""
     if text in ("all", "none"):
         return None
     return int(text) if text.isdigit() else text

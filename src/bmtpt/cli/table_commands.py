@@ -33,7 +33,7 @@ def table(
         bool, typer.Option("--differences/--no-differences", help="With variants, many: leave the differences out.")
     ] = True,
     published: Annotated[
-        bool, typer.Option("--published", help="Show the published scores beside these, with their cautions.")
+        bool, typer.Option("--published", help="Show published scores next to these, with what limits the comparison.")
     ] = False,
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
