@@ -1,4 +1,4 @@
-"""Fill docs/results.md and docs/results/*.md from result lines, and draw their pictures.
+"""Fill docs/results.md and docs/results/*.md from result lines, and draw their pictures and the README's.
 
 Between the marks under a block of commands goes what its `bmtpt table` lines print. A picture `plots/results-NAME.svg`
 shows the headline scores of `studies/results/NAME.jsonl`, and `plots/results-NAME.MEASURE.svg` a measure.
@@ -112,8 +112,8 @@ def picture_path(name: str, measure: str = "") -> Path:
 
 
 def main() -> None:
-    """Fill the pages and draw their pictures."""
-    for path in pages():
+    """Fill the pages and draw their pictures, and the README's."""
+    for path in [*pages(), ROOT / "README.md"]:
         page = filled(path.read_text(encoding="utf-8"))
         for named in PICTURE.findall(page):
             picture_path(*named).write_text(picture(*named), encoding="utf-8")

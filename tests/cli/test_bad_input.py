@@ -284,7 +284,7 @@ def test_an_artifact_of_another_backbone_is_refused_by_both_names(bmtpt, place):
         assert not (place / "new").exists()
 
 
-# Training that cannot go on
+# Training that cannot continue
 
 
 def test_a_loss_that_is_not_a_number_names_step_and_cause_and_keeps_the_last_checkpoint(bmtpt, place):

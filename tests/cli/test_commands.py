@@ -1,4 +1,4 @@
-"""Every command on the tiny model, the README's own lines among them."""
+"""Every command on the tiny model, the documents' own lines among them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "safetensors"}
 
 
@@ -37,9 +38,9 @@ def commands() -> dict[str, Any]:
     return found | {f"tasks {name}": command for name, command in found["tasks"].commands.items()}
 
 
-def block(language: str, containing: str) -> str:
-    """The README's code block of a language that holds some text."""
-    found = [code for code in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if containing in code]
+def block(page: str, language: str, containing: str) -> str:
+    """The page's code block of a language that holds some text."""
+    found = [code for code in re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL) if containing in code]
     assert len(found) == 1
     return found[0]
 
@@ -129,7 +130,7 @@ def test_the_other_commands_take_options_from_a_file_too(bmtpt, tmp_path, runs):
     assert bmtpt("evaluate", "--config", config, "--scorer", "rank").out == ranked
 
 
-def test_the_resolved_settings_are_saved_beside_the_result(bmtpt, runs):
+def test_the_resolved_settings_are_saved_next_to_the_result(bmtpt, runs):
     saved = yaml.safe_load((runs / "post" / "settings.yaml").read_text())
     assert (saved["particles"], saved["prompt_length"], saved["kernel"]) == (2, 4, "rbf")
     again = bmtpt("learn", "--config", runs / "post" / "settings.yaml", "--show-config")
@@ -299,15 +300,17 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores
 
 
-# The README
+# The documents
 
 
-def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder):
+def test_the_commands_of_the_tasks_page_run_in_their_order(
+    bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder
+):
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
-    teams = ["positive", "negative", "neutral"]  # the tiny tokenizer does not know the README's words
+    teams = ["positive", "negative", "neutral"]  # the tiny tokenizer does not know the page's words
     known = f"[{', '.join(teams)}]"
-    Path("tickets.yaml").write_text(block("yaml", "name: tickets").replace("[billing, technical, other]", known))
+    Path("tickets.yaml").write_text(block(TASKS, "yaml", "name: tickets").replace("[billing, technical, other]", known))
     rows = [f"subject {i},the text of {teams[i % 3]},{teams[i % 3]}\n" for i in range(60)]
     Path("tickets.csv").write_text("subject,body,team\n" + "".join(rows))
     Path("rows.jsonl").write_text('{"subject": "good", "body": "the film ."}\n')
@@ -319,7 +322,7 @@ def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypa
     }
     quick = {"learn": ["--steps", "2", "--prompt-length", "4"], "adapt": ["--steps", "2"]}
     done = []
-    for line in block("sh", "bmtpt learn").splitlines():
+    for line in block(TASKS, "sh", "bmtpt learn").splitlines():
         _, command, *words = shlex.split(line, comments=True)
         ran = bmtpt(command, *(ours.get(word, word) for word in words), *quick.get(command, []))
         assert ran.code == 0, f"{line}\n{ran.err}"
@@ -328,8 +331,14 @@ def test_the_commands_of_the_readme_run_in_their_order(bmtpt, tmp_path, monkeypa
     assert (tmp_path / "tickets-peft" / "adapter_config.json").is_file()
 
 
+def test_the_commands_of_the_readme_are_among_those_of_the_tasks_page():
+    tried = {re.sub(r" +#.*", "", line).strip() for line in block(TASKS, "sh", "bmtpt learn").splitlines()}
+    shown = {re.sub(r" +#.*", "", line).strip() for line in block(README, "sh", "bmtpt learn").splitlines()}
+    assert shown <= tried
+
+
 def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder):
-    code = block("python", "import bmtpt")
+    code = block(README, "python", "import bmtpt")
     small = {
         'Backbone.from_pretrained("offline")': f"Backbone.from_pretrained({str(tiny_t5_folder)!r})",
         '("sst2", "mrpc", "boolq")': repr(tuple(f"{tiny_task_folder}/{name}.yaml" for name in ("sentiment", "pairs"))),
@@ -360,7 +369,7 @@ def test_every_public_name_can_be_called_however_often_it_is_looked_up():
 def test_the_tasks_of_the_readmes_python_have_offline_rows():
     from bmtpt.tasks import load_task
 
-    names = re.findall(r'"(\w+)"', block("python", "import bmtpt").replace('"offline"', ""))
+    names = re.findall(r'"(\w+)"', block(README, "python", "import bmtpt").replace('"offline"', ""))
     assert len(names) == 4
     assert all(load_task(name).offline for name in names)
 

@@ -105,3 +105,10 @@ def test_every_task_of_the_shipped_quickstart_has_offline_rows():
 
     study = load_study(QUICKSTART)
     assert all(load_task(name).offline for name in (*study.sources, *study.targets))
+
+
+def test_the_readme_shows_what_the_committed_lines_say():
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    shown = " ".join(readme.split())
+    assert what_it_shows(read_results(root / "studies" / "results" / "quickstart.jsonl")) in shown
