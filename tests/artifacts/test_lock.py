@@ -49,13 +49,3 @@ def test_the_same_process_may_hold_a_folder_again_and_frees_it_at_the_end(tmp_pa
         child = subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False)
         assert child.returncode == 1  # still held after the inner one has ended
     assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False).returncode == 0
-
-
-def test_a_folder_made_for_work_that_fails_at_once_is_removed(tmp_path):
-    def failing() -> None:
-        with output_folder(tmp_path / "deep" / "new", "prompt"):
-            raise ValueError("bad input")
-
-    with pytest.raises(ValueError, match="bad input"):
-        failing()
-    assert not (tmp_path / "deep" / "new").exists()

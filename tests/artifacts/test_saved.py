@@ -323,14 +323,14 @@ def test_an_unfinished_run_is_not_overwritten_unasked(tmp_path: Path):
 @pytest.mark.parametrize("files", [[], ["events.jsonl"]])
 def test_a_new_output_folder_is_removed_only_if_nothing_was_written_to_it(tmp_path: Path, files: list[str]):
     def fail() -> None:
-        with output_folder(str(tmp_path / "run"), "prompt") as made:
+        with output_folder(str(tmp_path / "deep" / "run"), "prompt") as made:
             for name in files:
                 (made / name).write_text("")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert (tmp_path / "run").exists() == bool(files)
+    assert (tmp_path / "deep" / "run").exists() == bool(files)
 
 
 def test_a_folder_with_tuned_weights_takes_no_prompt(tmp_path: Path):

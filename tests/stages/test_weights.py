@@ -137,7 +137,7 @@ def test_a_folder_that_holds_a_run_is_not_overwritten_unasked(tuned, tmp_path):
 
 def test_tuned_weights_are_not_mistaken_for_a_prompt(tuned, tmp_path):
     tuned["bitfit"].save(tmp_path)
-    with pytest.raises(ArtifactError, match="holds a weights artifact where a posterior or a prompt is needed"):
+    with pytest.raises(ArtifactError, match="holds tuned weights where a posterior or a prompt is needed"):
         read_artifact(tmp_path)
 
 

@@ -6,7 +6,6 @@ pair is noticed before it predicts anything.
 
 from __future__ import annotations
 
-import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,7 +14,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bmtpt.artifacts.folder import CARD, Kind
+from bmtpt.artifacts.folder import A_KIND, CARD, Kind, read_raw_card
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
 
@@ -57,6 +56,7 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
     format_version: Literal[1] = FORMAT_VERSION
+    kind: Kind
     backbone: BackboneCard
     sources: tuple[str, ...]
     settings: dict[str, Any]
@@ -115,15 +115,11 @@ class WeightsCard(TargetCard):
     kind: Literal["weights"] = "weights"
 
 
-AnyCard = TypeVar("AnyCard", PosteriorCard, PromptCard, MixtureCard)
+AnyCard = TypeVar("AnyCard", bound=Card)
 
 
 def require_backbone(card: BackboneCard, backbone: Backbone | BackboneCard) -> None:
-    """Refuse to use an artifact with another backbone than the one it was trained on.
-
-    Args:
-        card: The artifact's backbone.
-        backbone: The loaded backbone, or what is noted about it.
+    """Refuse to use an artifact with another backbone (loaded, or noted) than the one it was trained on.
 
     Raises:
         BackboneError: They differ; the sentence names both.
@@ -139,14 +135,7 @@ def require_backbone(card: BackboneCard, backbone: Backbone | BackboneCard) -> N
 
 def backbone_card(backbone: Backbone) -> BackboneCard:
     """Return what an artifact notes about the model it belongs to."""
-    return BackboneCard(
-        name=backbone.name,
-        fingerprint=backbone.fingerprint,
-        parameters=backbone.parameters,
-        d_model=backbone.d_model,
-        vocab_size=backbone.vocab_size,
-        decoder_only=backbone.decoder_only,
-    )
+    return BackboneCard.model_validate(backbone, from_attributes=True)
 
 
 def now() -> str:
@@ -165,21 +154,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-def read_raw_card(folder: Path) -> dict[str, Any]:
-    """Return a card as a dictionary whose kind is known and whose format version is ours.
+def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
+    """Return the card of an artifact of one of some kinds.
 
     Raises:
-        ArtifactError: The folder has no card, or one that is damaged or of another format version.
+        ArtifactError: The folder has no card, or one that is damaged or of another kind or format version.
     """
-    path = folder / CARD
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}") from error
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
+    path, raw = folder / CARD, read_raw_card(folder)
+    if raw is None:
+        raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}")
     if not isinstance(raw, dict) or raw.get("kind") not in get_args(Kind):
         raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
     if raw.get("format_version") != FORMAT_VERSION:
@@ -189,18 +172,13 @@ def read_raw_card(folder: Path) -> dict[str, Any]:
             f"{path} has format version {raw.get('format_version')!r} and this bmtpt reads {FORMAT_VERSION}; use the "
             f"bmtpt that wrote it ({writer}) or train again"
         )
-    return raw
-
-
-def parse_card(folder: Path, raw: dict[str, Any], model: type[AnyCard]) -> AnyCard:
-    """Validate a raw card.
-
-    Raises:
-        ArtifactError: A field is missing, unknown or wrong; the sentence names it.
-    """
+    by_kind = {model.model_fields["kind"].default: model for model in models}
+    if raw["kind"] not in by_kind:
+        wanted = " or ".join(A_KIND[kind] for kind in by_kind)
+        raise ArtifactError(f"{folder} holds {A_KIND[raw['kind']]} where {wanted} is needed")
     try:
-        return model.model_validate(raw)
+        return by_kind[raw["kind"]].model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{folder / CARD} is not a valid card: {field}: {first['msg'].lower()}") from error
+        raise ArtifactError(f"{path} is not a valid card: {field}: {first['msg'].lower()}") from error

@@ -29,7 +29,7 @@ def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     Raises:
         ArtifactError: The folder or a file cannot be written; no part of a file is left.
     """
-    created = not os.path.exists(folder)  # unlike Path.exists, never raises
+    new = not os.path.exists(folder)  # unlike Path.exists, never raises
     scratch = {name: folder / f".{name}.{secrets.token_hex(4)}.tmp" for name in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -39,10 +39,16 @@ def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
             scratch[name].replace(folder / name)
         _sync_folder(folder)
     except OSError as error:
+        place = folder / next(iter(files)) if len(files) == 1 else folder
         reason = (error.strerror or str(error)).lower()
-        raise ArtifactError(f"cannot write {_wanted(folder, files)}: {reason}; choose another folder") from error
-    finally:
-        _clean(folder, list(scratch.values()), created)
+        raise ArtifactError(f"cannot write {place}: {reason}; choose another folder") from error
+    finally:  # after a success there is nothing to remove
+        for path in scratch.values():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        if new:
+            with suppress(OSError):
+                folder.rmdir()  # refuses, as it should, when the folder holds anything
 
 
 def _write_to_disk(path: Path, content: bytes) -> None:
@@ -61,17 +67,3 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _clean(folder: Path, scratch: list[Path], created: bool) -> None:
-    """Remove what a failed attempt left; after a success there is nothing to remove."""
-    for path in scratch:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-    if created:
-        with suppress(OSError):
-            folder.rmdir()  # refuses, as it should, when the folder holds anything
-
-
-def _wanted(folder: Path, files: Mapping[str, bytes]) -> str:
-    return str(folder / next(iter(files))) if len(files) == 1 else str(folder)

@@ -1,12 +1,13 @@
-"""The one guard of output folders: which folder a run or an artifact may be written into."""
+"""What the folder of a run or an artifact holds, and the one guard of what may be written into it."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal
 
 from bmtpt.errors import ArtifactError
 
@@ -16,28 +17,41 @@ CHECKPOINT = "checkpoint.safetensors"
 Kind = Literal["posterior", "prompt", "mixture", "weights"]
 """What an artifact is. Its numbers are in `KIND.safetensors`."""
 
+A_KIND: dict[Kind, str] = {
+    "posterior": "a posterior",
+    "prompt": "a prompt",
+    "mixture": "a mixture",
+    "weights": "tuned weights",
+}
+
 
 def require_free(folder: str | Path | None, kind: Kind, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse a folder that holds another kind of artifact, or a run that is neither resumed nor overwritten.
-
-    Args:
-        folder: Where a run or an artifact will be written; None (nothing is written) is always free.
-        kind: What will be saved there.
-
-    Raises:
-        ArtifactError: As said. Nothing is changed.
-    """
+    """Raise an ArtifactError if a folder holds another kind of artifact, or a run neither resumed nor overwritten."""
     if folder is None:
         return
-    for other in get_args(Kind):
+    for other, held in A_KIND.items():
         if other != kind and os.path.exists(Path(folder) / f"{other}.safetensors"):  # unlike Path.exists, never raises
-            held = "tuned weights" if other == "weights" else f"a {other}"
-            raise ArtifactError(f"{folder} holds {held} and not a {kind}; choose another folder")
+            raise ArtifactError(f"{folder} holds {held} and not {A_KIND[kind]}; choose another folder")
     taken = [name for name in (CARD, CHECKPOINT) if os.path.exists(Path(folder) / name)]
     if taken and not resume and not overwrite:
         raise ArtifactError(
             f"{folder} holds a run already ({taken[0]}); resume or overwrite it, or choose another folder"
         )
+
+
+def read_raw_card(folder: Path) -> Any:
+    """Return what a folder's card holds, unchecked, or None if there is no card (yet).
+
+    Raises:
+        ArtifactError: It cannot be read or is not JSON.
+    """
+    path = folder / CARD
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:  # not UTF-8, or not JSON
+        raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
 
 
 @contextmanager
@@ -46,10 +60,8 @@ def output_folder(
 ) -> Iterator[Path | None]:
     """Make an output folder and hold it for this process while the work runs, before anything expensive is loaded.
 
-    A folder that this call has made is removed if the work fails before writing to it. Nested calls are allowed.
-
-    Args:
-        folder, kind: As for `require_free`; None yields None.
+    A folder that this call has made is removed if the work fails before writing to it. Nested calls are allowed, and
+    None yields None.
 
     Raises:
         ArtifactError: As `require_free`; another process is working in the folder; or it cannot be made.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from bmtpt.artifacts.card import require_backbone
+from bmtpt.artifacts.card import PromptCard, require_backbone
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.posterior.diagnostics import mean_gap_warning
@@ -30,51 +30,38 @@ def describe_artifact(artifact: Posterior | Prompt) -> dict[str, str]:
         "rms per prompt": ", ".join(f"{value:.2f}" for value in prompts.pow(2).mean(dim=(1, 2)).sqrt().tolist()),
         "training": f"{card.steps:,} steps, {card.seconds:,.0f} s",
     }
-    if isinstance(artifact, Posterior):
-        return facts | _posterior_facts(artifact)
-    return facts | _prompt_facts(artifact)
+    return facts | (_posterior_facts(artifact) if isinstance(artifact, Posterior) else _prompt_facts(artifact.card))
 
 
 def _posterior_facts(posterior: Posterior) -> dict[str, str]:
-    mean = posterior.mean
+    mean, diagnostics = posterior.mean, posterior.card.diagnostics
     spread = (posterior.particles - mean).pow(2).mean().sqrt()
     facts = {"spread": f"{spread:.2f} rms around a mean of rms {mean.pow(2).mean().sqrt():.2f}"}
-    gap = posterior.card.diagnostics.get("mean_gap")
-    if gap is not None:
+    if (gap := diagnostics.get("mean_gap")) is not None:
         facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per token on held-back source rows"
-    return facts | _svgd_facts(posterior.card.diagnostics.get("svgd", {}))
-
-
-def _svgd_facts(svgd: Mapping[str, Any]) -> dict[str, str]:
-    """Return the last diagnostics of SVGD; with one particle, and in older cards, there are none."""
-    if svgd.get("stein_discrepancy") is None:
-        return {}
-    facts = {
-        "bandwidth": f"h = {svgd['bandwidth']:.3g} (embedding units)²",
-        "kernel": f"rank {svgd['kernel_rank']:.2f} of {len(svgd['kernel'])}",
-        "Stein discrepancy": f"{svgd['stein_discrepancy']:.3g} (squared; 0 is the posterior; noisy, of one draw)",
-    }
+    svgd = diagnostics.get("svgd", {})
+    if svgd.get("stein_discrepancy") is None:  # with one particle, and in older cards
+        return facts
+    facts["bandwidth"] = f"h = {svgd['bandwidth']:.3g} (embedding units)²"
+    facts["kernel"] = f"rank {svgd['kernel_rank']:.2f} of {len(svgd['kernel'])}"
+    facts["Stein discrepancy"] = f"{svgd['stein_discrepancy']:.3g} (squared; 0 is the posterior; noisy, of one draw)"
     if svgd["repulsion_to_drive"] is not None:
         facts["repulsion"] = f"{svgd['repulsion_to_drive']:.2g} of the drive"
     return facts
 
 
-def _prompt_facts(prompt: Prompt) -> dict[str, str]:
-    card = prompt.card
+def _prompt_facts(card: PromptCard) -> dict[str, str]:
+    kept = []
+    for winner in card.selection.get("winners", []):
+        prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
+        best = ", ".join(f"{value:.4g}" for value in winner["best"])
+        kept.append(f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})")
     share = card.trained_parameters / card.backbone.parameters
-    winners = [_winner(winner) for winner in card.selection.get("winners", [])]
     return {
         "task": f"{card.task}, by {card.method}",
         "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
-        "selected": "; ".join(winners) or "-",
+        "selected": "; ".join(kept) or "-",
     }
-
-
-def _winner(winner: Mapping[str, Any]) -> str:
-    """Describe a candidate that was kept: where it started, its prior, its step."""
-    prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
-    best = ", ".join(f"{value:.4g}" for value in winner["best"])
-    return f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})"
 
 
 def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
@@ -86,15 +73,12 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
     require_backbone(artifact.card.backbone, backbone)
     # A T5's table is longer than its vocabulary; the extra rows have no token.
     table = backbone.embed(torch.arange(min(len(backbone.tokenizer), backbone.vocab_size)))
+    directions = normalize(table, dim=1)
     for m, prompt in enumerate(_prompts(artifact)):
-        for row, ids in enumerate(_nearest(prompt[:rows].to(table.device), table).tolist()):
+        cosine = normalize(prompt[:rows].to(table.device), dim=1) @ directions.T  # [rows, V]
+        for row, ids in enumerate(cosine.topk(NEAREST, dim=1).indices.tolist()):
             words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))
             yield f"prompt {m}, row {row}: {words}"
-
-
-def _nearest(rows: Float[Tensor, "P D"], table: Float[Tensor, "V D"]) -> Int[Tensor, "P n"]:
-    cosine = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
-    return cosine.topk(NEAREST, dim=1).indices
 
 
 def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:

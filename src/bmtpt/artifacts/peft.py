@@ -61,12 +61,24 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
     members, length, width = prompt.prompts.shape
     if members != 1:
         raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")
-    config = _peft_config(length, width, base_model, _task_type(prompt.card.backbone))
+    try:
+        from peft import PromptTuningConfig
+    except ImportError as error:
+        raise SettingsError("export to PEFT needs the peft package; run: pip install 'bmtpt[peft]'") from error
+    config = PromptTuningConfig(
+        task_type=_task_type(prompt.card.backbone),
+        num_virtual_tokens=length,
+        token_dim=width,
+        num_transformer_submodules=1,
+        inference_mode=True,
+        base_model_name_or_path=base_model,
+    )
     # The rows are cloned to fp32 storage of their own: safetensors refuses views.
     rows = prompt.prompts[0].detach().to("cpu", torch.float32).clone()
     metadata = {"format": "pt", _FINGERPRINT: prompt.card.backbone.fingerprint}
     weights = to_safetensors({_KEY: rows}, metadata=metadata)
-    write_files_atomically(Path(folder), {WEIGHTS: weights, CONFIG: (json.dumps(config, indent=2) + "\n").encode()})
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    write_files_atomically(Path(folder), {WEIGHTS: weights, CONFIG: text.encode()})
 
 
 def import_peft(
@@ -77,62 +89,52 @@ def import_peft(
     A folder written by `export_peft` notes the backbone's fingerprint, which is then checked; other folders are
     checked by the prompt's width only.
 
-    Args:
-        folder: Holds adapter_config.json and adapter_model.safetensors.
-        backbone: The loaded backbone's card.
-        task: Name of the task the prompt is for.
-        task_definition: Dump of the resolved task.
-        created: ISO 8601 time.
+    Its card claims no more than the folder says, which is not how long PEFT trained, or on what.
 
     Raises:
         ArtifactError: The folder does not hold a prompt-tuning adapter for a model of this kind and width.
         BackboneError: The folder was exported for another backbone.
     """
     folder = Path(folder)
-    config = _read_config(folder / CONFIG)
-    _check_config(folder, config, backbone)
+    config = _read_config(folder, backbone)
     rows, metadata = _read_rows(folder)
     if _FINGERPRINT in metadata:
         exported_for = config.base_model_name_or_path or "unknown"
         noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
         require_backbone(noted, backbone)
     _check_rows(folder / WEIGHTS, rows, config, backbone)
-    used = rows[: config.num_virtual_tokens]
-    return Prompt(used.float().unsqueeze(0), _card(config, backbone, task, task_definition, created))
+    card = PromptCard(
+        backbone=backbone,
+        task=task,
+        task_definition=task_definition,
+        method="peft",
+        sources=(),
+        posterior=None,
+        settings={"base_model": config.base_model_name_or_path, "peft_version": config.peft_version},
+        selection={},
+        trained_parameters=config.num_virtual_tokens * config.token_dim,
+        steps=0,
+        seconds=0.0,
+        versions=versions(),
+        created=created,
+    )
+    return Prompt(rows[: config.num_virtual_tokens].float().unsqueeze(0), card)
 
 
 def _task_type(backbone: BackboneCard) -> str:
     return "CAUSAL_LM" if backbone.decoder_only else "SEQ_2_SEQ_LM"
 
 
-def _peft_config(length: int, width: int, base_model: str, task_type: str) -> dict[str, Any]:
+def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
+    path = folder / CONFIG
     try:
-        from peft import PromptTuningConfig
-    except ImportError as error:
-        raise SettingsError("export to PEFT needs the peft package; run: pip install 'bmtpt[peft]'") from error
-    config = PromptTuningConfig(
-        task_type=task_type,
-        num_virtual_tokens=length,
-        token_dim=width,
-        num_transformer_submodules=1,
-        inference_mode=True,
-        base_model_name_or_path=base_model,
-    )
-    return dict(config.to_dict())
-
-
-def _read_config(path: Path) -> _Config:
-    try:
-        return _Config.model_validate_json(path.read_bytes())
+        config = _Config.model_validate_json(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "file"
         raise ArtifactError(f"{path} is not a prompt-tuning configuration: {where}: {first['msg'].lower()}") from error
-
-
-def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None:
     if config.peft_type != "PROMPT_TUNING":
         raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
     if config.task_type != _task_type(backbone):
@@ -143,6 +145,7 @@ def _check_config(folder: Path, config: _Config, backbone: BackboneCard) -> None
         raise ArtifactError(
             f"{folder} has prompts of width {config.token_dim} and backbone '{backbone.name}' has {backbone.d_model}"
         )
+    return config
 
 
 def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
@@ -171,24 +174,3 @@ def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCar
         raise ArtifactError(f"{path} holds {rows.dtype}; save it again as torch.float32")
     if not torch.isfinite(rows).all():
         raise ArtifactError(f"{path} holds numbers that are not finite; train the prompt again")
-
-
-def _card(
-    config: _Config, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
-) -> PromptCard:
-    """Return a card that claims no more than the folder says: it does not say how long PEFT trained, or on what."""
-    return PromptCard(
-        backbone=backbone,
-        task=task,
-        task_definition=task_definition,
-        method="peft",
-        sources=(),
-        posterior=None,
-        settings={"base_model": config.base_model_name_or_path, "peft_version": config.peft_version},
-        selection={},
-        trained_parameters=config.num_virtual_tokens * config.token_dim,
-        steps=0,
-        seconds=0.0,
-        versions=versions(),
-        created=created,
-    )

@@ -14,17 +14,9 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.artifacts.card import (
-    AnyCard,
-    BackboneCard,
-    MixtureCard,
-    PosteriorCard,
-    PromptCard,
-    parse_card,
-    read_raw_card,
-)
+from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.folder import CARD, Kind, require_free
+from bmtpt.artifacts.folder import CARD, require_free
 from bmtpt.errors import ArtifactError
 
 
@@ -129,27 +121,20 @@ _PROMPTS = {"particles", "prompts", "target", "sources"}
 
 
 def read_artifact(folder: str | Path) -> Posterior | Prompt:
-    """Read the posterior or the prompt that a folder holds, whichever it is.
-
-    Raises:
-        ArtifactError: The folder holds neither, or a damaged one.
-    """
-    kind = read_raw_card(Path(folder))["kind"]
-    if kind not in ("posterior", "prompt"):
-        raise ArtifactError(f"{folder} holds a {kind} artifact where a posterior or a prompt is needed")
-    return Posterior.load(folder) if kind == "posterior" else Prompt.load(folder)
+    """Read the posterior or the prompt that a folder holds, whichever it is. Raises as `Posterior.load`."""
+    card = read_card(Path(folder), PosteriorCard, PromptCard)
+    return Posterior.load(folder) if card.kind == "posterior" else Prompt.load(folder)
 
 
 def _save(folder: str | Path, card: AnyCard, tensors: dict[str, Tensor], overwrite: bool) -> AnyCard:
-    kind: Kind = card.kind
-    require_free(folder, kind, overwrite=overwrite)
+    require_free(folder, card.kind, overwrite=overwrite)
     stored = _stored(tensors)
-    _check_tensors(stored, card.backbone, f"the {kind}")
+    _check_tensors(stored, card.backbone, f"the {card.kind}")
     weights = to_safetensors(stored)
     stamped = card.model_copy(update={"weights_sha256": _sha256(weights)})
     text = stamped.model_dump_json(indent=2) + "\n"
     # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
-    write_files_atomically(Path(folder), {f"{kind}.safetensors": weights, CARD: text.encode()})
+    write_files_atomically(Path(folder), {f"{card.kind}.safetensors": weights, CARD: text.encode()})
     return stamped
 
 
@@ -175,12 +160,8 @@ def _sha256(content: bytes) -> str:
 
 def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCard]:
     """Read a card and its tensors, and check all that a wrong, damaged or edited folder could break."""
-    raw = read_raw_card(folder)
-    kind = model.model_fields["kind"].default
-    if raw["kind"] != kind:
-        raise ArtifactError(f"{folder} holds a {raw['kind']} where a {kind} is needed")
-    card = parse_card(folder, raw, model)
-    path = folder / f"{kind}.safetensors"
+    card = read_card(folder, model)
+    path = folder / f"{card.kind}.safetensors"
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -190,20 +171,16 @@ def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCar
             f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
             "copy the folder again or train again"
         )
-    return _parse(path, content, card.backbone, _TENSORS[kind]), card
-
-
-def _parse(path: Path, content: bytes, backbone: BackboneCard, names: set[str]) -> dict[str, Tensor]:
-    """Check what a hash cannot: a card and a file that fit each other can still both be wrong."""
+    # What a hash cannot tell: a card and a file that fit each other can still both be wrong.
     try:
         tensors = parse_safetensors(content)
     except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
-    if set(tensors) != names:
-        wanted = ", ".join(f"'{name}'" for name in sorted(names))
+    if set(tensors) != _TENSORS[card.kind]:
+        wanted = ", ".join(f"'{name}'" for name in sorted(_TENSORS[card.kind]))
         raise ArtifactError(f"{path} holds {sorted(tensors)} where only {wanted} belongs")
     for tensor in tensors.values():
         if tensor.dtype != torch.float32:
             raise ArtifactError(f"{path} holds {tensor.dtype} where torch.float32 belongs")
-    _check_tensors(tensors, backbone, str(path))
-    return tensors
+    _check_tensors(tensors, card.backbone, str(path))
+    return tensors, card

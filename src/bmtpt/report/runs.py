@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bmtpt.artifacts.folder import read_raw_card
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, read_results
 
@@ -117,33 +118,31 @@ def _read_run(folder: Path, name: str) -> Run | None:
     """Read a folder, or return None if it holds none of a run's files but results."""
     import yaml
 
-    card = _read(folder / "card.json", json.loads, "JSON")
+    card = read_raw_card(folder)
     events = _read_events(folder / "events.jsonl")
     prompts = _read_prompts(folder, str(mapping(card).get("task") or folder.name))
     if not (card or events or prompts):
         return None
     if not isinstance(card or {}, dict):
         raise ArtifactError(f"{folder / 'card.json'} must hold one JSON object; save the run again")
-    settings = _read(folder / "settings.yaml", yaml.safe_load, "YAML") or mapping(card).get("settings")
+    path = folder / "settings.yaml"
+    try:
+        settings = yaml.safe_load(_text_of(path)) or mapping(card).get("settings")
+    except yaml.YAMLError as error:
+        raise ArtifactError(f"{path} is not valid YAML: {' '.join(str(error).split())}; save the run again") from error
     return Run(name, mapping(card), mapping(settings), events, prompts)
 
 
-def _read(path: Path, parse: Callable[[str], Any], language: str) -> Any:
-    """Return what a file holds, or None if there is no such file."""
-    from yaml import YAMLError
-
+def _text_of(path: Path) -> str:
+    """Return what a text file holds; nothing if there is no such file."""
     try:
-        return parse(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except (json.JSONDecodeError, YAMLError) as error:
-        raise ArtifactError(
-            f"{path} is not valid {language}: {' '.join(str(error).split())}; save the run again"
-        ) from error
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error
 
 
 def _read_events(path: Path) -> tuple[Event, ...]:
-    lines = (_read(path, str, "text") or "").splitlines()
+    lines = _text_of(path).splitlines()
     events: list[Event] = []
     for number, line in enumerate(lines, start=1):
         try:
