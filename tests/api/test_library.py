@@ -196,12 +196,12 @@ def test_what_is_shown_names_what_is_there(posterior, prompt, tickets, tiny_back
     assert (
         repr(tickets) == "Task('team': 'text: {body}' → negative/positive; train 32, select 0, test 8; split stratify)"
     )
-    assert "<tr><td>negative</td><td>16</td><td>0</td><td>4</td></tr>" in tickets._repr_html_()
+    assert "<th>negative</th><td>16</td><td>0</td><td>4</td>" in "".join(tickets._repr_html_().split())
     assert "2 particles of 5 × 24 from sentiment, pairs" in repr(posterior)
     assert "'team' → negative/positive" in repr(prompt)
     evaluation = prompt.evaluate()
     assert repr(evaluation).startswith("Evaluation(accuracy ")
-    assert "<td>accuracy</td>" in evaluation._repr_html_()
+    assert "<th>accuracy</th>" in evaluation._repr_html_()
     assert repr(tickets.data()) == "TaskData('team': train 32, select 0, test 8; rows are 'cut')"
     odd = bmtpt.Task(rows=TABLE.replace("positive", "<b>"), text="text: {body}", label="team")
     assert "<b>" not in odd._repr_html_()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,9 +41,7 @@ def as_backbone(value: Any) -> Backbone:
     return found
 
 
-@lru_cache(maxsize=4)
-def _loaded(name: str) -> Backbone:
-    return Backbone.from_pretrained(name)
+_loaded = lru_cache(maxsize=4)(Backbone.from_pretrained)
 
 
 class OnBackbone:
@@ -67,25 +65,10 @@ class OnBackbone:
 
 
 def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any]) -> Settings:
-    """Return settings with some of them replaced by keywords.
-
-    Raises:
-        SettingsError: A name or a value is wrong.
-        TypeError: `settings` is of another kind.
-    """
-    if settings is None:
-        settings = {}
-    elif isinstance(settings, kind):
-        settings = settings.model_dump()
-    values = require(settings, Mapping, f"settings must be bmtpt.{kind.__name__}, a dict or None")
+    """Return settings with some of them replaced by keywords; raise a SettingsError if a name or a value is wrong."""
+    values = settings.model_dump() if isinstance(settings, kind) else {} if settings is None else settings
+    require(values, Mapping, f"settings must be bmtpt.{kind.__name__}, a dict or None")
     return validated(kind, {**values, **options})
-
-
-def as_list(value: Any, kinds: tuple[type, ...]) -> list[Any]:
-    """Return one thing, or several, as a list."""
-    if isinstance(value, kinds):
-        return [value]
-    return list(value) if isinstance(value, Sequence) else [value]
 
 
 def as_folder(value: Any) -> Path:

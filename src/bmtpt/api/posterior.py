@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,10 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.api.given import OnBackbone, as_backbone, as_folder, as_list, as_settings, require
-from bmtpt.api.progress import Progress, listening
+from bmtpt.api.given import OnBackbone, as_backbone, as_folder, as_settings, described, require
 from bmtpt.api.prompt import Prompt
-from bmtpt.api.task import Task, as_data
+from bmtpt.api.task import AnyTask, Task, as_data
 from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PosteriorCard
 from bmtpt.backbone import Backbone
@@ -21,9 +22,10 @@ from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages import source as source_stage
 from bmtpt.stages import target as target_stage
 from bmtpt.tasks import TaskData, TaskSpec
+from bmtpt.train.events import Listener
 
-AnyTask = Task | TaskData | str | Path
-WANTED = "a posterior must come from bmtpt.learn or Posterior.load"
+Progress = bool | Listener | None
+Settings = AdaptSettings | Mapping[str, Any] | None
 ONE_TASK = (Task, TaskData, TaskSpec, str, Path)
 
 
@@ -56,8 +58,8 @@ def learn(
     chosen = as_settings(LearnSettings, settings, options)
     place = None if folder is None else as_folder(folder)
     model = as_backbone(backbone)
-    sources = [as_data(each, model) for each in as_list(tasks, ONE_TASK)]
-    with listening(progress, "learn") as listener:
+    sources = [as_data(each, model) for each in _several(tasks)]
+    with _listening(progress, "learn") as listener:
         found = source_stage.learn(
             model, sources, chosen, folder=place, resume=resume, overwrite=overwrite, listener=listener
         )
@@ -68,9 +70,8 @@ class Posterior(OnBackbone):
     """A posterior over soft prompts, learned from source tasks; `adapt` makes a prompt for a new task from it."""
 
     def __init__(self, saved: artifacts.Posterior, backbone: Backbone | str | Path | None = None) -> None:
-        self._saved: artifacts.Posterior = require(
-            saved, artifacts.Posterior, "a posterior comes from bmtpt.learn or Posterior.load"
-        )
+        wanted = "a posterior comes from bmtpt.learn or Posterior.load"
+        self._saved: artifacts.Posterior = require(saved, artifacts.Posterior, wanted)
         super().__init__(self.card.backbone, backbone)
 
     @property
@@ -89,25 +90,15 @@ class Posterior(OnBackbone):
         return self._saved.card
 
     @overload
-    def adapt(
-        self,
-        task: AnyTask,
-        settings: AdaptSettings | Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> Prompt: ...
+    def adapt(self, task: AnyTask, settings: Settings = None, **options: Any) -> Prompt: ...
 
     @overload
-    def adapt(
-        self,
-        task: Sequence[AnyTask],
-        settings: AdaptSettings | Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> dict[str, Prompt]: ...
+    def adapt(self, task: Sequence[AnyTask], settings: Settings = None, **options: Any) -> dict[str, Prompt]: ...
 
     def adapt(
         self,
         task: Any,
-        settings: AdaptSettings | Mapping[str, Any] | None = None,
+        settings: Settings = None,
         *,
         folder: str | Path | None = None,
         resume: bool = False,
@@ -130,8 +121,8 @@ class Posterior(OnBackbone):
         """
         chosen = as_settings(AdaptSettings, settings, options)
         place = None if folder is None else as_folder(folder)
-        targets = [as_data(each, self.backbone) for each in as_list(task, ONE_TASK)]
-        with listening(progress, "adapt") as listener:
+        targets = [as_data(each, self.backbone) for each in _several(task)]
+        with _listening(progress, "adapt") as listener:
             found = target_stage.adapt_together(
                 self._saved, targets, chosen,
                 backbone=self.backbone, folder=place, resume=resume, overwrite=overwrite, listener=listener,
@@ -168,3 +159,36 @@ class Posterior(OnBackbone):
             f"Posterior({M} particles of {P} × {D} from {sources}; backbone {self.card.backbone.name!r}; "
             f"rms of the mean {rms:.2f})"
         )
+
+
+def _several(tasks: Any) -> Sequence[Any]:
+    return tasks if isinstance(tasks, Sequence) and not isinstance(tasks, ONE_TASK) else [tasks]
+
+
+@contextmanager
+def _listening(progress: Progress, stage: str) -> Iterator[Listener | None]:
+    """Give the listener of a run: the caller's own function, a bar, or none; None is a bar where a person looks on."""
+    if callable(progress):
+        yield progress
+        return
+    if progress is not None and not isinstance(progress, bool):
+        raise TypeError(f"progress must be True, False, None or a function of one event, not {described(progress)}")
+    if progress is None:
+        progress = sys.stderr.isatty() or "ipykernel" in sys.modules
+    if not progress:
+        yield None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(desc=stage, unit="step") as bar:
+
+        def show(event: dict[str, Any]) -> None:
+            if event["event"] != "step":
+                return
+            if bar.total != event.get("steps"):  # another run begins: the prompt that particles start around
+                bar.reset(total=event.get("steps"))
+            values = [value for losses in event["loss"].values() for value in losses]
+            bar.set_postfix(loss=f"{sum(values) / len(values):.3f}", refresh=False)
+            bar.update(event["step"] + 1 - bar.n)
+
+        yield show

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
 from bmtpt.api.given import OnBackbone, as_folder, require
-from bmtpt.api.task import Task, as_data
+from bmtpt.api.task import AnyTask, as_data
 from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PromptCard
 from bmtpt.backbone import Backbone
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 Text = str | Mapping[str, Any]
 """A text, or a row: a dict with the columns that the task's text names."""
 
-WANTED = "a prompt must come from Posterior.adapt or Prompt.load"
-
 
 class Prompt(OnBackbone):
     """A prompt (or an ensemble of prompts) for one task; it answers texts with the frozen backbone."""
@@ -33,7 +31,9 @@ class Prompt(OnBackbone):
     def __init__(
         self, saved: artifacts.Prompt, backbone: Backbone | str | Path | None = None, data: TaskData | None = None
     ) -> None:
-        self._saved: artifacts.Prompt = require(saved, artifacts.Prompt, WANTED)
+        self._saved: artifacts.Prompt = require(
+            saved, artifacts.Prompt, "a prompt must come from Posterior.adapt or Prompt.load"
+        )
         super().__init__(self.card.backbone, backbone)
         self._data = data
         self.task: TaskSpec = saved_task(self.card.task_definition)
@@ -64,7 +64,9 @@ class Prompt(OnBackbone):
             DataError: A row lacks a column, or the task needs several columns and gets a text.
             TypeError: It is of another kind.
         """
-        answers = [str(answer["label"]) for answer in self._answers(texts)]
+        answers = [
+            str(answer["label"]) for answer in predict(self.backbone, self._saved, examples_of(texts, self.task))
+        ]
         return answers[0] if isinstance(texts, (str, Mapping)) else answers
 
     def predict_proba(self, texts: Text | Sequence[Text]) -> pd.Series[float] | pd.DataFrame:
@@ -80,19 +82,12 @@ class Prompt(OnBackbone):
 
         if not self.task.fixed_words:
             raise SettingsError(f"task '{self.task.name}' has no fixed labels and so no probabilities; use predict")
-        table = pd.DataFrame([answer["all"] for answer in self._answers(texts)], columns=list(self.labels), dtype=float)
+        answers = predict(self.backbone, self._saved, examples_of(texts, self.task))
+        table = pd.DataFrame([answer["all"] for answer in answers], columns=list(self.labels), dtype=float)
         return table.iloc[0].rename(None) if isinstance(texts, (str, Mapping)) else table
 
-    def _answers(self, texts: Any) -> list[dict[str, Any]]:
-        examples = examples_of(texts, self.task)
-        return list(predict(self.backbone, self._saved, examples))
-
     def evaluate(
-        self,
-        task: Task | TaskData | str | Path | None = None,
-        *,
-        part: str = "test",
-        scorer: ScorerKind | None = None,
+        self, task: AnyTask | None = None, *, part: str = "test", scorer: ScorerKind | None = None
     ) -> Evaluation:
         """Score the prompt on a task's rows.
 

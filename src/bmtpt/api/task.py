@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from bmtpt.api.given import described, require
 from bmtpt.backbone import Backbone
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task, own_task
-from bmtpt.tasks.notebook import html_table
 from bmtpt.tasks.spec import SPLITS
 from bmtpt.tasks.splits import SPLIT_SEED
 
@@ -120,12 +120,14 @@ class Task:
         return f"rows from {self._place or 'offline with the offline backbone, else from the hub'}"
 
     def _repr_html_(self) -> str:
-        caption = f"{self.name}: {self.spec.text} (split {self.spec.split}: {SPLITS[self.spec.split]}; {self._where()})"
+        import pandas as pd
+
+        counts: Mapping[str, Mapping[str, int]] = {word: {} for word in self.labels}
         for data in self._data.values():
             counts = data.label_counts or {"rows": {part: len(rows) for part, rows in data.parts.items()}}
-            rows = [[word, *(f"{n:,}" for n in parts.values())] for word, parts in counts.items()]
-            return html_table(caption, ["label" if self.labels else "", *data.parts], rows)
-        return html_table(caption, ["label"], [[word] for word in self.labels])
+        table = pd.DataFrame(list(counts.values()), index=list(counts)).map("{:,}".format)
+        caption = f"{self.name}: {self.spec.text} (split {self.spec.split}: {SPLITS[self.spec.split]}; {self._where()})"
+        return f"<p>{escape(caption)}</p>{table.to_html()}"
 
 
 def task(name: str | Path | TaskSpec, data: str | Path | None = None) -> Task:
@@ -159,3 +161,6 @@ def as_data(value: Any, backbone: Backbone) -> TaskData:
             f"a task must be a bmtpt.Task, a built-in task's name or the path of a task file, not {described(value)}"
         )
     return value.data(backbone)
+
+
+AnyTask = Task | TaskData | str | Path

@@ -146,19 +146,14 @@ def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterato
         DataError: A row is of a task that has no prompt.
     """
     if isinstance(prompt, Prompt):
-        alone = (("", example) for example in examples)
-        yield from (answer for _, answer in _answers(backbone, {"": prompt}, alone))
-    elif isinstance(prompt, Mapping):
-        yield from ({"task": name, **answer} for name, answer in _answers(backbone, prompt, examples))
-    else:
+        for answer in predict(backbone, {"": prompt}, (("", example) for example in examples)):
+            del answer["task"]
+            yield answer
+        return
+    if not isinstance(prompt, Mapping):
         raise ArtifactError(f"predict takes prompts, not a {type(prompt).__name__}; evaluate scores those")
-
-
-def _answers(
-    backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[tuple[str, Example]]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    routes = {name: _route(backbone, name, prompt) for name, prompt in prompts.items()}
-    stream = iter(rows)
+    routes = {name: _route(backbone, name, each) for name, each in prompt.items()}
+    stream = iter(examples)
     while batch := list(islice(stream, BATCH)):
         for name, _ in batch:
             if name not in routes:
@@ -167,7 +162,7 @@ def _answers(
         replies = iter(backbone.engine.answer([query for queries, _ in asked for query in queries]))
         for (name, example), (queries, cut) in zip(batch, asked, strict=True):
             answer = routes[name].read(list(islice(replies, len(queries))))
-            yield name, {"text": example.text, **answer, **({"cut": True} if cut else {})}
+            yield {"task": name, "text": example.text, **answer, **({"cut": True} if cut else {})}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from bmtpt.backbone.engine import Engine
 from bmtpt.errors import SettingsError, TaskError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
-from bmtpt.tasks.notebook import html_table
 from bmtpt.tasks.tokens import Tokenised, tokenise_answer
 from bmtpt.types import ScorerKind
 
@@ -88,8 +87,10 @@ class Evaluation:
         return f"Evaluation({shown}; {len(self.predictions):,} rows)"
 
     def _repr_html_(self) -> str:
-        rows = [[name, f"{value:.4g}"] for name, value in self.figures.items()]
-        return html_table(f"{len(self.predictions):,} rows", ["metric", "value"], rows)
+        import pandas as pd
+
+        table = pd.Series(self.figures, name="value").map("{:.4g}".format).to_frame()
+        return f"<p>{len(self.predictions):,} rows</p>{table.to_html()}"
 
 
 def metric_names(task: TaskSpec) -> set[str]:
@@ -107,20 +108,15 @@ def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = No
     if kind == "rank" and not task.fixed_words:
         raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
     answers = tuple(tokenise_answer(backbone, word) for word in task.label_words) if task.fixed_words else ()
-    _require_different(answers, task, backbone)
-    return Scorer(task, kind or ("rank" if answers else "generate"), answers)
-
-
-def _require_different(answers: Sequence[Tensor], task: TaskSpec, backbone: Backbone) -> None:
-    """Refuse label words that the model cannot tell apart: every answer would be the first of them."""
     words: dict[tuple[int, ...], str] = {}
     for word, ids in zip(task.label_words, answers, strict=False):  # a task without fixed words has no answers
         other = words.setdefault(tuple(ids.tolist()), word)
-        if other != word:
+        if other != word:  # the model could not tell them apart: every answer would be the first of them
             raise TaskError(
                 f"task {task.name}: the tokenizer of backbone '{backbone.name}' writes the label words '{other}' and "
                 f"'{word}' as the same tokens, so no answer could tell them apart; choose other words"
             )
+    return Scorer(task, kind or ("rank" if answers else "generate"), answers)
 
 
 def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
@@ -145,9 +141,12 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
     Raises:
         SettingsError: An ensemble of several prompts is asked to generate: their texts have no average.
     """
-    probabilities = None
+    probabilities, reliability = None, {}
     if scorer.answers:
         probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)
+        found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
+        # `accuracy` is among the metrics already where it means something for the task.
+        reliability = {"ece": 100 * found["ece"], "nll": found["nll"]}
     if scorer.kind == "rank":
         assert probabilities is not None
         predictions = _words(scorer.task, probabilities)
@@ -159,7 +158,7 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
         metrics=score(scorer.task, predictions, rows.examples),
         constant_answer=constant_answer(scorer.task, rows.examples),
         invalid_share=invalid_share(scorer.task, predictions),
-        calibration=_calibration(probabilities, rows),
+        calibration=reliability,
         predictions=predictions,
         probabilities=probabilities,
         texts_cut=rows.cut,
@@ -194,17 +193,9 @@ def _answer_log_likelihoods(
 
 def _generate(engine: Engine, prompts: Prompts, rows: Tokenised) -> list[list[str]]:
     """Return M lists of N texts."""
-    inputs = rows.batch.inputs
-    found = [engine.generate(each, [inputs[i] for i in block], _room(rows)) for each, block in _blocks(prompts, inputs)]
+    inputs, most = rows.batch.inputs, max(rows.batch.target_tokens()) + ANSWER_ROOM
+    found = [engine.generate(each, [inputs[i] for i in block], most) for each, block in _blocks(prompts, inputs)]
     return [[text for texts in each for text in texts] for each in zip(*found, strict=True)]
-
-
-def _calibration(probabilities: Float[Tensor, "N C"] | None, rows: Tokenised) -> dict[str, float]:
-    if probabilities is None:
-        return {}
-    found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
-    # `accuracy` is among the metrics already where it means something for the task.
-    return {"ece": 100 * found["ece"], "nll": found["nll"]}
 
 
 def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
@@ -213,7 +204,3 @@ def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
 
 def _labels(rows: Tokenised) -> Tensor:
     return torch.tensor([example.label for example in rows.examples])
-
-
-def _room(rows: Tokenised) -> int:
-    return max(rows.batch.target_tokens()) + ANSWER_ROOM
