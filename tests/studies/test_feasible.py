@@ -27,7 +27,7 @@ def test_a_method_that_cannot_run_on_the_backbone_is_refused_before_anything_is_
 
 
 def test_lora_without_peft_is_refused_before_the_source_stages(tiny_study, tmp_path, monkeypatch):
-    monkeypatch.setattr("bmtpt.studies.feasible.find_spec", lambda name: None)
+    monkeypatch.setattr("bmtpt.studies.grid.find_spec", lambda name: None)
     with pytest.raises(SettingsError, match="LoRA needs the peft package"):
         run_study(tiny_study(methods=["bmtpt", "lora"], variants={}), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -23,8 +23,7 @@ from bmtpt.results import append_results, read_results
 from bmtpt.stages.source import learn
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import Grid
-from bmtpt.studies.jobs import in_order, place_of, to_do, waves
-from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
+from bmtpt.studies.jobs import done_jobs, in_order, place_of, put_in_order, to_do, waves, whole_lines
 from bmtpt.studies.run import RESULTS, prompt_folder
 from bmtpt.studies.sources import Sources, Stage, stages
 from bmtpt.tasks import load_data, load_task

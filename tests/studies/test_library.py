@@ -9,8 +9,7 @@ from bmtpt.results import read_results
 from bmtpt.settings import validated
 from bmtpt.studies import StudySpec, named_studies, run_study
 from bmtpt.studies.grid import Grid
-from bmtpt.studies.jobs import to_do
-from bmtpt.studies.lines import done_jobs
+from bmtpt.studies.jobs import done_jobs, to_do
 from bmtpt.studies.load import checked, find_study, study_values
 from bmtpt.studies.run import RESULTS
 

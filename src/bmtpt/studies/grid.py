@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.execution import AUTOMATIC, Execution
+from bmtpt.errors import BackboneError, SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.target import fit_method
-from bmtpt.studies.feasible import require_feasible
 from bmtpt.studies.identity import GROWING, claim
 from bmtpt.studies.jobs import Job, Place
-from bmtpt.studies.sources import SOURCES, Sources, Stage, named, source_settings, stages
+from bmtpt.studies.sources import SOURCES, Sources, named, source_settings, stages
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.studies.variants import SOURCE_STAGE
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task
@@ -54,19 +56,16 @@ class Grid:
     def jobs(self) -> list[Job]:
         """Return source stages and cells, seeds outermost: a study that is cut short has few seeds of everything."""
         found: dict[Job, None] = {}
+        backbones = list(dict.fromkeys(each.study.backbone for each in self.contenders.values()))
+        by_backbone = sorted(self.contenders.values(), key=lambda each: backbones.index(each.study.backbone))
         for seed in self.study.seeds:
             for shots in self.study.shots:
                 for target in self.study.targets:
-                    for contender in self._contenders_on(target):
-                        found |= dict.fromkeys(self._cell_jobs(contender, target, shots, seed))
+                    words = bool(self.tasks[target].fixed_words)
+                    for contender in by_backbone:
+                        if words or not get_method(contender.method).label_words_only:
+                            found |= dict.fromkeys(self._cell_jobs(contender, target, shots, seed))
         return list(found)
-
-    def _contenders_on(self, target: str) -> list[Contender]:
-        """Return who can answer a target, those of one backbone together: one backbone at a time is kept."""
-        words = bool(self.tasks[target].fixed_words)
-        able = [each for each in self.contenders.values() if words or not get_method(each.method).label_words_only]
-        backbones = list(dict.fromkeys(each.study.backbone for each in able))
-        return sorted(able, key=lambda each: backbones.index(each.study.backbone))
 
     def _cell_jobs(self, contender: Contender, target: str, shots: int | None, seed: int) -> Iterator[Job]:
         """Yield what a cell needs and then the cell, which is the same for all targets that are trained together."""
@@ -75,7 +74,16 @@ class Grid:
         needs: list[Job] = []
         for stage in stages(get_method(contender.method), contender.study, names):
             depends_on = () if stage.kind == "prompt" else tuple(needs)
-            needs.append(self._stage_job(contender, stage, source_seed, depends_on))
+            # Contenders with the same source settings share a stage.
+            key = f"{source_seed}{stage}{settings_hash(source_settings(contender.study, stage))}"
+            if key not in self._stages:
+                decisive = (*SOURCE_STAGE, "options") if stage.kind == "own" else SOURCE_STAGE
+                title, variant = stage.title(contender.study), contender.variant.name_of(decisive)
+                place = Place(self.study.name, title, variant, SOURCES, None, source_seed)
+                todo = ("stage", contender.key, stage)
+                metrics = stage.metrics(contender.study)
+                self._stages[key] = Job(place, metrics, source_seed, todo, depends_on, on_demand=True)
+            needs.append(self._stages[key])
         yield from needs
         targets = self.study.targets if contender.study.together else (target,)
         lines = {
@@ -86,18 +94,6 @@ class Grid:
         work = ("cell", contender.key, targets)
         yield Job(place, metrics, source_seed if needs else None, work, tuple(needs), others=tuple(others))
 
-    def _stage_job(self, contender: Contender, stage: Stage, seed: int, depends_on: tuple[Job, ...]) -> Job:
-        """Return the job of a source stage; contenders with the same source settings share it."""
-        key = f"{seed}{stage}{settings_hash(source_settings(contender.study, stage))}"
-        if key not in self._stages:
-            decisive = (*SOURCE_STAGE, "options") if stage.kind == "own" else SOURCE_STAGE
-            variant = contender.variant.name_of(decisive)
-            place = Place(self.study.name, stage.title(contender.study), variant, SOURCES, None, seed)
-            work = ("stage", contender.key, stage)
-            metrics = stage.metrics(contender.study)
-            self._stages[key] = Job(place, metrics, seed, work, depends_on, on_demand=True)
-        return self._stages[key]
-
     @cached_property
     def tasks(self) -> dict[str, TaskSpec]:
         """Tasks by their names in the study."""
@@ -106,8 +102,32 @@ class Grid:
     # The checks before the work
 
     def require_feasible(self) -> None:
-        """Refuse methods that cannot run. Raises as `feasible.require_feasible`."""
-        require_feasible((each.method, each.study.backbone) for each in self.contenders.values())
+        """Refuse methods that cannot run here, before the source stages, which may take hours.
+
+        Raises:
+            BackboneError: The method does not run on this kind of model, or the model's configuration cannot be read.
+            SettingsError: The method needs a package that is not installed.
+        """
+        from transformers import AutoConfig
+
+        configs: dict[str, Any] = {}
+        for name, backbone in dict.fromkeys((each.method, each.study.backbone) for each in self.contenders.values()):
+            method = get_method(name)
+            if method.package and find_spec(method.package) is None:
+                raise SettingsError(
+                    f"{method.display_name} needs the {method.package} package; "
+                    f"run: pip install 'bmtpt[{method.package}]', or leave {name} out"
+                )
+            if method.backbones == "any" or backbone == "offline":  # the offline backbone is a T5
+                continue
+            try:
+                configs[backbone] = configs.get(backbone) or AutoConfig.from_pretrained(
+                    backbone, trust_remote_code=False
+                )
+            except (OSError, ValueError, KeyError) as error:
+                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise BackboneError(f"cannot load backbone '{backbone}': {reason}") from error
+            method.require_runs_on(backbone, configs[backbone])
 
     def claim_folder(self) -> None:
         """Load all rows, and refuse a folder that was begun with another study. Raises as `identity.claim`."""
@@ -116,19 +136,13 @@ class Grid:
     # The work
 
     def run(self, job: Job, listener: Listener | None) -> list[Result]:
-        """Learn a source stage, or train and score a cell."""
+        """Learn a source stage, or train a cell and keep its prompts; return the lines."""
         what, key, argument = job.work
-        sources = self.sources(self.contenders[key], job.source_seed, listener)
+        contender, place = self.contenders[key], job.place
+        sources = self.sources(contender, job.source_seed, listener)
         if what == "stage":
-            return sources.lines(argument, job.place, job.metrics)
-        return self._run_cell(job, self.contenders[key], sources, argument, listener)
-
-    def _run_cell(
-        self, job: Job, contender: Contender, sources: Sources, targets: Sequence[str], listener: Listener | None
-    ) -> list[Result]:
-        """Train a cell, keep its prompts, and return their lines."""
-        study, place, method = contender.study, job.place, get_method(contender.method)
-        data = [self.data(name) for name in targets]
+            return sources.lines(argument, place, job.metrics)
+        study, method, data = contender.study, get_method(contender.method), [self.data(name) for name in argument]
         names = "+".join(each.task.name for each in data)
         trained = fit_method(
             method,

@@ -24,42 +24,37 @@ name, and lines carry their source seed."""
 def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None:
     """Write what decides the study's values into its folder, next to what the folder was begun with.
 
+    Args:
+        tasks: Rows of all tasks, by the names that the study uses for them.
+
     Raises:
         SettingsError: The folder was begun with something else; the sentence names the first option that differs.
     """
+    settings = study.model_dump(mode="json", exclude={*GROWING, "variants"})
+    settings["sources"] = [tasks[name].task.name for name in study.sources]
+    variants: dict[str, Any] = {}
+    for contender in study.contenders():
+        options = contender.study.options_of(get_method(contender.method))
+        variants[contender.label] = {**dict(contender.variant.overrides), "options": options.model_dump(mode="json")}
+        if contender.study.together:  # they decide each other's values, and so does their order
+            variants[contender.label]["targets"] = [tasks[name].task.name for name in study.targets]
+    digests = {data.task.name: task_digest(data) for data in tasks.values()}
+    now = json.loads(json.dumps({"settings": settings, "variants": variants, "tasks": digests}))
+
     path = folder / IDENTITY
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    now = identity_of(study, tasks)
     for part, values in now.items():
         old = _flat(kept.get(part, {}))
         for option, value in _flat(values).items():
             if option in old and old[option] != value:
-                raise SettingsError(_sentence(folder, part, option, old[option], value))
+                where = "in its variants " if part == "variants" else ""
+                differs = f"{where}{option} = {old[option]!r}, and this study has {value!r}"
+                if part == "tasks":
+                    differs = f"another definition or other rows of task {option}"
+                raise SettingsError(f"{folder} was begun with {differs}; choose another folder")
     grown = {part: {**kept.get(part, {}), **values} for part, values in now.items()}
     if grown != kept:
         write_text_atomically(path, json.dumps(grown, indent=1, ensure_ascii=False) + "\n")
-
-
-def identity_of(study: StudySpec, tasks: Mapping[str, TaskData]) -> dict[str, dict[str, Any]]:
-    """Return everything that decides the values of a study's lines, by parts that may each grow.
-
-    Args:
-        tasks: Rows of all tasks, by the names that the study uses for them.
-    """
-    settings = study.model_dump(mode="json", exclude={*GROWING, "variants"})
-    settings["sources"] = [tasks[name].task.name for name in study.sources]
-    variants = {}
-    for contender in study.contenders():
-        method = get_method(contender.method)
-        own = {
-            **dict(contender.variant.overrides),
-            "options": contender.study.options_of(method).model_dump(mode="json"),
-        }
-        if contender.study.together:  # they decide each other's values, and so does their order
-            own["targets"] = [tasks[name].task.name for name in study.targets]
-        variants[contender.label] = own
-    digests = {data.task.name: task_digest(data) for data in tasks.values()}
-    return json.loads(json.dumps({"settings": settings, "variants": variants, "tasks": digests}))  # type: ignore[no-any-return]
 
 
 def task_digest(data: TaskData) -> str:
@@ -78,10 +73,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {f"{prefix}{key}": value}
     return found
-
-
-def _sentence(folder: Path, part: str, option: str, old: Any, new: Any) -> str:
-    if part == "tasks":
-        return f"{folder} was begun with another definition or other rows of task {option}; choose another folder"
-    where = "" if part == "settings" else "in its variants "
-    return f"{folder} was begun with {where}{option} = {old!r}, and this study has {new!r}; choose another folder"

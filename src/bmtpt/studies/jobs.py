@@ -1,12 +1,16 @@
-"""A study's jobs: what one process can do alone. A study is done when every job has its result lines."""
+"""A study's jobs, and the lines that they have in its results file. A study is done when every job has its lines."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from bmtpt.results import Result
+from bmtpt.artifacts.files import write_text_atomically
+from bmtpt.errors import SettingsError
+from bmtpt.results import Result, read_results, text_of
 
 
 class Place(NamedTuple):
@@ -22,7 +26,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A cell of a study, the cells of targets that are trained in one run, or a source stage that cells need.
+    """What one process can do alone: a cell, the cells of targets trained in one run, or a source stage.
 
     Attributes:
         place: Where its result lines belong.
@@ -53,8 +57,7 @@ class Job:
         place = self.place
         method = f"{place.method}[{place.variant}]" if place.variant else place.method
         shots = "" if place.shots is None else f" k={place.shots}"
-        targets = "+".join(each.target for each in self.lines)
-        return f"{targets} {method}{shots} seed={place.seed}"
+        return f"{'+'.join(each.target for each in self.lines)} {method}{shots} seed={place.seed}"
 
 
 def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
@@ -79,10 +82,68 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def place_of(row: Result) -> Place:
     """Return where a result line belongs."""
-    return Place(row.study, row.method, row.variant, row.target, row.shots, row.seed)
+    return Place(*(getattr(row, name) for name in Place._fields))
 
 
 def in_order(results: Sequence[Result], jobs: Sequence[Job]) -> list[Result]:
     """Sort results by the order of their jobs, whichever process was first."""
-    order: Mapping[Place, int] = {place: number for number, job in enumerate(jobs) for place in job.lines}
+    order = {place: number for number, job in enumerate(jobs) for place in job.lines}
     return sorted(results, key=lambda row: order[place_of(row)])
+
+
+def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
+    """Return the lines that the jobs have so far; half a line and lines of half a job are dropped from the file.
+
+    Lines of other studies and of other cells stay in the file.
+
+    Raises:
+        SettingsError: A line started from another source stage than the study now asks for.
+    """
+    if not path.is_file():
+        return []
+    whole, _, torn_line = text_of(path).rpartition("\n")
+    if torn_line:
+        write_text_atomically(path, whole + "\n" if whole else "")
+    rows = read_results(path)
+    places = {place: job for job in jobs for place in job.lines}
+    found: dict[Place, set[str]] = defaultdict(set)
+    for row in rows:
+        found[place_of(row)].add(row.metric)
+        job = places.get(place_of(row))
+        if job and row.source_seed != job.source_seed:
+            raise SettingsError(
+                f"{path} holds {job.name} from source seed {row.source_seed}, and this study asks for "
+                f"{job.source_seed}; choose another folder"
+            )
+    torn = [job for job in jobs if not all(found[place] >= metrics for place, metrics in job.lines.items())]
+    lost = {place for job in torn for place in job.lines}
+    kept = [row for row in rows if place_of(row) not in lost]
+    if len(kept) < len(rows):
+        _write(path, kept)
+    return [row for row in kept if place_of(row) in places]
+
+
+def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
+    """Return the jobs whose lines are among complete lines."""
+    there = {place_of(row) for row in rows}
+    return [job for job in jobs if job.place in there]
+
+
+def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
+    """Sort a study's lines in its file, so that the file does not depend on which process was first.
+
+    Lines of other studies and of other cells stay where they are.
+
+    Args:
+        path: The study's results file.
+        ordered: All of the study's lines in it, in the order of its plan.
+    """
+    own, following = {place_of(row) for row in ordered}, iter(ordered)
+    rows = read_results(path) if ordered else []
+    placed = [next(following) if place_of(row) in own else row for row in rows]
+    if placed != rows:
+        _write(path, placed)
+
+
+def _write(path: Path, rows: Sequence[Result]) -> None:
+    write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in rows))

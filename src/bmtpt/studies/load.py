@@ -78,21 +78,10 @@ def study_values(path: Path, scale: str | None = None) -> dict[str, Any]:
 def checked(study: StudySpec, where: str) -> StudySpec:
     """Refuse a study that uses a task in two places, or that has an impossible variant.
 
+    A task may be trained on and scored if the study allows it. Two files may hold one task.
+
     Raises:
         SettingsError: As said; the sentence begins with ``where``.
-    """
-    _require_one_place(study, where)
-    try:
-        study.contenders()
-    except SettingsError as error:
-        raise SettingsError(f"{where}: {error}") from error
-    return study
-
-
-def _require_one_place(study: StudySpec, where: str) -> None:
-    """Refuse a task that is trained on and scored (unless the study allows it), or named twice.
-
-    Two files may hold one task.
     """
     places: dict[str, str] = {}
     for place, names in (("a source", study.sources), ("for tuning", study.tuning), ("a target", study.targets)):
@@ -106,6 +95,11 @@ def _require_one_place(study: StudySpec, where: str) -> None:
                 raise SettingsError(
                     f"{where}: {task} is both a source and a target; name it once, or set sources_as_targets: true"
                 )
+    try:
+        study.contenders()
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from error
+    return study
 
 
 def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -113,25 +107,21 @@ def _whole(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in [each.resolve() for each in extended_by]:
         raise SettingsError(f"{extended_by[-1]}: option 'extends' leads back to {path.name}; name another file")
     own = _with_task_paths(read_yaml(path), path)
-    if scales := own.get("scales"):
-        own["scales"] = _scales(scales, path)
-    base = own.pop("extends", None)
-    return merged(_whole(path.parent / f"{base}.yaml", (*extended_by, path)), own) if base else own
-
-
-def _scales(scales: Any, path: Path) -> dict[str, Any]:
+    scales = own.get("scales") or {}
     if not isinstance(scales, Mapping):
         raise SettingsError(f"{path}: option 'scales' must hold 'name: values' lines")
     for name, values in scales.items():
         if not isinstance(values or {}, Mapping):
             raise SettingsError(f"{path}: option 'scales.{name}' must hold 'option: value' lines")
-    return {name: _with_task_paths(values or {}, path) for name, values in scales.items()}
+    if scales:
+        own["scales"] = {name: _with_task_paths(values or {}, path) for name, values in scales.items()}
+    base = own.pop("extends", None)
+    return merged(_whole(path.parent / f"{base}.yaml", (*extended_by, path)), own) if base else own
 
 
-def _with_task_paths(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _with_task_paths(values: Mapping[str, Any], study: Path) -> dict[str, Any]:
+    def located(name: str) -> str:
+        return str(study.parent / name) if name.endswith((".yaml", ".yml")) else name
+
     lists = {key: values[key] for key in TASK_LISTS if isinstance(values.get(key), list)}
-    return {**values, **{key: [_task_path(str(name), path) for name in names] for key, names in lists.items()}}
-
-
-def _task_path(name: str, study: Path) -> str:
-    return str(study.parent / name) if name.endswith((".yaml", ".yml")) else name
+    return {**values, **{key: [located(str(name)) for name in names] for key, names in lists.items()}}

@@ -86,20 +86,18 @@ def run_apart(study: StudySpec, folder: Path, execution: Execution, jobs: Sequen
 
 
 def _start_child(parent: int, methods: Sequence[Method]) -> None:
+    def end_with_parent() -> None:  # a killed parent cannot end its children
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     for method in methods:
         if method.name not in all_methods():  # a script's own
             register(method)
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed parent cannot end its children."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _in_child(study: StudySpec, folder: Path, execution: Execution, job: Job) -> tuple[Job, list[Result]]:

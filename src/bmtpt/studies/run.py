@@ -10,8 +10,7 @@ from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import Grid, prompt_folder
-from bmtpt.studies.jobs import in_order, to_do
-from bmtpt.studies.lines import done_jobs, put_in_order, whole_lines
+from bmtpt.studies.jobs import done_jobs, in_order, put_in_order, to_do, whole_lines
 from bmtpt.studies.parallel import default_processes, run_apart, run_here
 from bmtpt.studies.spec import StudySpec
 from bmtpt.train.events import Listener

@@ -141,8 +141,8 @@ class Sources:
 
     def prompt(self, name: str) -> Posterior:
         """Return the prompt tuned on one source alone, as a posterior of one particle."""
-        (source,) = (source for source in self.data if source.task.name == name)
-        return self._kept(self.folder / f"only-{name}", (source,), self._seeded(self.study.source_prompt))
+        source = tuple(source for source in self.data if source.task.name == name)
+        return self._kept(self.folder / f"only-{name}", source, self._seeded(self.study.source_prompt))
 
     def prompts(self) -> dict[str, Float[Tensor, "P D"]]:
         """Return the prompt tuned on each source alone."""
@@ -184,36 +184,24 @@ class Sources:
         return found
 
     def lines(self, stage: Stage, place: Place, metrics: frozenset[str]) -> list[Result]:
-        """Learn a stage and return its result lines: its cost or, for a posterior, what is known of it."""
+        """Learn a stage and return its result lines: its cost or, for a posterior, what is known of it.
+
+        A method's own stage counts without those before it, and has no line if its folder has lost its events.
+        """
         if stage.kind == "own":
-            return self._own_lines(str(stage.argument), place)
-        arguments = [stage.argument] if stage.kind != "start" else []
-        posterior: Posterior = getattr(self, stage.kind)(*arguments)
-        card = posterior.card
-        figures = _measured(posterior) if metrics == POSTERIOR_METRICS else {"seconds": card.seconds}
-        if not metrics:
-            return []
-        return self._lines(place, figures, card.sources, posterior.particles.numel(), card.steps, card.seconds)
-
-    def _own_lines(self, name: str, place: Place) -> list[Result]:
-        """Return the cost of a method's own stage alone; none if its folder has lost the events that tell."""
-        kept, own = self.own(name), get_method(name).own_source
-        end = end_of(self._own_folder(name) / EVENTS)
-        if end is None or own is None:
-            return []
-        trained, seconds = own.trained_parameters(kept, len(self.names)), float(end["seconds"])
-        return self._lines(place, {"seconds": seconds}, self.names, trained, int(end["step"]), seconds)
-
-    def _lines(
-        self,
-        place: Place,
-        figures: dict[str, float],
-        sources: tuple[str, ...],
-        trained: int,
-        steps: int,
-        seconds: float,
-    ) -> list[Result]:
-        statuses = [data.status for data in self.data if data.task.name in sources]
+            name = str(stage.argument)
+            kept, own, sources = self.own(name), get_method(name).own_source, self.names
+            end = end_of(self._own_folder(name) / EVENTS)
+            if end is None or own is None:
+                return []
+            trained = own.trained_parameters(kept, len(sources))
+            steps, seconds = int(end["step"]), float(end["seconds"])
+            figures = {"seconds": seconds}
+        else:
+            posterior: Posterior = getattr(self, stage.kind)(*([stage.argument] if stage.kind != "start" else []))
+            card, trained = posterior.card, posterior.particles.numel()
+            sources, steps, seconds = card.sources, card.steps, card.seconds
+            figures = measured(posterior) if metrics == POSTERIOR_METRICS else dict.fromkeys(metrics, seconds)
         return result_lines(
             figures,
             parameters=self.backbone.parameters,
@@ -224,19 +212,18 @@ class Sources:
             steps=steps,
             seconds=seconds,
             source_seed=self.seed,
-            data=max(statuses, key=DATA_ORDER.index),
+            data=max((data.status for data in self.data if data.task.name in sources), key=DATA_ORDER.index),
             versions=versions(),
         )
 
 
-def _measured(posterior: Posterior) -> dict[str, float]:
+def measured(posterior: Posterior) -> dict[str, float]:
     """Return what is known of a posterior: `spread` and `mean_rms` per number in embedding units, losses in nats."""
-    particles, facts = posterior.particles, posterior.card.diagnostics
+    facts = posterior.card.diagnostics
     own = [value for values in facts["particle_nll"].values() for value in values]
-    means = list(facts["mean_nll"].values())
     return {
-        "spread": float((particles - posterior.mean).square().mean().sqrt()),
-        "mean_nll": sum(means) / len(means),
+        "spread": float((posterior.particles - posterior.mean).square().mean().sqrt()),
+        "mean_nll": sum(facts["mean_nll"].values()) / len(facts["mean_nll"]),
         "particle_nll": sum(own) / len(own),
         "mean_gap": facts["mean_gap"],
         "mean_rms": float(posterior.mean.square().mean().sqrt()),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.methods.registry import Method, Options, all_methods, get_method
 from bmtpt.settings import AdaptSettings, LearnSettings, validated
-from bmtpt.studies.variants import Variant, expand, joined
+from bmtpt.studies.variants import Variant, expand
 from bmtpt.tasks import SplitLimits
 
 EVERY_METHOD = "all"
@@ -144,49 +144,37 @@ class StudySpec(BaseModel):
                 cannot have; two variants of a method have one name; a method does not have an option that it is given,
                 or cannot train targets together and is to.
         """
-        common = expand(self.variants.get(EVERY_METHOD, ({},)))
-        found = [
-            Contender(method, variant, self._with(variant))
-            for method in self.methods
-            for left in common
-            for right in expand(self.variants.get(method, ({},)))
-            for variant in [joined(left, right)]
-        ]
-        keys = [contender.key for contender in found]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            method, name = twice[0]
-            raise SettingsError(
-                f"variants: {method} has two variants named '{name}'; make a second study for one of them"
-            )
-        self._require_options(found)
-        return found
-
-    def _require_options(self, contenders: list[Contender]) -> None:
-        """Refuse options that a method does not have. Raises as `contenders`."""
+        plain = self.model_copy(update={"variants": {}})
+        found: dict[tuple[str, str], Contender] = {}
+        for method in self.methods:
+            own, common = (expand(self.variants.get(name, ({},))) for name in (method, EVERY_METHOD))
+            for variant in (Variant((*left.overrides, *right.overrides)) for left in common for right in own):
+                study = plain
+                if variant.overrides:
+                    study = validated(StudySpec, variant.applied(plain.model_dump(mode="json")), "variants")
+                for option, _ in variant.overrides:
+                    if option in FIXED or not {option, option.partition(".")[0]} & set(VARIED):
+                        raise SettingsError(f"variants: option '{option}' cannot be varied; make a second study")
+                each = Contender(method, variant, study)
+                if each.key in found:
+                    raise SettingsError(
+                        f"variants: {method} has two variants named '{variant.name}'; "
+                        "make a second study for one of them"
+                    )
+                found[each.key] = each
         known = all_methods()
         if strange := [name for name in self.options if name not in known]:
             raise SettingsError(f"unknown option 'options.{strange[0]}'; {nearest(strange[0], known)}")
-        for each in contenders:
+        for each in found.values():
             each.study.options_of(known[each.method])
-        together = dict.fromkeys(each.method for each in contenders if each.study.together)
+        together = dict.fromkeys(each.method for each in found.values() if each.study.together)
         if odd := [name for name in together if not known[name].together]:
             able = ", ".join(name for name, method in known.items() if method.together)
             raise SettingsError(
                 f"option 'together': {', '.join(odd)} cannot train several targets in one run; "
                 f"set it for {able} only (in their variants)"
             )
-
-    def _with(self, variant: Variant) -> StudySpec:
-        """Return the study with a variant's settings. Raises as `contenders`."""
-        plain = self.model_copy(update={"variants": {}})
-        if not variant.overrides:
-            return plain
-        found = validated(StudySpec, variant.applied(plain.model_dump(mode="json")), "variants")
-        for option, _ in variant.overrides:
-            group = any(option == each or option.startswith(f"{each}.") for each in VARIED)
-            if not group or option in FIXED:
-                raise SettingsError(f"variants: option '{option}' cannot be varied; make a second study")
-        return found
+        return list(found.values())
 
     def options_of(self, method: Method) -> Options:
         """Return a method's own settings.

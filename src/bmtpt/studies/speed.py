@@ -53,28 +53,24 @@ def sized_study(path: Path, folder: Path, budget: float, execution: Execution) -
     """
     scales = list(read_yaml(path)["scales"])
     studies: dict[str, StudySpec] = {scale: load_study(path, scale) for scale in scales}
-    kept = _kept(folder / CHOICE)
+    file = folder / CHOICE
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except ValueError as error:
+        raise SettingsError(f"{file} is not valid JSON; delete it to have the speed measured again") from error
     step = kept["seconds_per_step"] if kept else seconds_per_step(studies[scales[0]], execution)
     fitting = [scale for scale in scales if step * studies[scale].learn.steps <= budget]
     chosen = kept["scale"] if kept else [*fitting, scales[-1]][0]
     if chosen not in studies:
-        raise SettingsError(f"{folder / CHOICE} names scale '{chosen}', which {path.name} lacks; choose another folder")
-    write_text_atomically(folder / CHOICE, json.dumps({"scale": chosen, "seconds_per_step": step}) + "\n")
+        raise SettingsError(f"{file} names scale '{chosen}', which {path.name} lacks; choose another folder")
+    write_text_atomically(file, json.dumps({"scale": chosen, "seconds_per_step": step}) + "\n")
     return Sized(studies[chosen], chosen, step, step * studies[chosen].learn.steps)
-
-
-def _kept(file: Path) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
-    except ValueError as error:
-        raise SettingsError(f"{file} is not valid JSON; delete it to have the speed measured again") from error
 
 
 def seconds_per_step(study: StudySpec, execution: Execution) -> float:
     """Train a study's source stage for a few steps on one thread, keep nothing, and return the seconds of one step."""
-    settings = study.learn.model_copy(
-        update={"steps": TIMED_STEPS + 1, "evaluate_every": TIMED_STEPS + 1, "validation_rows": 1}
-    )
+    few = {"steps": TIMED_STEPS + 1, "evaluate_every": TIMED_STEPS + 1, "validation_rows": 1}
+    settings = study.learn.model_copy(update=few)
     sources = [load_data(load_task(name), study.data, limits=study.limits) for name in study.sources]
     ends: list[float] = []
 

@@ -13,44 +13,48 @@ from typing import Any, NamedTuple
 SOURCE_STAGE = ("learn", "source_prompt", "backbone")
 """Options, and groups of them, that decide a source stage."""
 
-Grid = Mapping[str, Any]
-
 
 class Variant(NamedTuple):
-    """One point of a grid.
+    """One point of a grid: dotted options and their values, none for the study as it is."""
 
-    Attributes:
-        name: "" for the study as it is.
-        overrides: Dotted options and their values.
-    """
-
-    name: str = ""
     overrides: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What its result lines call it."""
+
+        def shown(value: Any) -> str:
+            if value is None or isinstance(value, bool):
+                return str(value).lower()
+            return f"{value:g}" if isinstance(value, float) else str(value)
+
+        return ",".join(f"{option.rpartition('.')[2]}={shown(value)}" for option, value in self.overrides)
 
     def name_of(self, options: Collection[str]) -> str:
         """Return the part of the name that concerns some options, or groups of them."""
-        return _name([pair for pair in self.overrides if {pair[0], pair[0].partition(".")[0]} & set(options)])
+        kept = [pair for pair in self.overrides if {pair[0], pair[0].partition(".")[0]} & set(options)]
+        return Variant(tuple(kept)).name
 
     def applied(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return settings with this point's values in them."""
         for option, value in self.overrides:
-            values = merged(values, _nested(option.split("."), value))
+            for part in reversed(option.split(".")):
+                value = {part: value}
+            values = merged(values, value)
         return dict(values)
 
 
-def expand(grids: Iterable[Grid]) -> list[Variant]:
+def expand(grids: Iterable[Mapping[str, Any]]) -> list[Variant]:
     """Return the points of several grids, in their order.
 
     >>> [variant.name for variant in expand([{}, {"learn.kernel": ["rbf", "imq"], "learn.scope": "row"}])]
     ['', 'kernel=rbf,scope=row', 'kernel=imq,scope=row']
     """
-    return [_point(options, values) for grid in grids for options, values in _combinations(grid)]
-
-
-def joined(left: Variant, right: Variant) -> Variant:
-    """Return the variant with the overrides of both."""
-    overrides = left.overrides + right.overrides
-    return Variant(_name(overrides), overrides)
+    found = []
+    for grid in grids:
+        lists = [value if isinstance(value, (list, tuple)) else [value] for value in grid.values()]
+        found += [Variant(tuple(zip(grid, values, strict=True))) for values in product(*lists)]
+    return found
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,28 +68,3 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
-
-
-def _combinations(grid: Grid) -> Iterable[tuple[tuple[str, ...], tuple[Any, ...]]]:
-    lists = [value if isinstance(value, (list, tuple)) else [value] for value in grid.values()]
-    return ((tuple(grid), values) for values in product(*lists))
-
-
-def _point(options: tuple[str, ...], values: tuple[Any, ...]) -> Variant:
-    overrides = tuple(zip(options, values, strict=True))
-    return Variant(_name(overrides), overrides)
-
-
-def _name(overrides: Iterable[tuple[str, Any]]) -> str:
-    return ",".join(f"{option.rpartition('.')[2]}={_shown(value)}" for option, value in overrides)
-
-
-def _shown(value: Any) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _nested(parts: list[str], value: Any) -> dict[str, Any]:
-    first, *rest = parts
-    return {first: _nested(rest, value) if rest else value}
