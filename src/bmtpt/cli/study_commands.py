@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmtpt.cli.common import saving_settings
 from bmtpt.cli.console import ERR, OUT, doing, say
 from bmtpt.cli.options import Defaults, Device, Engine, Jobs, MemoryOption, PrecisionOption, StudyFolder, execution_of
 
@@ -90,8 +89,7 @@ def run_and_report(
     from bmtpt.studies.run import RESULTS, default_processes
 
     with TrainingProgress(ERR, folder=out, expected=expected) as progress:
-        listener = saving_settings(out, spec, progress)
-        results = run_study(spec, out, listener, processes=jobs or default_processes(), execution=execution)
+        results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
     posterior, prompt = _artifacts(spec, out)
     there = {"posterior": posterior, "prompts": prompt.parent}
     with doing("drawing the report"):
