@@ -22,6 +22,9 @@ class Result(BaseModel):
     """One score of one run (one metric, one target, one seed).
 
     Attributes:
+        shots: Labelled rows drawn from the target's training part; None for all of them. If the target has a validation
+            part of its own, its labels come on top, counted in ``selection_rows`` only. Without such a part, or with
+            `selection` "none", ``shots`` counts every label that was used: ``train_rows`` + ``selection_rows``.
         value: The metric on a 0 to 100 scale (`nll` is in nats).
         primary: Whether this is the task's headline metric.
         constant_answer: The same metric for the best constant answer on this test set, or None if undefined.
@@ -34,7 +37,7 @@ class Result(BaseModel):
         variant: Which setting of a study's grid ("particles=7").
         settings_hash: Names the settings of the run.
         source_seed: Seed of the source stage that the run started from; None without one, and on older lines.
-        train_rows, selection_rows: Labelled rows that trained, and that chose what was kept.
+        train_rows, selection_rows: Labelled rows that trained, and that chose what was kept (0 with `selection` "none").
         moved: Whether what was kept differs from where training started.
 
     Optional fields at their default are left out of the file, so older lines are lines of today.
