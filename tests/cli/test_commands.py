@@ -274,6 +274,16 @@ def test_report_writes_one_page_of_runs_and_scores(bmtpt, tmp_path, runs):
     assert "sentiment" in text
 
 
+def test_a_table_of_result_lines_does_not_load_torch():
+    code = (
+        "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt', 'table', sys.argv[1]]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\nassert 'torch' not in sys.modules"
+    )
+    file = ROOT / "studies" / "results" / "kernels.jsonl"
+    ran = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
+    assert "BMTPT" in ran.stdout
+
+
 def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     bmtpt, tmp_path, tiny_t5_folder, tiny_task_folder
 ):
@@ -295,7 +305,8 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
     scores = (tmp_path / "out" / "results.jsonl").read_bytes()
     stages = {"posterior", "source prompt pairs", "source prompt sentiment"}
     assert {row["method"] for row in json_lines(scores.decode())} == {"pt", "spot", "bmtpt"} | stages
-    assert (tmp_path / "out" / "report.html").is_file()
+    assert {"report.html", "study.json"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert not (tmp_path / "out" / "settings.yaml").exists()
     assert bmtpt(*command).out == first.out
     assert (tmp_path / "out" / "results.jsonl").read_bytes() == scores
 

@@ -10,6 +10,7 @@ import pytest
 from bmtpt.errors import SettingsError
 from bmtpt.methods import registry
 from bmtpt.methods.registry import Method, all_methods, get_method, register
+from bmtpt.report.names import _declared
 
 PROMPTS = ("pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt")
 
@@ -27,6 +28,11 @@ def test_no_two_methods_have_one_name_in_print_or_one_place():
     methods = all_methods().values()
     assert len({method.display_name for method in methods}) == len(methods)
     assert len({method.column for method in methods}) == len(methods)
+
+
+def test_names_read_from_the_files_without_importing_them_are_those_of_the_records():
+    read = [(name, shown) for name, (_, shown) in sorted(_declared().items(), key=lambda item: item[1][0])]
+    assert read == [(name, method.display_name) for name, method in all_methods().items()]
 
 
 def test_only_methods_that_tune_weights_ask_for_a_t5():

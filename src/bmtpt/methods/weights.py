@@ -312,24 +312,17 @@ def _adjusted(settings: AdaptSettings, options: Any) -> AdaptSettings:
     return settings.model_copy(update={**used, "engine": "generic"})
 
 
-def _weight_method(name: str, display_name: str, paper: str, options: type[Options], **facts: Any) -> Method:
+def _facts(name: str, options: type[Options]) -> dict[str, Any]:
+    """Return what the records of all weight-tuning methods have in common."""
     stage = partial(weights_stage, name)
-    return register(
-        Method(
-            name,
-            display_name,
-            paper,
-            stage=stage,
-            options=options,
-            adjusted=_adjusted,
-            tunes_weights=True,
-            backbones="t5",
-            **facts,
-        )
-    )
+    return {"stage": stage, "options": options, "adjusted": _adjusted, "tunes_weights": True, "backbones": "t5"}
 
 
-FULL = _weight_method("full", "full fine-tuning", "-", FullOptions, column=40)
-BITFIT = _weight_method("bitfit", "BitFit", "Ben Zaken et al. 2022", BitFitOptions, column=41)
-LORA = _weight_method("lora", "LoRA", "Hu et al. 2022", LoraOptions, package="peft", column=42)
-ADAPTER = _weight_method("adapter", "bottleneck adapters", "Houlsby et al. 2019", AdapterOptions, column=43)
+FULL = register(Method("full", "full fine-tuning", "-", column=40, **_facts("full", FullOptions)))
+BITFIT = register(Method("bitfit", "BitFit", "Ben Zaken et al. 2022", column=41, **_facts("bitfit", BitFitOptions)))
+LORA = register(
+    Method("lora", "LoRA", "Hu et al. 2022", package="peft", column=42, **_facts("lora", LoraOptions)),
+)
+ADAPTER = register(
+    Method("adapter", "bottleneck adapters", "Houlsby et al. 2019", column=43, **_facts("adapter", AdapterOptions)),
+)

@@ -100,12 +100,12 @@ def _no_gain(lines: pd.DataFrame) -> list[str]:
 
     None if either has several variants, because it is not known which one is meant.
     """
-    from bmtpt.posterior.diagnostics import no_gain_warning
-
     losses = lines[lines.metric == "nll"]
     names = [name for name in contenders(losses) if method_and_variant(name)[0] in (JUDGED, "pt")]
     if [method_and_variant(name)[0] for name in names] != ["pt", JUDGED]:
         return []
+    from bmtpt.posterior.diagnostics import no_gain_warning  # loads torch
+
     cells = scores(of_metric(losses, "nll"))
     means = cells.pivot(index="row", columns="contender", values="mean").reindex(cells.row.unique())[names].dropna()
     bad = means[[no_gain_warning(ours, plain) is not None for plain, ours in means.to_numpy()]]
@@ -172,10 +172,12 @@ def _integer(value: object) -> str | None:
 
 def _warnings(run: Run, gaps: Mapping[str, tuple[float, list[float]]]) -> list[str]:
     """Return the last check's warnings (each judges the whole run so far), and one that names the tasks with a gap."""
-    from bmtpt.posterior.diagnostics import mean_gap_warning
-
     checks = [event["warnings"] for event in run.of_kind("diagnostics") if "warnings" in event]
     logged = [str(sentence) for sentence in checks[-1]] if checks and isinstance(checks[-1], list) else []
+    if not gaps:
+        return logged
+    from bmtpt.posterior.diagnostics import mean_gap_warning  # loads torch
+
     bad = {task: gap for task, gap in gaps.items() if mean_gap_warning(*gap)}
     if not bad:
         return logged

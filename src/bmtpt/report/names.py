@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import sys
+from functools import cache
+from importlib import resources
+
 OTHER_NAMES = {
     "svgd": "SVGD",
     "mean_of_means": "mean of the means",
@@ -15,9 +20,26 @@ OTHER_NAMES = {
 
 def display_names() -> dict[str, str]:
     """Return the printed names of methods, in the order of the columns; other names are printed as they are."""
-    from bmtpt.methods.registry import all_methods  # loads torch
+    declared = dict(_declared())
+    if registry := sys.modules.get("bmtpt.methods.registry"):  # it also knows the methods of a script
+        declared |= {name: (each.column, each.display_name) for name, each in registry.all_methods().items()}
+    return {name: declared[name][1] for name in sorted(declared, key=lambda name: declared[name][0])} | OTHER_NAMES
 
-    return {name: method.display_name for name, method in all_methods().items()} | OTHER_NAMES
+
+@cache
+def _declared() -> dict[str, tuple[int, str]]:
+    """Read column and printed name of every `Method(name, display_name, …, column=…)` in the methods' files.
+
+    The files are read and not imported: they need torch, which takes seconds to load.
+    """
+    found = {}
+    files = [file for file in resources.files("bmtpt.methods").iterdir() if file.name.endswith(".py")]
+    for node in (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Method":
+            name, display_name = (ast.literal_eval(argument) for argument in node.args[:2])
+            (column,) = (ast.literal_eval(each.value) for each in node.keywords if each.arg == "column")
+            found[name] = (column, display_name)
+    return found
 
 
 COSTS = {
