@@ -37,7 +37,7 @@ class Result(BaseModel):
         variant: Which setting of a study's grid ("particles=7").
         settings_hash: Names the settings of the run.
         source_seed: Seed of the source stage that the run started from; None without one, and on older lines.
-        train_rows, selection_rows: Labelled rows that trained, and that chose what was kept (0 with `selection` "none").
+        train_rows, selection_rows: Labelled rows that trained, and that chose what was kept (0 if nothing was chosen).
         moved: Whether what was kept differs from where training started.
 
     Optional fields at their default are left out of the file, so older lines are lines of today.
