@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from bmtpt.errors import DataError, TaskError
-from bmtpt.tasks import load_data
-from bmtpt.tasks.own import own_task
+from bmtpt.tasks import load_data, own_task
 
 LABELS = ["billing", "other", "technical", "other"]
 ROWS = [{"body": f"text {i}", "team": LABELS[i % 4]} for i in range(40)]

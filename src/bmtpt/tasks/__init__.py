@@ -4,8 +4,7 @@ Metrics are imported from `bmtpt.tasks.metrics`, because they need NumPy and the
 """
 
 from bmtpt.tasks.check import check_file, describe
-from bmtpt.tasks.own import own_task
-from bmtpt.tasks.rows import TaskData, load_data
+from bmtpt.tasks.rows import TaskData, load_data, own_task
 from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task, saved_task
 from bmtpt.tasks.splits import SplitLimits, few_shot
 from bmtpt.tasks.text import truncate

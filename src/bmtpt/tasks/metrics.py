@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -34,7 +34,7 @@ def score(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example
     """
     if not examples or len(predictions) != len(examples):
         raise DataError(f"task '{spec.name}': {len(predictions)} predictions for {len(examples)} examples")
-    return {metric: 100.0 * _METRICS[spec.kind, metric](spec, predictions, examples) for metric in spec.metrics}
+    return {metric: _measure(spec, metric, predictions, examples) for metric in spec.metrics}
 
 
 def constant_answer(spec: TaskSpec, examples: Sequence[Example]) -> float | None:
@@ -51,8 +51,7 @@ def constant_answer(spec: TaskSpec, examples: Sequence[Example]) -> float | None
     if spec.kind == "answers":  # the 20 commonest: trying all of them would take N² comparisons
         counts = Counter(normalise_answer(text) for example in examples for text in set(example.references))
         candidates = [text for text, _ in counts.most_common(20)]
-    metric = _METRICS[spec.kind, spec.primary]
-    return max(100.0 * metric(spec, [text] * len(examples), examples) for text in candidates)
+    return max(_measure(spec, spec.primary, [text] * len(examples), examples) for text in candidates)
 
 
 def invalid_share(spec: TaskSpec, predictions: Sequence[str]) -> float:
@@ -118,93 +117,48 @@ def token_f1(prediction: str, reference: str) -> float:
     return 2.0 * common / (len(found) + len(wanted)) if common else 0.0
 
 
-def _gold(examples: Sequence[Example]) -> list[int]:
-    return [INVALID if example.label is None else example.label for example in examples]
+def _measure(spec: TaskSpec, metric: str, predictions: Sequence[str], examples: Sequence[Example]) -> float:
+    """Return one metric of a task, 0 to 100."""
+    pairs = list(zip(predictions, examples, strict=True))
+    if spec.kind == "number":
+        return 100.0 * _correlation(metric, predictions, [float(example.target) for example in examples])
+    if spec.kind == "answers":  # the best reference counts
+        likeness = token_f1 if metric == "f1" else _exact_match
+        return 100.0 * float(np.mean([max(likeness(text, ref) for ref in each.references) for text, each in pairs]))
+    if metric not in ("accuracy", "group_em"):
+        return 100.0 * _classification(spec, metric, predictions, examples)
+    right: dict[int | str, bool] = defaultdict(lambda: True)  # of each row, or of each group (MultiRC: a question)
+    for row, (text, example) in enumerate(pairs):
+        right[example.group if metric == "group_em" else row] &= text.strip() == example.target
+    return 100.0 * float(np.mean(list(right.values())))
 
 
-def _indices(spec: TaskSpec, predictions: Sequence[str]) -> list[int]:
+def _exact_match(prediction: str, reference: str) -> float:
+    return float(normalise_answer(prediction) == normalise_answer(reference))
+
+
+def _classification(spec: TaskSpec, metric: str, predictions: Sequence[str], examples: Sequence[Example]) -> float:
+    from sklearn.metrics import f1_score, matthews_corrcoef
+
     index = {word: i for i, word in enumerate(spec.label_words)}
-    return [index.get(text.strip(), INVALID) for text in predictions]
-
-
-def _two_class_indices(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> list[int]:
-    """Predicted classes of a two-class task; an invalid output becomes the wrong one of the two."""
-    pairs = zip(_indices(spec, predictions), _gold(examples), strict=True)
-    return [1 - gold if found == INVALID else found for found, gold in pairs]
-
-
-def _accuracy(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    pairs = zip(predictions, examples, strict=True)
-    return float(np.mean([text.strip() == example.target for text, example in pairs]))
-
-
-def _f1(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    from sklearn.metrics import f1_score
-
-    found = _two_class_indices(spec, predictions, examples)
-    return float(f1_score(_gold(examples), found, pos_label=1, zero_division=0.0))
-
-
-def _macro_f1(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    from sklearn.metrics import f1_score
-
-    classes = range(len(spec.label_words))
-    found = _indices(spec, predictions)
-    return float(f1_score(_gold(examples), found, labels=classes, average="macro", zero_division=0.0))
-
-
-def _matthews(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    if len(spec.label_words) == 2:
-        found = _two_class_indices(spec, predictions, examples)
-    else:
-        found = _indices(spec, predictions)
-    gold = _gold(examples)
+    gold = [INVALID if example.label is None else example.label for example in examples]
+    found = [index.get(text.strip(), INVALID) for text in predictions]
+    if metric == "macro_f1":
+        return float(f1_score(gold, found, labels=range(len(index)), average="macro", zero_division=0.0))
+    if len(index) == 2:  # an invalid output becomes the wrong one of the two
+        found = [1 - right if each == INVALID else each for each, right in zip(found, gold, strict=True)]
+    if metric == "f1":
+        return float(f1_score(gold, found, pos_label=1, zero_division=0.0))
     # A constant has no correlation; scikit-learn would say 0 too, but with a warning.
     return 0.0 if len(set(found)) == 1 or len(set(gold)) == 1 else float(matthews_corrcoef(gold, found))
 
 
-def _group_em(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-    """Share of groups (MultiRC: questions) of which every row is right."""
-    groups: dict[str, bool] = defaultdict(lambda: True)
-    for text, example in zip(predictions, examples, strict=True):
-        groups[example.group] &= text.strip() == example.target
-    return float(np.mean(list(groups.values())))
-
-
-def _best_reference(measure: Callable[[str, str], float]) -> _Metric:
-    def metric(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-        pairs = zip(predictions, examples, strict=True)
-        return float(np.mean([max(measure(text, ref) for ref in example.references) for text, example in pairs]))
-
-    return metric
-
-
-def _correlation(kind: str) -> _Metric:
+def _correlation(metric: str, predictions: Sequence[str], gold: list[float]) -> float:
     """Return Pearson's or Spearman's correlation; it is 0 where it is undefined, for a constant."""
+    from scipy import stats
 
-    def metric(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> float:
-        from scipy import stats
-
-        numbers = [number(text) for text in predictions]
-        found = [NO_NUMBER if value is None else value for value in numbers]
-        gold = [float(example.target) for example in examples]
-        varying = len(set(found)) > 1 and len(set(gold)) > 1
-        return float(getattr(stats, kind)(found, gold).statistic) if varying else 0.0
-
-    return metric
-
-
-_Metric = Callable[[TaskSpec, Sequence[str], Sequence[Example]], float]
-_METRICS: dict[tuple[str, str], _Metric] = {
-    ("labels", "accuracy"): _accuracy,
-    ("labels", "f1"): _f1,
-    ("labels", "macro_f1"): _macro_f1,
-    ("labels", "matthews"): _matthews,
-    ("labels", "group_em"): _group_em,
-    ("answers", "f1"): _best_reference(token_f1),
-    ("answers", "em"): _best_reference(lambda a, b: float(normalise_answer(a) == normalise_answer(b))),
-    ("number", "pearson"): _correlation("pearsonr"),
-    ("number", "spearman"): _correlation("spearmanr"),
-}
+    numbers = [number(text) for text in predictions]
+    found = [NO_NUMBER if value is None else value for value in numbers]
+    if len(set(found)) == 1 or len(set(gold)) == 1:
+        return 0.0
+    return float({"pearson": stats.pearsonr, "spearman": stats.spearmanr}[metric](found, gold).statistic)

@@ -20,8 +20,9 @@ HIGHLIGHT_AFTER_STOP = re.compile(r"([.?!\"'])\n@highlight\n")
 
 
 def multirc(row: Row, training: bool) -> list[dict[str, Any]]:
-    """Clean markup and name the question; blank answers are not trained on."""
-    shown = {key: without_markup(str(value(row, key))) for key in ("paragraph", "question", "answer")}
+    """Remove HTML as T5's preprocessing does, and name the question; blank answers are not trained on."""
+    raw = {key: re.sub(r"<br\s*/?>", " ", str(value(row, key))) for key in ("paragraph", "question", "answer")}
+    shown = {key: re.sub(r"</?b>", "", text) for key, text in raw.items()}
     if training and not shown["answer"].strip():
         return []
     index = row.get("idx")
@@ -30,15 +31,6 @@ def multirc(row: Row, training: bool) -> list[dict[str, Any]]:
     else:
         group = digest(shown["paragraph"], shown["question"])
     return [{**row, **shown, "group": group}]
-
-
-def without_markup(text: str) -> str:
-    """Remove MultiRC's HTML as T5's preprocessing does.
-
-    >>> without_markup("<b>Sent 1: </b>It rained.<br>He left.")
-    'Sent 1: It rained. He left.'
-    """
-    return re.sub(r"</?b>", "", re.sub(r"<br\s*/?>", " ", text))
 
 
 def record(row: Row, training: bool) -> list[dict[str, Any]]:

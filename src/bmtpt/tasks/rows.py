@@ -1,34 +1,32 @@
-"""Read a task's rows into examples that train, select and test."""
+"""Read a task's rows into examples that train, select and test; make a task of a user's own rows."""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from bmtpt.errors import DataError
-from bmtpt.tasks.sources import SUFFIXES, Rows, from_file, from_folder, from_hub, from_wheel
-from bmtpt.tasks.spec import PartName, TaskSpec
-from bmtpt.tasks.splits import (
-    SPLIT_SEED,
-    Part,
-    Parts,
-    SplitLimits,
-    cut_in_three,
-    limit,
-    split_files,
-    split_rows,
-    split_table,
-)
-from bmtpt.tasks.text import merge, to_examples
+from pydantic import ValidationError
+
+from bmtpt.errors import DataError, TaskError
+from bmtpt.tasks import splits
+from bmtpt.tasks.sources import SUFFIXES, Rows, from_file, from_folder, from_hub, from_memory, from_wheel, value
+from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem
+from bmtpt.tasks.splits import SPLIT_SEED, Part, Parts, SplitLimits
+from bmtpt.tasks.text import label_key, merge, to_examples
 from bmtpt.types import DataStatus, Example
 
 log = logging.getLogger("bmtpt")
 
 OwnRows = Rows | Mapping[PartName, Rows]
 """A user's rows: one table, or one per part."""
+
+MANY_LABELS = 20
+"""More labels than this, most of them on one row only, are taken for free answers."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +67,77 @@ class TaskData:
         return f"TaskData({self.task.name!r}: {sizes}; rows are {self.status!r})"
 
 
+def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
+    """Return the task of some rows, and the rows.
+
+    Args:
+        rows: One table (DataFrame, list of dicts, `datasets.Dataset` or path), or tables by part.
+        keys: Keys of `TaskSpec` that are set. Labels are taken from the rows unless `labels`, `answers` or `steps` says
+            what an answer is; the name is that of the file or of the answer's column unless it is given.
+
+    Raises:
+        TypeError: Rows are of another kind.
+        TaskError, DataError: A key or a row is wrong.
+    """
+    if not isinstance(rows, Mapping):
+        tables: Any = from_memory(rows)
+    elif rows and not set(rows) - set(PARTS):
+        tables = {part: from_memory(each) for part, each in rows.items()}
+    else:
+        names = ", ".join(map(repr, rows))
+        raise TypeError(f"rows by part are a dict with keys among {', '.join(PARTS)}, not {names}")
+    keys = dict(keys)
+    answer = str(keys.get("answers") or keys.get("label", "label"))
+    named = Path(rows).stem if isinstance(rows, (str, Path)) else answer
+    keys.setdefault("name", re.sub(r"[^\w.-]+|^[^A-Za-z0-9]+", "-", named).strip("-") or "task")
+    labels = keys.get("labels")
+    if isinstance(labels, Mapping):
+        keys["labels"] = {label_key(raw): str(word) for raw, word in labels.items()}
+    elif isinstance(labels, (list, tuple)):
+        keys["labels"] = [label_key(word) for word in labels]
+    elif labels is None and not keys.get("answers") and not keys.get("steps"):
+        keys["labels"] = _labels_of([tables] if isinstance(tables, Rows) else tables.values(), answer)
+    if isinstance(tables, Rows) and not keys.get("split_column"):
+        keys.setdefault("split", "stratify")
+    try:
+        return TaskSpec.model_validate(keys), tables
+    except ValidationError as error:
+        raise TaskError(f"task '{keys['name']}': {first_problem(error)}") from error
+
+
+def _labels_of(tables: Iterable[Rows], column: str) -> list[str]:
+    """Return the different labels in a column, sorted as text.
+
+    Raises:
+        DataError: A row has no label (the sentence names it), or the column does not hold labels.
+    """
+    found: set[str] = set()
+    count, fraction = 0, ""
+    for table in tables:
+        for i, row in enumerate(table.fetch(range(len(table)))):
+            try:
+                raw = value(row, column)
+            except DataError as error:
+                raise DataError(f"{table.place(i)}: {error}") from error
+            key = label_key(raw)
+            if not key:
+                raise DataError(f"{table.place(i)}: column '{column}' is empty")
+            fraction = key if isinstance(raw, float) and not raw.is_integer() else fraction
+            found.add(key)
+            count += 1
+    if fraction:
+        raise DataError(f"column '{column}' holds numbers such as {fraction}; give 'steps' to predict numbers")
+    if len(found) > MANY_LABELS and 2 * len(found) > count:
+        raise DataError(
+            f"column '{column}' holds {len(found)} different labels in {count} rows; give answers='{column}' if it "
+            "holds free answers"
+        )
+    if len(found) < 2:
+        held = f"one label only ('{found.pop()}')" if found else "no rows"
+        raise DataError(f"column '{column}' holds {held}; a task needs two labels or more")
+    return sorted(found)
+
+
 def load_data(
     spec: TaskSpec,
     data: str | Path = "hub",
@@ -94,9 +163,13 @@ def load_data(
     limits = limits or SplitLimits()
     if limits.test is not None and limits.test < len(parts[2]) and status == "official":
         status = "cut"
-    train, select, test = limit(parts, limits, seed)
+    train, select, test = splits.limit(parts, limits, seed)
     examples = _examples(spec, train, training=True)
-    _can_be_learned(spec, examples, train)
+    if not examples:
+        raise DataError(f"{train.rows.where}: there are no training rows for task '{spec.name}'")
+    if spec.kind == "labels" and len({example.label for example in examples}) == 1:
+        word = spec.label_words[examples[0].label or 0]
+        raise DataError(f"{train.rows.where}: every training row has the label '{word}'; a task needs two or more")
     chosen, tested = (tuple(merge(spec, _examples(spec, part, training=False))) for part in (select, test))
     found = TaskData(spec, tuple(examples), chosen, tested, status)
     for word in found.untrained_labels:
@@ -110,25 +183,21 @@ def _parts(spec: TaskSpec, data: str | Path, seed: int, rows: OwnRows | None) ->
     elif spec.files:
         rows = {part: from_file(path) for part, path in spec.files.items()}
     if isinstance(rows, Rows):
-        return split_table(spec, rows, seed), spec.data or "cut"
+        return splits.split_table(spec, rows, seed), spec.data or "cut"
     if rows:
-        return split_files(spec, rows, seed), spec.data or "cut"
+        return splits.split_files(spec, rows, seed), spec.data or "cut"
     if not spec.has_rows:
         raise DataError(f"the rows of task '{spec.name}' were in memory and are not saved with it; give the task again")
     if str(data) == "hub":
-        return _from_hub(spec, seed)
+        if spec.hub is None:
+            raise DataError(f"task '{spec.name}' is not on the hub; give a data folder or add 'hub' to its file")
+        found = [from_hub(spec.hub, split) for split in spec.split_names]
+        return splits.split_rows(spec, found, seed), _by_counts(spec, found)
     if str(data) == "offline":
         if spec.offline is None:
             raise DataError(f"task '{spec.name}' has no offline rows; use data 'hub' or a data folder")
-        return cut_in_three(from_wheel(spec.offline), seed), "cut"
+        return splits.cut_in_three(from_wheel(spec.offline), seed), "cut"
     return _from_folder(spec, Path(data), seed)
-
-
-def _from_hub(spec: TaskSpec, seed: int) -> tuple[Parts, DataStatus]:
-    if spec.hub is None:
-        raise DataError(f"task '{spec.name}' is not on the hub; give a data folder or add 'hub' to its file")
-    found = [from_hub(spec.hub, split) for split in spec.split_names]
-    return split_rows(spec, found, seed), _by_counts(spec, found)
 
 
 def _from_folder(spec: TaskSpec, data: Path, seed: int) -> tuple[Parts, DataStatus]:
@@ -140,7 +209,7 @@ def _from_folder(spec: TaskSpec, data: Path, seed: int) -> tuple[Parts, DataStat
         expected = folder / f"{spec.split_names[0]}.parquet"
         others = ", ".join(f".{suffix}" for suffix in SUFFIXES[1:])
         raise DataError(f"task '{spec.name}' has no rows in {data}: expected {expected} (or {others})")
-    return split_rows(spec, found, seed), spec.data or _by_counts(spec, found)
+    return splits.split_rows(spec, found, seed), spec.data or _by_counts(spec, found)
 
 
 def _by_counts(spec: TaskSpec, found: Sequence[Rows | None]) -> DataStatus:
@@ -159,12 +228,3 @@ def _examples(spec: TaskSpec, part: Part, *, training: bool) -> list[Example]:
         except DataError as error:
             raise DataError(f"{part.rows.place(position)}: {error}") from error
     return examples
-
-
-def _can_be_learned(spec: TaskSpec, examples: Sequence[Example], part: Part) -> None:
-    if not examples:
-        raise DataError(f"{part.rows.where}: there are no training rows for task '{spec.name}'")
-    labels = {example.label for example in examples}
-    if spec.kind == "labels" and len(labels) == 1:
-        word = spec.label_words[examples[0].label or 0]
-        raise DataError(f"{part.rows.where}: every training row has the label '{word}'; a task needs two or more")

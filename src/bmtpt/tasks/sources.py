@@ -11,7 +11,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,13 +81,18 @@ def from_file(path: Path) -> Rows:
     Raises:
         DataError: The file is missing, of another kind, or a line cannot be read.
     """
-    readers = {".parquet": _parquet, ".jsonl": _jsonl, ".csv": _delimited, ".tsv": _delimited}
-    if path.suffix not in readers:
+    if path.suffix[1:] not in SUFFIXES:
         raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl or .parquet files only")
     if not path.is_file():
         raise DataError(f"there is no file {path}; check its path")
     try:
-        return readers[path.suffix](path)
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as parquet  # type: ignore[import-untyped]
+
+            table = parquet.read_table(path)
+            return Rows(str(path), table.num_rows, lambda index: table.take(list(index)).to_pylist())
+        found = list(_json_lines(path) if path.suffix == ".jsonl" else _delimited(path))
+        return Rows(str(path), len(found), lambda index: [found[i][1] for i in index], [line for line, _ in found])
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the file cannot be read ({error})") from error
 
@@ -148,19 +153,16 @@ def from_memory(rows: Any) -> Rows:
     elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         listed = list(rows)
     else:
+        kind = f"a {type(rows).__name__}"
+        if isinstance(rows, Sequence):
+            odd = next(i for i, row in enumerate(rows) if not isinstance(row, Mapping))
+            kind += f" whose item {odd} is a {type(rows[odd]).__name__}"
         raise TypeError(
             "rows must be a pandas DataFrame, a list of dicts, a datasets.Dataset, or the path of a .csv, .tsv, .jsonl "
-            f"or .parquet file, not {_kind(rows)}"
+            f"or .parquet file, not {kind}"
         )
     plain = [{str(key): _plain(item) for key, item in row.items()} for row in listed]
     return Rows("the rows given", len(plain), lambda index: [plain[i] for i in index])
-
-
-def _kind(rows: Any) -> str:
-    if isinstance(rows, Sequence):
-        odd = next(i for i, row in enumerate(rows) if not isinstance(row, Mapping))
-        return f"a {type(rows).__name__} whose item {odd} is a {type(rows[odd]).__name__}"
-    return f"a {type(rows).__name__}"
 
 
 def _plain(item: Any) -> Any:
@@ -168,16 +170,7 @@ def _plain(item: Any) -> Any:
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
 
 
-def _parquet(path: Path) -> Rows:
-    import pyarrow.parquet as parquet  # type: ignore[import-untyped]
-
-    table = parquet.read_table(path)
-    return Rows(str(path), table.num_rows, lambda index: table.take(list(index)).to_pylist())
-
-
-def _jsonl(path: Path) -> Rows:
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
@@ -188,27 +181,21 @@ def _jsonl(path: Path) -> Rows:
                 raise DataError(f"{path}, line {number}: this is not JSON ({error.msg})") from error
             if not isinstance(row, dict):
                 raise DataError(f'{path}, line {number}: a row is a JSON object such as {{"text": "…"}}')
-            rows.append(row)
-            lines.append(number)
-    return Rows(str(path), len(rows), lambda index: [rows[i] for i in index], lines)
+            yield number, row
 
 
-def _delimited(path: Path) -> Rows:
-    rows: list[dict[str, Any]] = []
-    lines: list[int] = []
-    tab = path.suffix == ".tsv"
+def _delimited(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tab else csv.reader(file)
+        reader = csv.reader(file, **options)
         header = next(reader, [])
         start = reader.line_num + 1
         for values in reader:
+            if values and len(values) != len(header):
+                raise DataError(
+                    f"{path}, line {start}: {len(values)} values, but the header has {len(header)}; "
+                    "quote values that hold the separator"
+                )
             if values:
-                if len(values) != len(header):
-                    raise DataError(
-                        f"{path}, line {start}: {len(values)} values, but the header has {len(header)}; "
-                        "quote values that hold the separator"
-                    )
-                rows.append(dict(zip(header, values, strict=True)))
-                lines.append(start)
+                yield start, dict(zip(header, values, strict=True))
             start = reader.line_num + 1
-    return Rows(str(path), len(rows), lambda index: [rows[i] for i in index], lines)

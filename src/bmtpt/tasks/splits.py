@@ -173,12 +173,9 @@ def cut_in_three(rows: Rows, seed: int) -> Parts:
 
 def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
     """Cap each part by a seeded draw."""
-    train, select, test = parts
-    return (
-        _capped(train, limits.train, seed),
-        _capped(select, limits.select, seed),
-        _capped(test, limits.test, seed),
-    )
+    caps = (limits.train, limits.select, limits.test)
+    train, select, test = (_capped(part, most, seed) for part, most in zip(parts, caps, strict=True))
+    return train, select, test
 
 
 def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Example, ...]:

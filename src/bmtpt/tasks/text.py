@@ -22,20 +22,18 @@ def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
     Raises:
         DataError: A column is missing or empty, or the label is not one of the task's.
     """
-    rows = prepared(spec.prepare, row, training) if spec.prepare else [row]
-    return [_example(spec, shown) for shown in rows]
+    examples = []
+    for shown in prepared(spec.prepare, row, training) if spec.prepare else [row]:
+        before, context, after = render(spec, shown)
+        target, label, references = answer(spec, shown)
+        group = str(value(shown, spec.group)) if spec.group else ""
+        examples.append(Example(before, context, after, target, label, references, group))
+    return examples
 
 
 def merge(spec: TaskSpec, examples: Iterable[Example]) -> list[Example]:
     """Remove evaluation examples that would be scored twice (ReCoRD's repeated queries)."""
     return merge_queries(examples) if spec.prepare == "record" else list(examples)
-
-
-def _example(spec: TaskSpec, row: Row) -> Example:
-    before, context, after = render(spec, row)
-    target, label, references = answer(spec, row)
-    group = str(value(row, spec.group)) if spec.group else ""
-    return Example(before, context, after, target, label, references, group)
 
 
 def render(spec: TaskSpec, row: Row) -> tuple[str, str, str]:
@@ -140,7 +138,11 @@ def truncate(
     whole = _encode(tokenizer, example.text)
     if len(whole) <= room:
         return [*head, *whole, *tail], False
-    front, middle, back = (_encode(tokenizer, part) for part in _with_leading_blanks(example))
+    before = example.before.rstrip()  # blanks at the end of a part go to the head of the next one
+    rest = example.before[len(before) :] + example.context
+    context = rest.rstrip()
+    after = rest[len(context) :] + example.after
+    front, middle, back = (_encode(tokenizer, part) for part in (before, context, after))
     left = max(0, room - len(front) - len(back))
     kept = [*front, *middle[:left], *back][:room]
     return [*head, *kept, *tail], True
@@ -148,11 +150,3 @@ def truncate(
 
 def _encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
-
-
-def _with_leading_blanks(example: Example) -> tuple[str, str, str]:
-    """Move blanks from the end of a part to the head of the next one."""
-    before = example.before.rstrip()
-    rest = example.before[len(before) :] + example.context
-    context = rest.rstrip()
-    return before, context, rest[len(context) :] + example.after
