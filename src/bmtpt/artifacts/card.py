@@ -119,11 +119,7 @@ AnyCard = TypeVar("AnyCard", bound=Card)
 
 
 def require_backbone(card: BackboneCard, backbone: Backbone | BackboneCard) -> None:
-    """Refuse to use an artifact with another backbone (loaded, or noted) than the one it was trained on.
-
-    Raises:
-        BackboneError: They differ; the sentence names both.
-    """
+    """Raise a BackboneError if an artifact was trained on another backbone than the one that is loaded (or noted)."""
     same = card.fingerprint == backbone.fingerprint
     if not same and (isinstance(backbone, BackboneCard) or not backbone.matches(card.fingerprint)):
         raise BackboneError(

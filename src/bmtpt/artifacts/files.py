@@ -12,11 +12,7 @@ from bmtpt.errors import ArtifactError
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a UTF-8 text file; a reader sees the old file or the new one, never a part.
-
-    Raises:
-        ArtifactError: The file cannot be written; the old file, if any, is still there.
-    """
+    """Write a UTF-8 text file whole, or raise an ArtifactError and leave the old file."""
     write_files_atomically(path.parent, {path.name: text.encode()})
 
 

@@ -40,11 +40,7 @@ def require_free(folder: str | Path | None, kind: Kind, *, resume: bool = False,
 
 
 def read_raw_card(folder: Path) -> Any:
-    """Return what a folder's card holds, unchecked, or None if there is no card (yet).
-
-    Raises:
-        ArtifactError: It cannot be read or is not JSON.
-    """
+    """Return what a folder's card holds, unchecked, or None without one; raise an ArtifactError if it is not JSON."""
     path = folder / CARD
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -61,10 +57,7 @@ def output_folder(
     """Make an output folder and hold it for this process while the work runs, before anything expensive is loaded.
 
     A folder that this call has made is removed if the work fails before writing to it. Nested calls are allowed, and
-    None yields None.
-
-    Raises:
-        ArtifactError: As `require_free`; another process is working in the folder; or it cannot be made.
+    None yields None. Raises as `require_free`, `made` and `held`.
     """
     if folder is None:
         yield None
@@ -77,11 +70,7 @@ def output_folder(
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder if it is missing; if the work then fails and the folder is still empty, remove it.
-
-    Raises:
-        ArtifactError: It cannot be made.
-    """
+    """Make a folder if it is missing; if the work then fails and the folder is still empty, remove it."""
     new = not os.path.exists(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -102,10 +91,9 @@ _HELD: dict[str, int] = {}
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process. The lock is on the folder itself, so it leaves no file and ends with the process.
+    """Hold a folder for this process, or raise an ArtifactError if another process holds it.
 
-    Raises:
-        ArtifactError: Another process holds it.
+    The lock is on the folder itself, so it leaves no file and ends with the process.
     """
     place = os.path.realpath(folder)
     handle = None if place in _HELD else _locked(place)

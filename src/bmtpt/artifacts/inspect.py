@@ -65,11 +65,7 @@ def _prompt_facts(card: PromptCard) -> dict[str, str]:
 
 
 def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
-    """Yield the nearest vocabulary tokens (by cosine) of each prompt's first rows.
-
-    Raises:
-        BackboneError: The artifact belongs to another model.
-    """
+    """Yield the nearest vocabulary tokens (by cosine) of each prompt's first rows."""
     require_backbone(artifact.card.backbone, backbone)
     # A T5's table is longer than its vocabulary; the extra rows have no token.
     table = backbone.embed(torch.arange(min(len(backbone.tokenizer), backbone.vocab_size)))

@@ -47,11 +47,10 @@ class _Config(BaseModel):
 
 
 def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
-    """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads.
+    """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads; an adapter in it is replaced.
 
     Args:
         prompt: A single prompt (M = 1).
-        folder: Made if missing; an adapter in it is replaced.
         base_model: Hub id or folder that PEFT notes as the base model.
 
     Raises:
@@ -87,9 +86,7 @@ def import_peft(
     """Read a PEFT prompt-tuning folder as a prompt for one task. `peft` itself is not needed.
 
     A folder written by `export_peft` notes the backbone's fingerprint, which is then checked; other folders are
-    checked by the prompt's width only.
-
-    Its card claims no more than the folder says, which is not how long PEFT trained, or on what.
+    checked by the prompt's width only. The card claims no more than the folder says.
 
     Raises:
         ArtifactError: The folder does not hold a prompt-tuning adapter for a model of this kind and width.

@@ -43,10 +43,7 @@ class Posterior:
         return _sha256(to_safetensors(_stored({"particles": self.particles})))
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
-        """Write ``posterior.safetensors`` and ``card.json`` into a folder and keep its other files.
-
-        Returns:
-            The posterior with the card as written.
+        """Write ``posterior.safetensors`` and ``card.json``, keep other files, and return the posterior as written.
 
         Raises:
             ArtifactError: The folder cannot be written, holds a run already (unless ``overwrite`` and a posterior), or
@@ -56,11 +53,7 @@ class Posterior:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a posterior and check it against its card.
-
-        Raises:
-            ArtifactError: The folder holds no posterior, or one that is damaged or from another format version.
-        """
+        """Read a posterior and check it against its card; raise an ArtifactError if it is missing or damaged."""
         tensors, card = _read(Path(folder), PosteriorCard)
         return cls(tensors["particles"], card)
 

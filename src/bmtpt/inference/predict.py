@@ -35,8 +35,7 @@ ANSWER_TOKENS = 32
 def read_rows(lines: Iterable[str], task: TaskSpec, source: str = "input") -> Iterator[Example]:
     """Turn lines into examples: JSON objects with the task's columns, or plain text if the task has one column.
 
-    Raises:
-        DataError: A line is not JSON, or lacks a column; the sentence names the line.
+    A line that is not JSON or lacks a column raises a DataError that names it.
     """
     for where, line in _numbered(lines, source):
         row = _json(line, where) if line.lstrip().startswith("{") else _row(line.rstrip("\n"), where, task)
@@ -48,9 +47,7 @@ def read_task_rows(
 ) -> Iterator[tuple[str, Example]]:
     """Turn lines of several tasks into pairs (task, example): JSON objects, whose field ``task`` names the task.
 
-    Raises:
-        DataError: A line is not a JSON object, lacks a column or ``task``, or names a task that is not in ``tasks``;
-            the sentence names the line.
+    A line that is not a JSON object, lacks a column or names no task of ``tasks`` raises a DataError that names it.
     """
     for where, line in _numbered(lines, source):
         if not line.lstrip().startswith("{"):
@@ -66,11 +63,7 @@ def read_task_rows(
 
 
 def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
-    """Turn one text or several, in memory, into examples.
-
-    Args:
-        texts: A text, a row (a dict with the task's columns), or several: a list, a DataFrame, a `datasets.Dataset`, a
-            Series of texts.
+    """Turn one text or row (a dict), or a list, DataFrame, `datasets.Dataset` or Series of them, into examples.
 
     Raises:
         DataError: A row lacks a column, or a text comes where the task needs several columns.

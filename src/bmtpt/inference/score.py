@@ -136,11 +136,7 @@ def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Sco
 
 
 def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> Evaluation:
-    """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged.
-
-    Raises:
-        SettingsError: An ensemble of several prompts is asked to generate: their texts have no average.
-    """
+    """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged."""
     probabilities, reliability = None, {}
     if scorer.answers:
         probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)

@@ -23,8 +23,7 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
         tokenizer: Counts the tokens of the training texts, if given.
 
     Raises:
-        TaskError: The file is wrong. The sentence names file and key.
-        DataError: A row is wrong. The sentence names file and line.
+        TaskError, DataError: The file or a row is wrong; the sentence names file and key, or file and line.
     """
     spec = load_task(Path(path))
     loaded = load_data(spec, "hub" if data is None else data, seed=SPLIT_SEED)

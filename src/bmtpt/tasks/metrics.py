@@ -27,11 +27,7 @@ NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def score(spec: TaskSpec, predictions: Sequence[str], examples: Sequence[Example]) -> dict[str, float]:
-    """Return every metric of a task, 0 to 100 (correlations: -100 to 100).
-
-    Raises:
-        DataError: There are no examples, or the number of predictions differs from theirs.
-    """
+    """Return every metric of a task, 0 to 100 (correlations: -100 to 100)."""
     if not examples or len(predictions) != len(examples):
         raise DataError(f"task '{spec.name}': {len(predictions)} predictions for {len(examples)} examples")
     return {metric: _measure(spec, metric, predictions, examples) for metric in spec.metrics}
@@ -82,9 +78,6 @@ def calibration(probabilities: Float[np.ndarray, "N C"], labels: Sequence[int]) 
 
     ECE is Σ_b n_b/N · |accuracy_b - confidence_b| over 15 bins of equal width, bin b being (b/15, (b+1)/15] of the
     highest probability (Guo et al. 2017, eq. 3).
-
-    Raises:
-        DataError: There are no rows.
     """
     n = len(labels)
     if n == 0:

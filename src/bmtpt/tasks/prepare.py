@@ -90,11 +90,7 @@ def mark_span(words: list[str], index: int, span: str, mark: str) -> list[str]:
 
 
 def prepared(name: Prepare, row: Row, training: bool) -> list[dict[str, Any]]:
-    """Return the rows to show of one raw row.
-
-    Raises:
-        DataError: The row is not as that data set's are.
-    """
+    """Return the rows to show of one raw row; raise a DataError if it is not like that data set's rows."""
     try:
         return PREPARE[name](row, training)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

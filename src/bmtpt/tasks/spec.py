@@ -8,13 +8,7 @@ Each built-in task is one YAML file in this folder; a user's own task is a file 
     context: body
     label: team
     labels: [billing, technical, other]
-
-One table of your own (`file`, or rows in memory) is divided by `split`:
-
-    split: stratify           # the default: 20 % test, in proportion to the labels; the others train
-    split: cut                # 60 % train, 20 % select, 20 % test
-    split: none               # every row trains; there is no test part
-    split_column: part        # a column that says train, validation or test for each row
+    split: stratify           # or another rule of `SPLITS`; `split_column: part` names a column that says it
 
 With `files`, each file is the part it is named for (`files: {train: a.csv, test: b.csv}`), and other parts are empty.
 Without a validation part, a stage carves its selection rows out of the rows that it trains on.
@@ -248,13 +242,10 @@ class TaskSpec(BaseModel):
 
 @lru_cache(maxsize=256)
 def pieces(template: str) -> tuple[tuple[str, str | None], ...]:
-    """Split a template into (literal text, column or None) pairs.
+    """Split a template into (literal text, column or None) pairs; raise a ValueError for anything but plain columns.
 
     >>> pieces("rte s: {a} end")
     (('rte s: ', 'a'), (' end', None))
-
-    Raises:
-        ValueError: A brace is not closed, or a placeholder is more than a column's name.
     """
     parts = []
     try:
@@ -346,11 +337,7 @@ def first_problem(error: ValidationError) -> str:
 
 
 def saved_task(definition: Mapping[str, Any]) -> TaskSpec:
-    """Return the task that an artifact's card defines.
-
-    Raises:
-        TaskError: It is not a definition, or one of another version.
-    """
+    """Return the task that an artifact's card defines; raise a TaskError if this version cannot read it."""
     if definition.get("file") and definition.get("split") == "own":  # in version 1, how one file was divided
         definition = {**definition, "split": "cut", "split_names": ()}
     try:

@@ -60,9 +60,6 @@ def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts
 
     Where a split is missing the rule cannot be kept: of two splits, the first then trains and selects and the second
     tests; one split is cut in three.
-
-    Raises:
-        DataError: There are too few rows for three parts.
     """
     present = [rows for rows in found if rows is not None]
     if len(present) == 3:
@@ -77,11 +74,7 @@ def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts
 
 
 def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
-    """Divide one table of a user's by the task's rule (`SPLITS`).
-
-    Raises:
-        DataError: There are too few rows, or a row's part has another name than train, validation or test.
-    """
+    """Divide one table of a user's by the task's rule (`SPLITS`); raise a DataError if a row names no part."""
     if spec.split == "cut":
         return cut_in_three(rows, seed)
     everything = range(len(rows))
@@ -122,13 +115,7 @@ def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Pa
 
 
 def stratified(labels: Sequence[Hashable], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Divide positions in two, each with the labels in about their overall proportions.
-
-    Args:
-        labels: One per row; all equal where rows have no labels.
-        count: Rows of the second part.
-        seed: Seed of the order.
-    """
+    """Divide positions in two, ``count`` in the second, each with the labels (one a row) in about their proportions."""
     shuffled = permutation(len(labels), seed)
     sizes = Counter(labels)
     seen: Counter[Hashable] = Counter()
@@ -183,9 +170,6 @@ def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Exampl
 
     Examples without a label (numbers, free answers) are drawn plainly. The draw is a pure function of its
     arguments, and a smaller draw of the same seed is the head of a larger one.
-
-    Raises:
-        DataError: There are fewer examples than shots.
     """
     if not 1 <= shots <= len(examples):
         raise DataError(f"cannot draw {shots} examples from {len(examples)}; ask for 1 to {len(examples)} shots")

@@ -17,11 +17,7 @@ from bmtpt.types import Example
 
 
 def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
-    """Turn one raw row into examples: usually one; none if the row is dropped; one per answer for ReCoRD.
-
-    Raises:
-        DataError: A column is missing or empty, or the label is not one of the task's.
-    """
+    """Turn one raw row into examples: usually one; none if the row is dropped; one per answer for ReCoRD."""
     examples = []
     for shown in prepared(spec.prepare, row, training) if spec.prepare else [row]:
         before, context, after = render(spec, shown)
@@ -119,7 +115,7 @@ def _text(row: Row, column: str) -> str:
 def truncate(
     example: Example, tokenizer: Any, max_length: int, framing: tuple[Sequence[int], Sequence[int]] | None = None
 ) -> tuple[list[int], bool]:
-    """Tokenise an example's source text, cutting the end of its context if it is too long.
+    """Tokenise an example's source text, cutting the end of its context if it is too long; tell whether it was cut.
 
     Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
     before it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
@@ -129,9 +125,6 @@ def truncate(
         tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
         max_length: Most tokens returned, framing included.
         framing: Ids before and after the text; None means the end of sequence after it.
-
-    Returns:
-        Token ids in their framing, and whether anything was cut.
     """
     head, tail = ((), (tokenizer.eos_token_id,)) if framing is None else framing
     room = max_length - len(head) - len(tail)

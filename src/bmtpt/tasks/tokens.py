@@ -80,11 +80,8 @@ def _without_end_blank(example: Example) -> Example:
 def epoch_rows(rows: int, batch_size: int, step: int, *, seed: int, task: int) -> list[int]:
     """Return the row indices of one task at one step: epochs of fresh permutations, read in order.
 
-    Args:
-        rows: Rows of the task.
-        batch_size: Rows per step; a batch may span two epochs, and hold a row twice if it exceeds ``rows``.
-        seed: Seed of the run.
-        task: Number of the task in the run, so that tasks are shuffled independently.
+    A batch may span two epochs, and holds a row twice if it exceeds ``rows``. ``task`` is the task's number in the run:
+    tasks are shuffled independently.
     """
     return stream_rows(rows, step * batch_size, batch_size, seed=seed, task=task)
 
