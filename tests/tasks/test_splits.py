@@ -80,11 +80,6 @@ def test_mnli_selects_with_mismatched_and_tests_on_matched():
     ]
 
 
-def test_a_lone_split_is_cut_in_three():
-    train, select, test = split_rows(load_task("rte"), [None, rows(100)], 42)
-    assert (len(train), len(select), len(test)) == (60, 20, 20)
-
-
 def test_two_of_three_splits_hold_out_of_the_first():
     found = [None, rows(8000, "validation"), rows(8000, "test")]
     train, select, test = split_rows(load_task("paws"), found, 42)

@@ -1,19 +1,21 @@
-"""Check the arguments of the library's calls: a wrong kind of thing gets a sentence that says what is wanted."""
+"""What the library's calls share: arguments of the right kind (else a sentence that says what is wanted), artifacts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from pydantic import BaseModel
 
-from bmtpt.artifacts.card import BackboneCard, require_backbone
+from bmtpt.artifacts.card import require_backbone
+from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.settings import validated
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Saved = TypeVar("Saved", Posterior, Prompt)
 
 
 def require(value: Any, kind: Any, wanted: str) -> Any:
@@ -44,24 +46,44 @@ def as_backbone(value: Any) -> Backbone:
 _loaded = lru_cache(maxsize=4)(Backbone.from_pretrained)
 
 
-class OnBackbone:
-    """Something that belongs to a backbone, which is loaded when it is first needed."""
+class Artifact(Generic[Saved]):
+    """What was trained, and its backbone, which is loaded when it is first needed."""
 
-    def __init__(self, card: BackboneCard, backbone: Any) -> None:
-        self._belongs_to = card
+    _kind: type[Saved]
+    _wanted: str
+
+    def __init__(self, saved: Saved, backbone: Backbone | str | Path | None = None) -> None:
+        self._saved: Saved = require(saved, self._kind, self._wanted)
         self._backbone = None if backbone is None else self._fitting(backbone)
 
     @property
     def backbone(self) -> Backbone:
         """The backbone it was trained with."""
         if self._backbone is None:
-            self._backbone = self._fitting(self._belongs_to.name)
+            self._backbone = self._fitting(self._saved.card.backbone.name)
         return self._backbone
 
     def _fitting(self, backbone: Any) -> Backbone:
         found = as_backbone(backbone)
-        require_backbone(self._belongs_to, found)
+        require_backbone(self._saved.card.backbone, found)
         return found
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write it into a folder; raise an ArtifactError if the folder holds another run or cannot be written."""
+        self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Self:
+        """Read it from a folder.
+
+        Args:
+            backbone: The backbone it was trained with; None loads the one its card names when it is needed.
+
+        Raises:
+            ArtifactError: The folder holds no such artifact, or a damaged one.
+            BackboneError: It was trained with another backbone.
+        """
+        return cls(cls._kind.load(as_folder(folder)), backbone)
 
 
 def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any]) -> Settings:

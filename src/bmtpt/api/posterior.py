@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.api.given import OnBackbone, as_backbone, as_folder, as_settings, described, require
+from bmtpt.api.given import Artifact, as_backbone, as_folder, as_settings, described
 from bmtpt.api.prompt import Prompt
 from bmtpt.api.task import AnyTask, Task, as_data
 from bmtpt.artifacts import saved as artifacts
@@ -66,13 +66,11 @@ def learn(
     return Posterior(found, model)
 
 
-class Posterior(OnBackbone):
+class Posterior(Artifact[artifacts.Posterior]):
     """A posterior over soft prompts, learned from source tasks; `adapt` makes a prompt for a new task from it."""
 
-    def __init__(self, saved: artifacts.Posterior, backbone: Backbone | str | Path | None = None) -> None:
-        wanted = "a posterior comes from bmtpt.learn or Posterior.load"
-        self._saved: artifacts.Posterior = require(saved, artifacts.Posterior, wanted)
-        super().__init__(self.card.backbone, backbone)
+    _kind = artifacts.Posterior
+    _wanted = "a posterior comes from bmtpt.learn or Posterior.load"
 
     @property
     def particles(self) -> Float[Tensor, "M P D"]:
@@ -129,27 +127,6 @@ class Posterior(OnBackbone):
             )  # fmt: skip
         prompts = {data.task.name: Prompt(found[data.task.name], self.backbone, data) for data in targets}
         return next(iter(prompts.values())) if isinstance(task, ONE_TASK) else prompts
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the posterior into a folder.
-
-        Raises:
-            ArtifactError: The folder holds another run, or cannot be written.
-        """
-        self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
-
-    @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Posterior:
-        """Read a posterior from a folder.
-
-        Args:
-            backbone: The backbone it was learned with; None loads the one its card names when it is needed.
-
-        Raises:
-            ArtifactError: The folder holds no posterior, or a damaged one.
-            BackboneError: It was learned with another backbone.
-        """
-        return cls(artifacts.Posterior.load(as_folder(folder)), backbone)
 
     def __repr__(self) -> str:
         M, P, D = self.particles.shape

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, overload
 
-from bmtpt.api.given import OnBackbone, as_folder, require
+from bmtpt.api.given import Artifact
 from bmtpt.api.task import AnyTask, as_data
 from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PromptCard
@@ -25,16 +25,16 @@ Text = str | Mapping[str, Any]
 """A text, or a row: a dict with the columns that the task's text names."""
 
 
-class Prompt(OnBackbone):
+class Prompt(Artifact[artifacts.Prompt]):
     """A prompt (or an ensemble of prompts) for one task; it answers texts with the frozen backbone."""
+
+    _kind = artifacts.Prompt
+    _wanted = "a prompt must come from Posterior.adapt or Prompt.load"
 
     def __init__(
         self, saved: artifacts.Prompt, backbone: Backbone | str | Path | None = None, data: TaskData | None = None
     ) -> None:
-        self._saved: artifacts.Prompt = require(
-            saved, artifacts.Prompt, "a prompt must come from Posterior.adapt or Prompt.load"
-        )
-        super().__init__(self.card.backbone, backbone)
+        super().__init__(saved, backbone)
         self._data = data
         self.task: TaskSpec = saved_task(self.card.task_definition)
 
@@ -108,27 +108,6 @@ class Prompt(OnBackbone):
         if scorer not in [None, *get_args(ScorerKind)]:
             raise SettingsError(f"there is no scorer {scorer!r}; {nearest(str(scorer), get_args(ScorerKind))}")
         return evaluate(self.backbone, self._saved, data.parts[part], task=data.task, scorer=scorer)
-
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the prompt into a folder.
-
-        Raises:
-            ArtifactError: The folder holds another run, or cannot be written.
-        """
-        self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
-
-    @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Prompt:
-        """Read a prompt from a folder.
-
-        Args:
-            backbone: The backbone it was trained with; None loads the one its card names when it is needed.
-
-        Raises:
-            ArtifactError: The folder holds no prompt, or a damaged one.
-            BackboneError: It was trained with another backbone.
-        """
-        return cls(artifacts.Prompt.load(as_folder(folder)), backbone)
 
     def __repr__(self) -> str:
         M, P, D = self._saved.prompts.shape

@@ -37,8 +37,7 @@ def read_rows(lines: Iterable[str], task: TaskSpec, source: str = "input") -> It
 
     A line that is not JSON or lacks a column raises a DataError that names it.
     """
-    for where, line in _numbered(lines, source):
-        row = _json(line, where) if line.lstrip().startswith("{") else _row(line.rstrip("\n"), where, task)
+    for where, row in _parsed(lines, source):
         yield _example(row, where, task)
 
 
@@ -49,10 +48,9 @@ def read_task_rows(
 
     A line that is not a JSON object, lacks a column or names no task of ``tasks`` raises a DataError that names it.
     """
-    for where, line in _numbered(lines, source):
-        if not line.lstrip().startswith("{"):
+    for where, row in _parsed(lines, source):
+        if not isinstance(row, Mapping):
             raise DataError(f"{where} is not a JSON object; with several prompts each line needs one with a 'task'")
-        row = _json(line, where)
         if "task" not in row:
             known = ", ".join(sorted(tasks))
             raise DataError(f"{where} has no field 'task'; with several prompts it names one of {known}")
@@ -70,48 +68,41 @@ def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
         TypeError: It is of another kind.
     """
     if isinstance(texts, (str, Mapping)):
-        return [_example(_row(texts, "the text", task), "the text", task)]
+        return [_example(texts, "the text", task)]
     if hasattr(texts, "columns") or hasattr(texts, "column_names"):
         rows = from_memory(texts)
         texts = rows.fetch(range(len(rows)))
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
         raise TypeError(f"predict takes a text, a dict with a row, or a list of them, not {type(texts).__name__}")
-    wheres = ((f"text {number}", text) for number, text in enumerate(texts, start=1))
-    return [_example(_row(text, where, task), where, task) for where, text in wheres]
+    return [_example(text, f"text {number}", task) for number, text in enumerate(texts, start=1)]
 
 
-def _row(text: Any, where: str, task: TaskSpec) -> Mapping[str, Any]:
-    if isinstance(text, Mapping):
-        return text
-    if not isinstance(text, str):
-        raise TypeError(f"{where} is a {type(text).__name__}; give a text, or a dict with the columns of the task")
-    columns = placeholders(task.text)
-    if len(columns) != 1:
-        raise DataError(f"{where}: task {task.name} needs rows with the columns {', '.join(columns)}")
-    return {columns[0]: text}
-
-
-def _numbered(lines: Iterable[str], source: str) -> Iterator[tuple[str, str]]:
+def _parsed(lines: Iterable[str], source: str) -> Iterator[tuple[str, Any]]:
+    """Yield where each line is, and its JSON object, or else its text."""
     for number, line in enumerate(lines, start=1):
+        where = f"{source}, line {number}"
+        try:
+            row = dict(json.loads(line)) if line.lstrip().startswith("{") else line.rstrip("\n")
+        except ValueError as error:
+            raise DataError(f"{where} is not valid JSON ({getattr(error, 'msg', error)})") from error
         if line.strip():
-            yield f"{source}, line {number}", line
+            yield where, row
 
 
-def _example(row: Mapping[str, Any], where: str, task: TaskSpec) -> Example:
+def _example(row: Any, where: str, task: TaskSpec) -> Example:
+    if not isinstance(row, (str, Mapping)):
+        raise TypeError(f"{where} is a {type(row).__name__}; give a text, or a dict with the columns of the task")
+    if isinstance(row, str):
+        columns = placeholders(task.text)
+        if len(columns) != 1:
+            raise DataError(f"{where}: task {task.name} needs rows with the columns {', '.join(columns)}")
+        row = {columns[0]: row}
     try:
         shown = prepared(task.prepare, row, training=False)[0] if task.prepare else row
         before, context, after = render(task, shown)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     return Example(before, context, after, target="")
-
-
-def _json(line: str, where: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(line))
-    except ValueError as error:
-        reason = getattr(error, "msg", error)
-        raise DataError(f"{where} is not valid JSON ({reason})") from error
 
 
 @overload

@@ -62,11 +62,8 @@ def value(row: Row, column: str) -> Any:
 
 def from_folder(folder: Path, split: str) -> Rows | None:
     """Read a split of a data folder, or return None if no file of that name is there."""
-    for suffix in SUFFIXES:
-        path = folder / f"{split}.{suffix}"
-        if path.is_file():
-            return from_file(path)
-    return None
+    paths = (folder / f"{split}.{suffix}" for suffix in SUFFIXES)
+    return next((from_file(path) for path in paths if path.is_file()), None)
 
 
 def from_file(path: Path) -> Rows:

@@ -285,27 +285,13 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
     text = str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         return _read(Path(text))
-    path = Path(__file__).parent / f"{text}.yaml"
     if text not in builtin_tasks():
         hint = nearest(text, builtin_tasks())
         raise TaskError(f"there is no task '{text}'; {hint} (or give the path of a .yaml file)")
-    return _read(path)
+    return _read(Path(__file__).parent / f"{text}.yaml")
 
 
 def _read(path: Path) -> TaskSpec:
-    spec = _parse(path)
-    try:
-        task = TaskSpec.model_validate(spec)
-    except ValidationError as error:
-        raise TaskError(f"{path}: {first_problem(error)}") from error
-    if not task.has_rows:
-        raise TaskError(f"{path}: name the rows with 'file', 'files', 'folder', 'hub' or 'offline'")
-    root = path.resolve().parent
-    files = {split: root / file for split, file in task.files.items()} if task.files else None
-    return task.model_copy(update={"file": task.file and root / task.file, "files": files})
-
-
-def _parse(path: Path) -> dict[str, Any]:
     # BaseLoader leaves every scalar a string: YAML's own rules would turn the label `no` into False.
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     try:
@@ -321,7 +307,15 @@ def _parse(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict):
         raise TaskError(f"{path}: a task file is a list of 'key: value' lines, starting with 'name: …'")
-    return content
+    try:
+        task = TaskSpec.model_validate(content)
+    except ValidationError as error:
+        raise TaskError(f"{path}: {first_problem(error)}") from error
+    if not task.has_rows:
+        raise TaskError(f"{path}: name the rows with 'file', 'files', 'folder', 'hub' or 'offline'")
+    root = path.resolve().parent
+    files = {split: root / file for split, file in task.files.items()} if task.files else None
+    return task.model_copy(update={"file": task.file and root / task.file, "files": files})
 
 
 def first_problem(error: ValidationError) -> str:

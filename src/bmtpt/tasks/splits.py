@@ -160,8 +160,11 @@ def cut_in_three(rows: Rows, seed: int) -> Parts:
 
 def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
     """Cap each part by a seeded draw."""
-    caps = (limits.train, limits.select, limits.test)
-    train, select, test = (_capped(part, most, seed) for part, most in zip(parts, caps, strict=True))
+    kept = []
+    for part, most in zip(parts, (limits.train, limits.select, limits.test), strict=True):
+        drawn = permutation(len(part), seed)[:most] if most is not None and most < len(part) else None
+        kept.append(part if drawn is None else Part(part.rows, [part.index[i] for i in drawn]))
+    train, select, test = kept
     return train, select, test
 
 
@@ -188,12 +191,6 @@ def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Exampl
 
 def _all(rows: Rows) -> Part:
     return Part(rows, range(len(rows)))
-
-
-def _capped(part: Part, most: int | None, seed: int) -> Part:
-    if most is None or len(part) <= most:
-        return part
-    return Part(part.rows, [part.index[i] for i in permutation(len(part), seed)[:most]])
 
 
 def _at_least(rows: Rows, least: int) -> int:
