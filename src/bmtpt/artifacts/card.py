@@ -10,7 +10,7 @@ import platform
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar, get_args
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -159,7 +159,7 @@ def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     path, raw = folder / CARD, read_raw_card(folder)
     if raw is None:
         raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}")
-    if not isinstance(raw, dict) or raw.get("kind") not in get_args(Kind):
+    if not isinstance(raw, dict) or raw.get("kind") not in list(A_KIND):
         raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
     if raw.get("format_version") != FORMAT_VERSION:
         noted = raw.get("versions")

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from bmtpt.errors import ArtifactError
 
@@ -17,12 +17,7 @@ CHECKPOINT = "checkpoint.safetensors"
 Kind = Literal["posterior", "prompt", "mixture", "weights"]
 """What an artifact is. Its numbers are in `KIND.safetensors`."""
 
-A_KIND: dict[Kind, str] = {
-    "posterior": "a posterior",
-    "prompt": "a prompt",
-    "mixture": "a mixture",
-    "weights": "tuned weights",
-}
+A_KIND = {kind: "tuned weights" if kind == "weights" else f"a {kind}" for kind in get_args(Kind)}
 
 
 def require_free(folder: str | Path | None, kind: Kind, *, resume: bool = False, overwrite: bool = False) -> None:

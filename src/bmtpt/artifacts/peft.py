@@ -94,12 +94,7 @@ def import_peft(
     """
     folder = Path(folder)
     config = _read_config(folder, backbone)
-    rows, metadata = _read_rows(folder)
-    if _FINGERPRINT in metadata:
-        exported_for = config.base_model_name_or_path or "unknown"
-        noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
-        require_backbone(noted, backbone)
-    _check_rows(folder / WEIGHTS, rows, config, backbone)
+    rows = _read_rows(folder, config, backbone)
     card = PromptCard(
         backbone=backbone,
         task=task,
@@ -145,7 +140,7 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
     return config
 
 
-def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
+def _read_rows(folder: Path, config: _Config, backbone: BackboneCard) -> Tensor:
     path = folder / WEIGHTS
     if not path.is_file():
         if (folder / "adapter_model.bin").is_file():
@@ -157,12 +152,14 @@ def _read_rows(folder: Path) -> tuple[Tensor, dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != {_KEY}:
                 raise ArtifactError(f"{path} holds {sorted(file.keys())} where only '{_KEY}' belongs")
-            return file.get_tensor(_KEY), file.metadata() or {}
+            rows: Tensor = file.get_tensor(_KEY)
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from error
-
-
-def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCard) -> None:
+    if _FINGERPRINT in metadata:
+        exported_for = config.base_model_name_or_path or "unknown"
+        noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
+        require_backbone(noted, backbone)
     submodules = config.num_transformer_submodules or (1 if backbone.decoder_only else 2)  # PEFT's defaults
     expected = [config.num_virtual_tokens * submodules, config.token_dim]
     if list(rows.shape) != expected or 0 in expected:
@@ -171,3 +168,4 @@ def _check_rows(path: Path, rows: Tensor, config: _Config, backbone: BackboneCar
         raise ArtifactError(f"{path} holds {rows.dtype}; save it again as torch.float32")
     if not torch.isfinite(rows).all():
         raise ArtifactError(f"{path} holds numbers that are not finite; train the prompt again")
+    return rows

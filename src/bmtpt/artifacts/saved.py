@@ -40,7 +40,7 @@ class Posterior:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the file that `save` writes: the posterior's name in the cards of prompts made from it."""
-        return _sha256(to_safetensors(_stored({"particles": self.particles})))
+        return hashlib.sha256(to_safetensors(_stored({"particles": self.particles}))).hexdigest()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Write ``posterior.safetensors`` and ``card.json``, keep other files, and return the posterior as written.
@@ -124,7 +124,7 @@ def _save(folder: str | Path, card: AnyCard, tensors: dict[str, Tensor], overwri
     stored = _stored(tensors)
     _check_tensors(stored, card.backbone, f"the {card.kind}")
     weights = to_safetensors(stored)
-    stamped = card.model_copy(update={"weights_sha256": _sha256(weights)})
+    stamped = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     text = stamped.model_dump_json(indent=2) + "\n"
     # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
     write_files_atomically(Path(folder), {f"{card.kind}.safetensors": weights, CARD: text.encode()})
@@ -147,10 +147,6 @@ def _check_tensors(tensors: dict[str, Tensor], backbone: BackboneCard, what: str
             raise ArtifactError(f"{what} holds numbers that are not finite; train with a lower learning rate")
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCard]:
     """Read a card and its tensors, and check all that a wrong, damaged or edited folder could break."""
     card = read_card(folder, model)
@@ -159,7 +155,7 @@ def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCar
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    if _sha256(content) != card.weights_sha256:
+    if hashlib.sha256(content).hexdigest() != card.weights_sha256:
         raise ArtifactError(
             f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
             "copy the folder again or train again"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,17 +105,9 @@ def _example(row: Any, where: str, task: TaskSpec) -> Example:
     return Example(before, context, after, target="")
 
 
-@overload
-def predict(backbone: Backbone, prompt: Prompt, examples: Iterable[Example]) -> Iterator[dict[str, Any]]: ...
-
-
-@overload
 def predict(
-    backbone: Backbone, prompt: Mapping[str, Prompt], examples: Iterable[tuple[str, Example]]
-) -> Iterator[dict[str, Any]]: ...
-
-
-def predict(backbone: Backbone, prompt: Any, examples: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    backbone: Backbone, prompt: Prompt | Mapping[str, Prompt], examples: Iterable[Any]
+) -> Iterator[dict[str, Any]]:
     """Yield one answer per example, in order: ``text``, ``label`` and, for label words, ``probability`` and ``all``.
 
     With prompts by task, examples are pairs (task, example), and answers begin with ``task``; rows of all tasks go

@@ -52,16 +52,14 @@ def constant_answer(spec: TaskSpec, examples: Sequence[Example]) -> float | None
 
 def invalid_share(spec: TaskSpec, predictions: Sequence[str]) -> float:
     """Return the share (0 to 100) of outputs that are not a label, not a number, or (free answers) empty."""
-    if not predictions:
-        return 0.0
-    return 100.0 * sum(not is_valid(spec, text) for text in predictions) / len(predictions)
+    words = spec.label_words
 
+    def valid(text: str) -> bool:
+        if spec.kind == "number":
+            return number(text) is not None
+        return text.strip() in words if spec.fixed_words else bool(text.strip())
 
-def is_valid(spec: TaskSpec, prediction: str) -> bool:
-    """Tell whether an output is a possible answer of the task, right or wrong."""
-    if spec.kind == "number":
-        return number(prediction) is not None
-    return prediction.strip() in spec.label_words if spec.fixed_words else bool(prediction.strip())
+    return 100.0 * sum(not valid(text) for text in predictions) / max(1, len(predictions))
 
 
 def number(text: str) -> float | None:

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from bmtpt.errors import DataError
 from bmtpt.tasks.sources import Row, value
 from bmtpt.tasks.spec import Prepare
-from bmtpt.types import Example
 
 HIGHLIGHT_AFTER_STOP = re.compile(r"([.?!\"'])\n@highlight\n")
 
@@ -34,7 +32,7 @@ def multirc(row: Row, training: bool) -> list[dict[str, Any]]:
 
 
 def record(row: Row, training: bool) -> list[dict[str, Any]]:
-    """Train on every answer once; evaluate each query once with all its answers (see `merge_queries`)."""
+    """Train on every answer once; evaluate each query once with all its answers (see `bmtpt.tasks.text.merge`)."""
     raw = str(value(row, "passage"))
     passage = HIGHLIGHT_AFTER_STOP.sub(r"\1 ", raw).replace("\n@highlight\n", ". ")
     entities = ", ".join(dict.fromkeys(value(row, "entities")))
@@ -48,19 +46,6 @@ def record(row: Row, training: bool) -> list[dict[str, Any]]:
 def digest(*texts: str) -> str:
     """Name a group by its texts."""
     return hashlib.sha1("\n".join(texts).encode()).hexdigest()
-
-
-def merge_queries(examples: Iterable[Example]) -> list[Example]:
-    """Keep one example per group, with every answer of the group as reference.
-
-    ReCoRD lists a query once per answer in some copies; counting it twice would weigh it twice.
-    """
-    merged: dict[str, Example] = {}
-    for example in examples:
-        first = merged.get(example.group, example)
-        references = tuple(dict.fromkeys(first.references + example.references))
-        merged[example.group] = replace(first, references=references)
-    return list(merged.values())
 
 
 def wsc(row: Row, training: bool) -> list[dict[str, Any]]:

@@ -194,14 +194,6 @@ class TaskSpec(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _one_kind_of_answer(self) -> TaskSpec:
-        if sum((bool(self.labels), bool(self.answers), self.steps is not None)) != 1:
-            raise ValueError("give exactly one of 'labels', 'answers' and 'steps'")
-        if self.labels and len(self.label_words) < 2:
-            raise ValueError("'labels' needs at least two different words")
-        return self
-
-    @model_validator(mode="after")
     def _rows_are_somewhere(self) -> TaskSpec:
         if self.file and self.files:
             raise ValueError("give 'file' or 'files', not both")
@@ -226,7 +218,11 @@ class TaskSpec(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _metrics_fit_the_answer(self) -> TaskSpec:
+    def _answer_and_metrics_fit(self) -> TaskSpec:
+        if sum((bool(self.labels), bool(self.answers), self.steps is not None)) != 1:
+            raise ValueError("give exactly one of 'labels', 'answers' and 'steps'")
+        if self.labels and len(self.label_words) < 2:
+            raise ValueError("'labels' needs at least two different words")
         for metric in self.metrics:
             if metric not in METRICS[self.kind]:
                 hint = nearest(metric, METRICS[self.kind])

@@ -44,7 +44,7 @@ class Part:
         return len(self.index)
 
 
-Parts = tuple[Part, Part, Part]
+Parts = tuple[Part, ...]
 """Train, select, test."""
 
 
@@ -63,8 +63,7 @@ def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts
     """
     present = [rows for rows in found if rows is not None]
     if len(present) == 3:
-        train, select, test = present
-        return _all(train), _all(select), _all(test)
+        return tuple(map(_all, present))
     if len(present) == 1:
         return cut_in_three(present[0], seed)
     train, validation = present
@@ -87,8 +86,7 @@ def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
                     f"{rows.place(i)}: column '{spec.split_column}' says '{part}', and a part is {', '.join(PARTS)}"
                 )
             index[part].append(i)
-        train, select, test = (Part(rows, index[part]) for part in PARTS)
-        return train, select, test
+        return tuple(Part(rows, index[part]) for part in PARTS)
     if spec.split == "none":
         return _all(rows), Part(rows, ()), Part(rows, ())
     units: dict[Any, list[int]] = defaultdict(list)  # rows that are scored together stay together
@@ -110,8 +108,7 @@ def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Pa
     if spec.split != "own":
         return split_rows(spec, [found.get(part) for part in SPLIT_NAMES[spec.split]], seed)
     nothing = Part(next(iter(found.values())), ())
-    train, select, test = (_all(found[part]) if part in found else nothing for part in PARTS)
-    return train, select, test
+    return tuple(_all(found[part]) if part in found else nothing for part in PARTS)
 
 
 def stratified(labels: Sequence[Hashable], count: int, seed: int) -> tuple[list[int], list[int]]:
@@ -164,8 +161,7 @@ def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
     for part, most in zip(parts, (limits.train, limits.select, limits.test), strict=True):
         drawn = permutation(len(part), seed)[:most] if most is not None and most < len(part) else None
         kept.append(part if drawn is None else Part(part.rows, [part.index[i] for i in drawn]))
-    train, select, test = kept
-    return train, select, test
+    return tuple(kept)
 
 
 def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Example, ...]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from bmtpt.errors import DataError
-from bmtpt.tasks.prepare import merge_queries, prepared
+from bmtpt.tasks.prepare import prepared
 from bmtpt.tasks.sources import Row, value
 from bmtpt.tasks.spec import TaskSpec, pieces
 from bmtpt.types import Example
@@ -28,8 +29,14 @@ def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
 
 
 def merge(spec: TaskSpec, examples: Iterable[Example]) -> list[Example]:
-    """Remove evaluation examples that would be scored twice (ReCoRD's repeated queries)."""
-    return merge_queries(examples) if spec.prepare == "record" else list(examples)
+    """Keep one example per group of ReCoRD, with all its answers: some copies list a query once per answer."""
+    if spec.prepare != "record":
+        return list(examples)
+    merged: dict[str, Example] = {}
+    for example in examples:
+        first = merged.get(example.group, example)
+        merged[example.group] = replace(first, references=tuple(dict.fromkeys(first.references + example.references)))
+    return list(merged.values())
 
 
 def render(spec: TaskSpec, row: Row) -> tuple[str, str, str]:
