@@ -69,12 +69,12 @@ class Artifact(Generic[Saved]):
         return found
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write it into a folder; raise an ArtifactError if the folder holds another run or cannot be written."""
+        """Write the artifact into a folder; raise an ArtifactError if that holds a run or cannot be written."""
         self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Self:
-        """Read it from a folder.
+        """Read the artifact from a folder.
 
         Args:
             backbone: The backbone it was trained with; None loads the one its card names when it is needed.
