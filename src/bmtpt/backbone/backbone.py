@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from bmtpt.backbone.choose import choose_engine
+from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
+from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine, causal_supports
+from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
-from bmtpt.backbone.model.adopt import adopt, require_tokenizer
+from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
+from bmtpt.backbone.model.families import adopt, require_tokenizer
 from bmtpt.backbone.model.fingerprint import fingerprint_of_files, fingerprint_of_state, fingerprint_v1
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.model.load import load_model, load_tokenizer
@@ -92,8 +96,37 @@ class Backbone(FrozenModel):
 
     @cached_property
     def engine(self) -> Engine:
-        """The engine that runs this model: built when it is first needed, then kept."""
-        return choose_engine(self, self.engine_name, self.memory)
+        """The engine that runs this model: built when it is first needed, then kept.
+
+        Raises:
+            BackboneError: The model cannot be run by the packed engine, which `engine_name` or `memory` asks for.
+        """
+        made, why = self._choose()
+        logging.getLogger("bmtpt").info("engine=%s (%s)", made.name, why)
+        return made
+
+    def _choose(self) -> tuple[Engine, str]:
+        """Return the engine that `Execution` describes, and why it is this one."""
+        generic = HuggingFaceCausalEngine if self.decoder_only else HuggingFaceEngine
+        recompute = self.memory == "recompute"
+        if recompute and self.decoder_only:
+            raise BackboneError("memory=recompute is for T5, and this model is decoder-only; use memory=keep")
+        if self.engine_name == "generic":
+            if recompute:
+                raise BackboneError("memory=recompute needs the packed engine; use engine=auto, or memory=keep")
+            return generic(self), "asked for"
+        asked = self.engine_name == "packed" or recompute
+        if reason := (causal_supports if self.decoder_only else packed_supports)(self):
+            if asked:
+                choice = "memory=recompute" if self.engine_name != "packed" else "engine=packed"
+                raise BackboneError(f"{choice} cannot be used with backbone '{self.name}': {reason}; leave it out")
+            return generic(self), f"packed cannot run this backbone: {reason}"
+        if self.decoder_only:
+            return CausalEngine(self), "each prompt's keys and values are shared by its examples"
+        if not asked and self.device.type != "cpu":
+            return generic(self), "packed is made for CPUs"
+        why = "asked for" if self.engine_name == "packed" else "the fastest for T5 on a CPU"
+        return PackedT5Engine(self, self.memory), f"{why}; memory={self.memory}"
 
     @property
     def identity(self) -> dict[str, str]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone.model.frozen import FrozenModel
+from bmtpt.backbone.passes import CUDA_FACTOR, IGNORED, TOKEN_BUDGET, Pass, at_least_fp32, run_passes
 from bmtpt.types import TokenBatch
 
 
@@ -39,39 +45,162 @@ class Reply(NamedTuple):
     text: str
 
 
-class Engine(Protocol):
-    """Pairs M prompts with N examples. Losses and gradients are fp32 whatever the compute dtype.
+Shared = tuple[Tensor, ...]
+"""What all rows of a prompt share, with the axes of the prompts in front: the prompts, or their keys and values."""
 
-    Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own.
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """Pairs M prompts with N examples, in passes of bounded size; a subclass says how one pass is computed.
+
+    Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own. They are
+    on the backbone's device; token ids may be on the CPU. Losses and gradients are fp32 whatever the compute dtype.
+    Axes of a pass: m prompts, n examples, R = n·m rows (example-major), C answers, T label tokens.
 
     Attributes:
         name: ``packed`` or ``generic``.
+        token_budget: Most padded tokens of a pass on a CPU.
     """
 
-    name: ClassVar[str]
+    backbone: FrozenModel
 
+    name: ClassVar[str] = "generic"
+    token_budget: ClassVar[int] = TOKEN_BUDGET
+
+    @torch.no_grad()
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
         """Return −log p(y_n | [θ_m; embed(x_n)]), summed over the target's tokens."""
-        ...
+        result = prompts.new_empty(len(prompts), len(batch))
+        parts = self.cut(prompts, batch.inputs, batch.target_tokens())
+        shared = self.prefix(prompts)
+
+        def one_pass(part: Pass) -> None:
+            own = tuple(state[_key(prompts, part)] for state in shared)
+            result[part.prompts, part.rows] = self.pass_losses(own, batch, part.rows)
+
+        self.run(parts, one_pass)
+        return result
 
     def gradients(
         self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
-        """Return the losses and ∂/∂θ Σ_mn weights_n · loss_mn, in the shape of the prompts."""
-        ...
+        """Return the losses and ∂/∂θ Σ_mn weights_n · loss_mn, in the shape of the prompts.
 
+        The passes accumulate the gradient in what the rows share; one backward pass takes it from there to θ.
+        """
+        result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
+        parts = self.cut(prompts, batch.inputs, batch.target_tokens())
+        if not parts:
+            return result, gradient
+        leaf = prompts.detach().clone().requires_grad_(True)
+        states = self.prefix(leaf)
+        # In fp32, so that the sum over examples and passes is not rounded to the compute dtype.
+        shared = tuple(at_least_fp32(state.detach()) for state in states)
+        sums = tuple(map(torch.zeros_like, shared))
+        factors = self.sent(weights)
+
+        def one_pass(part: Pass) -> None:
+            key = _key(prompts, part)
+            own = tuple(state[key].detach().requires_grad_(True) for state in shared)
+            losses = self.pass_losses(own, batch, part.rows)
+            pulled = self.pulled_back((losses * factors[part.rows]).sum(), own)
+            for total, more in zip(sums, pulled, strict=True):
+                total[key] += more  # no example is twice in a pass
+            result[part.prompts, part.rows] = losses.detach()
+
+        self.run(parts, one_pass)
+        pulled = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
+        (gradient,) = torch.autograd.grad(states, leaf, pulled)
+        return result, gradient
+
+    @torch.no_grad()
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
-        """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer."""
-        ...
+        """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is read once for all of them."""
+        C = len(answers)
+        result = prompts.new_empty(len(prompts), len(inputs), C)
+        labels = self.padded(answers)  # [C, T]
+        parts = self.cut(prompts, inputs, [labels.shape[1]] * len(inputs), copies=C)
+        shared = self.prefix(prompts)
 
+        def one_pass(part: Pass) -> None:
+            own = tuple(state[_key(prompts, part)] for state in shared)
+            scores = self.pass_scores(own, [inputs[i] for i in part.rows], labels)
+            result[part.prompts, part.rows] = scores.view(len(part.rows), -1, C).transpose(0, 1)
+
+        self.run(parts, one_pass)
+        return result
+
+    @torch.no_grad()
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
     ) -> list[list[str]]:
-        """Decode greedily; return M lists of N texts."""
-        ...
+        """Decode greedily; return M lists of N texts without special tokens."""
+        found = [[""] * len(inputs) for _ in prompts]
+        parts = self.cut(prompts, inputs, [max_new_tokens] * len(inputs))
+        shared = self.prefix(prompts)
 
+        def one_pass(part: Pass) -> None:
+            own = tuple(state[_key(prompts, part)] for state in shared)
+            texts = self.pass_texts(own, [inputs[i] for i in part.rows], max_new_tokens)
+            m = part.prompts.stop - part.prompts.start
+            for position, text in enumerate(texts):
+                found[part.prompts.start + position % m][part.rows[position // m]] = text
+
+        self.run(parts, one_pass)
+        return found
+
+    @abstractmethod
     def answer(self, queries: Sequence[Query]) -> list[Reply]:
-        """Answer texts that each have a prompt of their own, in order."""
-        ...
+        """Answer texts that each have a prompt of their own, in order; queries of several prompts share passes."""
+
+    def prefix(self, prompts: Float[Tensor, "M *N P D"]) -> Shared:
+        """Return what all rows of a prompt share, differentiable in the prompts."""
+        return (prompts,)
+
+    @abstractmethod
+    def cut(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1) -> list[Pass]:
+        """Cut examples × prompts into passes, given the lengths of the answers and how many a row has."""
+
+    @abstractmethod
+    def pass_losses(self, shared: Shared, batch: TokenBatch, rows: list[int]) -> Float[Tensor, "m n"]:
+        """Return the losses of some rows of the batch, given what the pass's prompts share."""
+
+    @abstractmethod
+    def pass_scores(self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]) -> Float[Tensor, "R C"]:
+        """Return the log-likelihoods of all answers to each row."""
+
+    @abstractmethod
+    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[str]:
+        """Decode greedily after each row."""
+
+    def pulled_back(self, total: Float[Tensor, ""], shared: Shared) -> Sequence[Tensor]:
+        """Return the gradient of a pass's weighted loss in what its rows share."""
+        return torch.autograd.grad(total, shared)
+
+    def budget(self) -> int:
+        """Return the most padded tokens of a pass on the backbone's device."""
+        return self.token_budget * (CUDA_FACTOR if self.backbone.device.type == "cuda" else 1)
+
+    def run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
+        """Run passes in order; one that memory is too small for is halved, and so are the passes of later calls."""
+        if run_passes(parts, one_pass, self.backbone.device):
+            object.__setattr__(self, "token_budget", max(1, self.token_budget // 2))
+
+    def sent(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the backbone's device."""
+        return tensor.to(self.backbone.device)
+
+    def padded(self, targets: Sequence[Tensor]) -> Int[Tensor, "n T"]:
+        """Return targets padded with `IGNORED`, on the device."""
+        return self.sent(pad_sequence(list(targets), batch_first=True, padding_value=IGNORED))
+
+    def written(self, ids: Int[Tensor, "R T"]) -> list[str]:
+        """Return generated tokens as texts without special tokens."""
+        return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _key(prompts: Tensor, part: Pass) -> slice | tuple[slice, list[int]]:
+    """Return the index of a pass's prompts in [M, P, D] or [M, N, P, D]."""
+    return part.prompts if prompts.ndim == 3 else (part.prompts, part.rows)

@@ -258,7 +258,7 @@ def test_a_row_of_a_pass_counts_the_prompt_it_holds_once_for_each_answer(engine:
     for copies, budget, examples in [(1, M * N * row, 3), (1, M * N * row - 1, 2), (C, M * C * row, 1)]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(CausalPassEngine, "token_budget", budget)
-            found = made._passes(prompts, inputs, [T] * N, copies)
+            found = made.cut(prompts, inputs, [T] * N, copies)
         assert max(len(part.rows) for part in found) == examples
         assert all(part.prompts == slice(0, M) for part in found)
 
@@ -283,6 +283,27 @@ def test_a_pass_that_memory_is_too_small_for_is_halved_with_the_same_results(eng
         torch.testing.assert_close(found.log_likelihoods, truth.log_likelihoods, rtol=1e-4, atol=1e-5)
         assert found.text == truth.text
     assert {"forward", "backward"} <= set(refused)
+
+
+@both_engines
+def test_after_memory_ran_out_the_next_call_begins_with_smaller_passes(
+    engine: type[CausalPassEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, prompts, batch = engine(tiny_causal("gpt2")), random_prompts(1, 4), random_batch([6] * 4, [2] * 4)
+    monkeypatch.setattr(CausalPassEngine, "token_budget", 4 * (4 + 6 + 2))
+    sizes, pass_losses = [], engine.pass_losses
+
+    def room_for_two(self: CausalPassEngine, shared: Any, batch: TokenBatch, rows: list[int]) -> Tensor:
+        sizes.append(len(rows))
+        if len(rows) > 2:
+            raise MemoryError
+        return pass_losses(self, shared, batch, rows)
+
+    monkeypatch.setattr(engine, "pass_losses", room_for_two)
+    first, second = made.losses(prompts, batch), made.losses(prompts, batch)
+    assert sizes == [4, 2, 2, 2, 2]
+    torch.testing.assert_close(first, second)
+    assert engine.token_budget == 48  # of other engines
 
 
 def _room_for_two_rows(backbone: Backbone) -> list[str]:

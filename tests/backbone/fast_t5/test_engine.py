@@ -26,7 +26,6 @@ from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.execution import Memory
 from bmtpt.backbone.fast_t5 import layers as t5_layers
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
-from bmtpt.backbone.fast_t5.gelu import gated_gelu, gated_gelu_with_slopes
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -210,19 +209,6 @@ def test_each_hand_written_derivative_passes_gradcheck(function: type[torch.auto
         cross = t5_layers.CrossWeights(random(4, 6), random(2, 3, 4), random(2, 4, 3), random(6, 4))
         rest = (states.requires_grad_(True), cross, random(2, 1, 5), eps)
     assert torch.autograd.gradcheck(lambda *inputs: function.apply(*inputs), (x.requires_grad_(True), *rest))
-
-
-def test_the_looked_up_gelu_is_the_formula_bit_for_bit() -> None:
-    wide = 3 * torch.randn(300, 40, generator=torch.Generator().manual_seed(0)).bfloat16()
-    gate, linear = wide.chunk(2, dim=1)
-    exact = gate.float().requires_grad_(True)
-    value = torch.nn.functional.gelu(exact, approximate="tanh")
-    (slope,) = torch.autograd.grad(value.sum(), exact)
-    hidden, in_gate, in_linear = gated_gelu_with_slopes(wide)
-    assert torch.equal(in_linear, value.bfloat16())
-    assert torch.equal(in_gate, slope.bfloat16() * linear)
-    assert torch.equal(hidden, value.bfloat16() * linear)
-    assert torch.equal(gated_gelu(wide), hidden)
 
 
 def test_auto_takes_the_packed_engine_and_says_so(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.backends.cuda import cudnn_sdp_enabled, flash_sdp_enabled, math_sdp_enabled
 
-from bmtpt.backbone.passes.run import sound_attention
+from bmtpt.backbone.passes import sound_attention
 
 
 def test_on_cuda_cudnns_attention_is_off_for_the_duration_and_no_other_kernel() -> None:

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bmtpt.backbone.passes.packing import PASS_COST, Pass, micro_batches, passes
+from bmtpt.backbone.passes import PASS_COST, Pass, micro_batches, passes
 
 LENGTHS = st.lists(st.integers(1, 300), max_size=30)
 

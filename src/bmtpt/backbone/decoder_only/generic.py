@@ -1,6 +1,6 @@
 """The engine that runs a decoder-only model's own forward: the reference for the other one, and the fallback.
 
-Frozen weights are cast once, and examples are grouped across prompts (`passes/packing.py`).
+Frozen weights are cast once, and examples are grouped across prompts (`passes.py`).
 """
 
 from __future__ import annotations
@@ -14,33 +14,29 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.decoder_only.answers import AnsweringCausalEngine
-from bmtpt.backbone.decoder_only.engine import Reading, folded_head
-from bmtpt.backbone.passes.packing import Pass
+from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
+from bmtpt.backbone.engine import Shared
+from bmtpt.backbone.passes import Pass
 
 
 @dataclass(frozen=True)
-class HuggingFaceCausalEngine(AnsweringCausalEngine):
+class HuggingFaceCausalEngine(CausalPassEngine):
     """`Engine` over a decoder-only model's own forward pass, without cache, mask or positions.
 
     Only texts of one length share a pass: no padding comes before a token that counts, so this is right for
     every architecture that reads from left to right (sliding windows, state spaces, relative biases).
     """
 
-    def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
-        """The prompts themselves: every row reads its prompt again."""
-        return (prompts,)
-
-    def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
-        (prompts,) = shared
+    def read(self, shared: Shared, examples: int) -> Reading:
+        (prompts,) = shared  # every row reads its prompt again
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
         return PlainReading(self.backbone.model, prompts.repeat(examples, 1, 1).to(self.backbone.dtype))
 
-    def cut(self, prompts: int, texts: Sequence[int], tokens: Sequence[int]) -> list[Pass]:
+    def pack(self, texts: Sequence[int], tokens: Sequence[int], prompts: int) -> list[Pass]:
         found = []
         for length in sorted(set(texts)):
             same = [i for i, text in enumerate(texts) if text == length]
-            parts = super().cut(prompts, [length] * len(same), [tokens[i] for i in same])
+            parts = super().pack([length] * len(same), [tokens[i] for i in same], prompts)
             found += [Pass(part.prompts, [same[i] for i in part.rows]) for part in parts]
         return found
 

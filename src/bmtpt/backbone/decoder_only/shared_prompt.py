@@ -16,10 +16,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.decoder_only.answers import AnsweringCausalEngine
-from bmtpt.backbone.decoder_only.engine import Reading, folded_head
+from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
+from bmtpt.backbone.engine import Shared
 from bmtpt.backbone.model.frozen import FrozenModel
+from bmtpt.backbone.passes import sound_attention
 from bmtpt.types import TokenBatch
 
 NEEDED = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask", "logits_to_keep")
@@ -37,6 +38,8 @@ def causal_supports(backbone: FrozenModel) -> str | None:
     An untried architecture may accept positions and caches and ignore them, so at the end the model itself is tried: a
     few tokens, with and without sharing.
     """
+    from transformers.cache_utils import DynamicLayer
+
     if not backbone.decoder_only:
         return f"it is a {backbone.model.config.model_type} model, not a decoder-only one"
     accepted = inspect.signature(backbone.model.forward).parameters
@@ -45,50 +48,38 @@ def causal_supports(backbone: FrozenModel) -> str | None:
     if windows := [key for key in WINDOWS if getattr(backbone.model.config, key, None)]:
         return f"its attention has a window ({windows[0]})"
     try:
-        if odd := _odd_layers(backbone.model.config):
-            return f"its cache has {', '.join(odd)}, not full attention alone"
-        if not _agrees(backbone):
+        # Kinds of cache layers (sliding window, linear attention) in which a prefix may be forgotten.
+        layers = {type(each) for each in new_cache(backbone.model.config, ()).layers} - {DynamicLayer}
+        if layers:
+            return f"its cache has {', '.join(sorted(each.__name__ for each in layers))}, not full attention alone"
+        ids = torch.arange(7, device=backbone.device) % backbone.vocab_size
+        prompts = backbone.embed(ids[:6]).view(2, 3, -1)
+        batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])
+        truth = HuggingFaceCausalEngine(backbone).losses(prompts, batch)
+        difference = (CausalEngine(backbone).losses(prompts, batch) - truth).norm() / truth.norm()
+        if not difference < AGREEMENT.get(backbone.dtype, 2e-2):
             return "sharing the prompt's keys and values changes its losses"
     except Exception as error:  # whatever the model's own code raises: the trial is there to find it out
         return f"its trial failed ({type(error).__name__})"
     return None
 
 
-def _odd_layers(config: Any) -> list[str]:
-    """Return the kinds of cache layers (sliding window, linear attention) in which a prefix may be forgotten."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    return sorted(
-        {type(each).__name__ for each in DynamicCache(config=config).layers if type(each) is not DynamicLayer}
-    )
-
-
-@torch.no_grad()
-def _agrees(backbone: FrozenModel) -> bool:
-    ids = torch.arange(7, device=backbone.device) % backbone.vocab_size
-    prompts = backbone.embed(ids[:6]).view(2, 3, -1)
-    batch = TokenBatch([ids[1:3], ids[2:7]], [ids[3:5], ids[:1]])
-    truth = HuggingFaceCausalEngine(backbone).losses(prompts, batch)
-    difference = (CausalEngine(backbone).losses(prompts, batch) - truth).norm() / truth.norm()
-    return float(difference) < AGREEMENT.get(backbone.dtype, 2e-2)
-
-
 @dataclass(frozen=True)
-class CausalEngine(AnsweringCausalEngine):
+class CausalEngine(CausalPassEngine):
     """`Engine` for decoder-only models with full attention; see `causal_supports`."""
 
     name: ClassVar[str] = "packed"
 
-    def prefix(self, prompts: Float[Tensor, "M P D"]) -> tuple[Tensor, ...]:
+    def prefix(self, prompts: Float[Tensor, "M P D"]) -> Shared:
         """Return keys and values [M, heads, P, d] of every layer: k₁, v₁, k₂, v₂, …"""
         model, cache = self.backbone.model, new_cache(self.backbone.model.config, ())
-        with folded_head(model):
+        with sound_attention(self.backbone.device), folded_head(model):
             model(
                 inputs_embeds=prompts.to(self.backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
             )
         return tuple(state for layer in cache.layers for state in (layer.keys, layer.values))
 
-    def read(self, shared: tuple[Tensor, ...], examples: int) -> Reading:
+    def read(self, shared: Shared, examples: int) -> Reading:
         # Cast after the repeat: the gradient over n examples is then summed in fp32.
         copies = shared if examples == 1 else [state.repeat(examples, 1, 1, 1) for state in shared]
         states = [state.to(self.backbone.dtype) for state in copies]  # [n·M, heads, P, d]

@@ -14,8 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
-from bmtpt.backbone.passes.loss import IGNORED, at_least_fp32, summed_nll
-from bmtpt.backbone.passes.packing import Pass
+from bmtpt.backbone.passes import IGNORED, Pass, at_least_fp32, summed_nll
 from bmtpt.types import TokenBatch
 
 
@@ -65,8 +64,7 @@ def distillation_gradients(
         for kept, value in zip(found, terms, strict=True):
             kept[rows] = value.detach()
 
-    lengths = [len(ids) + students.shape[1] for ids in batch.inputs]
-    engine.run(lengths, 1, one_pass)
+    engine.run(engine.cut(students[None], batch.inputs, batch.target_tokens()), one_pass)
     return found, gradient
 
 
@@ -78,18 +76,23 @@ def _pass_terms(
     rows: list[int],
     temperature: float,
 ) -> Terms:
-    texts = engine.texts(students[None], batch.inputs, rows)
-    labels = engine.targets([batch.targets[i] for i in rows])[:, 0]  # [n, T]
+    texts = engine.texts(students[None], [batch.inputs[i] for i in rows])
+    labels = engine.padded([batch.targets[i] for i in rows])  # [n, T]
     with torch.no_grad():
         teacher_states, mask = engine.encode_texts(teachers[None], texts)
         teacher_logits = _logits(engine, teacher_states, mask, labels)
     states, _ = engine.encode_texts(students[None], texts)
     logits = _logits(engine, states, mask, labels)
-    return Terms(
-        summed_nll(logits, labels),
-        _divergence(logits / temperature, teacher_logits / temperature, labels != IGNORED),
-        _distance(at_least_fp32(states), at_least_fp32(teacher_states), mask),
-    )
+    # Positions where the mask is 0 hold nothing of use, not even finite numbers.
+    difference = at_least_fp32(states) - at_least_fp32(teacher_states)
+    if mask is None:
+        distance = difference.square().mean(dim=(1, 2))
+    else:
+        squares = difference.masked_fill(mask[..., None] == 0, 0).square().mean(dim=2)
+        distance = squares.sum(dim=1) / mask.sum(dim=1)
+    student, teacher = ((each / temperature).log_softmax(-1) for each in (logits, teacher_logits))
+    divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)  # [n, T]
+    return Terms(summed_nll(logits, labels), (divergence * (labels != IGNORED)).sum(dim=1), distance)
 
 
 def _logits(
@@ -103,18 +106,3 @@ def _logits(
         use_cache=False,
     ).logits
     return at_least_fp32(logits)
-
-
-def _divergence(student: Float[Tensor, "n T V"], teacher: Float[Tensor, "n T V"], real: Tensor) -> Float[Tensor, " n"]:
-    by_token = F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True).sum(-1)
-    return (by_token * real).sum(dim=1)
-
-
-def _distance(
-    student: Float[Tensor, "n S D"], teacher: Float[Tensor, "n S D"], mask: Int[Tensor, "n S"] | None
-) -> Float[Tensor, " n"]:
-    if mask is None:
-        return (student - teacher).square().mean(dim=(1, 2))
-    # Positions where the mask is 0 hold nothing of use, not even finite numbers.
-    squares = (student - teacher).masked_fill(mask[..., None] == 0, 0).square().mean(dim=2)
-    return squares.sum(dim=1) / mask.sum(dim=1)

@@ -1,6 +1,6 @@
 """The engines that run a Hugging Face model's own forward: the reference for every other one, and the fallback.
 
-Frozen weights are cast once, and examples are grouped across prompts (`passes/packing.py`).
+Frozen weights are cast once, and examples are grouped across prompts (`passes.py`).
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from bmtpt.backbone.encoder_decoder.answers import AnsweringEngine
-from bmtpt.backbone.encoder_decoder.engine import decoder_inputs
-from bmtpt.backbone.passes.loss import summed_nll
-from bmtpt.backbone.passes.packing import Pass
+from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
+from bmtpt.backbone.passes import Pass, summed_nll
 
 
 @dataclass(frozen=True)
-class HuggingFaceEngine(AnsweringEngine):
+class HuggingFaceEngine(PassEngine):
     """`Engine` over an encoder-decoder's own forward pass."""
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
@@ -41,6 +39,6 @@ class HuggingFaceEngine(AnsweringEngine):
         ).logits  # [R·C, T, V]
         return summed_nll(logits, labels).view(R, C)
 
-    def cut(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
+    def pack(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
         self.backbone.require_positions(max(lengths, default=0))
-        return super().cut(lengths, prompts)
+        return super().pack(lengths, prompts)

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
+from bmtpt.backbone.engine import Shared
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class TunedEngine(HuggingFaceEngine):
         with self._autocast():
             return super().decode_losses(states, mask, targets)
 
-    def pulled_back(self, total: Float[Tensor, ""], prompts: Float[Tensor, "m *n P D"]) -> Float[Tensor, "m *n P D"]:
+    def pulled_back(self, total: Float[Tensor, ""], shared: Shared) -> Sequence[Tensor]:
         tuned = [weight for weight in self.backbone.model.parameters() if weight.requires_grad]
-        pulled, *gradients = torch.autograd.grad(total, [prompts, *tuned])
+        pulled, *gradients = torch.autograd.grad(total, [*shared, *tuned])
         # Only now that the whole pass is through: one that memory is too small for is run again in halves.
         for weight, gradient in zip(tuned, gradients, strict=True):
             weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-        return pulled
+        return [pulled]
 
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int

@@ -17,10 +17,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from bmtpt.backbone.encoder_decoder.answers import AnsweringEngine
-from bmtpt.backbone.encoder_decoder.engine import decoder_inputs
+from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
 from bmtpt.backbone.execution import Memory
-from bmtpt.backbone.fast_t5.layers import cross_attention, feed_forward, final_norm, self_attention, token_losses
+from bmtpt.backbone.fast_t5.layers import CrossAttention, FeedForward, FinalNorm, SelfAttention, run, token_losses
 from bmtpt.backbone.fast_t5.weights import (
     DecoderLayer,
     EncoderLayer,
@@ -47,7 +46,7 @@ def packed_supports(backbone: FrozenModel) -> str | None:
 
 
 @dataclass(frozen=True)
-class PackedT5Engine(AnsweringEngine):
+class PackedT5Engine(PassEngine):
     """`Engine` for T5 v1.0 (ReLU, tied head), v1.1 and FLAN-T5 (gated GELU, own head); see `packed_supports`.
 
     Holds a second copy of the layers' weights, with gains folded in; embeddings and head are shared with the model.
@@ -67,49 +66,46 @@ class PackedT5Engine(AnsweringEngine):
         x = embeddings.flatten(0, 1)  # [R·S, D]
         for layer in self._encoder:
             x = self._kept(self._encoder_layer, x, layer, bias)
-        states = final_norm(x, encoder.final_layer_norm.weight, self._eps)
+        states = run(FinalNorm, x, encoder.final_layer_norm.weight, self._eps)
         return states.view_as(embeddings)
 
     def _encoder_layer(self, x: Tensor, layer: EncoderLayer, bias: Tensor) -> Tensor:
-        x = self_attention(x, layer.attention, bias, self._eps)
-        return feed_forward(x, layer.feed_forward, self._eps)
+        x = run(SelfAttention, x, layer.attention, bias, self._eps)
+        return run(FeedForward, x, layer.feed_forward, self._eps)
 
     def decode_losses(
         self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
     ) -> Float[Tensor, "R C"]:
-        padding = _padding(mask, states.dtype)
-        x = self._decode(states, None if padding is None else padding[:, 0], targets)  # [R·C·T, D]
-        labels = _each(targets, len(states) // len(targets))
-        loss = token_losses(x, self.backbone.model.lm_head.weight, labels.flatten())
-        return loss.view(labels.shape).sum(dim=2)
-
-    def _decode(self, states: Tensor, padding: Tensor | None, targets: Int[Tensor, "n C T"]) -> Tensor:
         decoder, config, eps = self.backbone.model.decoder, self.backbone.model.config, self._eps
         (n, C, T), R = targets.shape, len(states)
+        added = _padding(mask, states.dtype)
+        padding = None if added is None else added[:, 0]  # [R, 1, S]
         causal = torch.full((T, T), _unseen(states.dtype), dtype=states.dtype, device=states.device).triu(1)[None, None]
         relative = _relative(decoder, T)
         ids = decoder_inputs(targets.flatten(0, 1), config.decoder_start_token_id)
         x = decoder.embed_tokens(ids).flatten(0, 1)  # [n·C·T, D]
         first, *others = self._decoder
         # Nothing before the first cross attention depends on the prompt, so it is computed once per example.
-        x = self_attention(x, first.attention, _joined_bias(relative, causal, n * C), eps)
-        x = _each(x.view(n, C * T, -1), R // n).flatten(0, 1)  # [R·C·T, D]
+        x = run(SelfAttention, x, first.attention, _joined_bias(relative, causal, n * C), eps)
+        x = x.view(n, C * T, -1).repeat_interleave(R // n, dim=0).flatten(0, 1)  # [R·C·T, D]
         x = self._kept(self._after_self_attention, x, states, first, padding)
         bias = _joined_bias(relative, causal, R * C)
         for layer in others:
             x = self._kept(self._decoder_layer, x, states, layer, bias, padding)
-        x = final_norm(x, decoder.final_layer_norm.weight, eps)
-        return x * config.d_model**-0.5 if config.scale_decoder_outputs else x
+        x = run(FinalNorm, x, decoder.final_layer_norm.weight, eps)
+        x = x * config.d_model**-0.5 if config.scale_decoder_outputs else x
+        labels = targets.repeat_interleave(R // n, dim=0)
+        return token_losses(x, self.backbone.model.lm_head.weight, labels.flatten()).view(labels.shape).sum(dim=2)
 
     def _decoder_layer(
         self, x: Tensor, states: Tensor, layer: DecoderLayer, bias: Tensor, padding: Tensor | None
     ) -> Tensor:
-        x = self_attention(x, layer.attention, bias, self._eps)
+        x = run(SelfAttention, x, layer.attention, bias, self._eps)
         return self._after_self_attention(x, states, layer, padding)
 
     def _after_self_attention(self, x: Tensor, states: Tensor, layer: DecoderLayer, padding: Tensor | None) -> Tensor:
-        x = cross_attention(x, states, layer.cross, padding, self._eps)
-        return feed_forward(x, layer.feed_forward, self._eps)
+        x = run(CrossAttention, x, states, layer.cross, padding, self._eps)
+        return run(FeedForward, x, layer.feed_forward, self._eps)
 
     def _kept(self, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
         """Run a layer, keeping for the backward pass what `memory` says."""
@@ -153,8 +149,3 @@ def _padding(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 def _unseen(dtype: torch.dtype) -> float:
     """Return what makes a score's exponential 0; finite, because a fused kernel may meet a tile of nothing else."""
     return torch.finfo(dtype).min / 2
-
-
-def _each(examples: Tensor, copies: int) -> Tensor:
-    """Give every row of an example its own copy, side by side."""
-    return examples.repeat_interleave(copies, dim=0)

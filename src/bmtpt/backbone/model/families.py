@@ -1,4 +1,4 @@
-"""Which models can be a backbone."""
+"""Which models and tokenizers can be a backbone."""
 
 from __future__ import annotations
 
@@ -59,11 +59,15 @@ def require_usable(model: Any, name: str) -> None:
     Raises:
         BackboneError: It does not, or an encoder-decoder has no start token.
     """
+    from transformers import GenerationConfig
+
     config = model.config
     if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
         raise BackboneError(f"the configuration of {name} lacks decoder_start_token_id; add it to config.json")
     if config.is_encoder_decoder:
-        _plain_greedy(model)
+        # A folder's generation settings (beams, banned repetitions) go: greedy means the likeliest token.
+        keys = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")
+        model.generation_config = GenerationConfig(**{key: getattr(config, key, None) for key in keys})
     if config.model_type == "t5":
         return
     if not _reads_forward(model):
@@ -97,9 +101,45 @@ def _reads_forward(model: Any) -> bool:
     return bool(change[:2].max() <= ROUNDING.get(truth.dtype, 1e-2) * change[2])
 
 
-def _plain_greedy(model: Any) -> None:
-    """Drop a folder's generation settings (beams, banned repetitions): greedy means the likeliest token."""
-    from transformers import GenerationConfig
+def adopt(model: Any, name: str) -> None:
+    """Freeze a loaded model in place: no gradients, no dropout.
 
-    keys = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")
-    model.generation_config = GenerationConfig(**{key: getattr(model.config, key, None) for key in keys})
+    Raises:
+        BackboneError: It is not a supported kind of language model, or has no head that predicts tokens.
+    """
+    needed = ("config", "get_input_embeddings", "get_output_embeddings")
+    if not all(hasattr(model, each) for each in needed):
+        kind = f"the name {model!r}" if isinstance(model, str) else f"an object of type {type(model).__name__}"
+        hint = "; Backbone.from_pretrained loads one by name" if isinstance(model, str) else ""
+        raise BackboneError(
+            "from_model takes a Hugging Face language model (a T5, another encoder-decoder, or a decoder-only one) "
+            f"that is loaded, not {kind}{hint}"
+        )
+    loader_of(model.config, name)
+    if model.get_output_embeddings() is None:
+        raise BackboneError(
+            f"{name} is a {type(model).__name__}, which has no head that predicts tokens; "
+            "load it as a ...ForConditionalGeneration or ...ForCausalLM"
+        )
+    model.requires_grad_(False).eval()
+    for module in model.modules():  # eval() has turned dropout off; this keeps it off if someone calls train()
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    require_usable(model, name)
+
+
+def require_tokenizer(tokenizer: Any, name: str) -> None:
+    """Check that something is a tokenizer with a vocabulary and an end of sequence.
+
+    Raises:
+        BackboneError: It is not.
+    """
+    needed = ("encode", "batch_decode", "convert_ids_to_tokens", "all_special_ids", "eos_token_id")
+    if not all(hasattr(tokenizer, each) for each in needed):
+        raise BackboneError(f"from_model takes the model's tokenizer, not an object of type {type(tokenizer).__name__}")
+    if len(tokenizer) - len(tokenizer.all_special_ids) < 2:  # transformers makes an empty one up
+        raise BackboneError(f"cannot load the tokenizer of '{name}': it has no vocabulary (tokenizer.json is missing)")
+    if tokenizer.eos_token_id is None:
+        raise BackboneError(
+            f"the tokenizer of '{name}' has no end-of-sequence token, and answers must end; set eos_token"
+        )

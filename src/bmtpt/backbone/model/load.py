@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from bmtpt.backbone.execution import Execution, Precision
-from bmtpt.backbone.model.adopt import require_tokenizer
-from bmtpt.backbone.model.families import loader_of, require_usable, without_dropout
+from bmtpt.backbone.model.families import loader_of, require_tokenizer, require_usable, without_dropout
 from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
 from bmtpt.errors import BackboneError
 

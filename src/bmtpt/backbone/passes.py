@@ -1,4 +1,4 @@
-"""Group examples × prompts into forward passes with little padding.
+"""Group examples × prompts into forward passes with little padding, and run them in the memory that there is.
 
 All M copies of one example have the same length, so a pass over one example needs neither padding nor a mask. Short
 examples are joined, at the price of padding them to a common length, only where that is cheaper than another pass.
@@ -6,10 +6,18 @@ examples are joined, at the price of padding them to a common length, only where
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import logging
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bmtpt.errors import is_out_of_memory
 
 PASS_COST = 256
 """Fixed cost of one more pass, in tokens (measured on 2 cores: about 55 ms against 0.2 ms a token)."""
@@ -20,10 +28,10 @@ TOKEN_BUDGET = 4_096
 CUDA_FACTOR = 4
 """How many times as many tokens a pass may have on a GPU (not measured yet)."""
 
+IGNORED = -100
+"""Target id that counts for nothing (padding)."""
 
-def budget_on(device: torch.device, budget: int) -> int:
-    """Return the most padded tokens of a pass on a device, given those on a CPU."""
-    return budget * CUDA_FACTOR if device.type == "cuda" else budget
+Kind = TypeVar("Kind", bound=Hashable)
 
 
 class Pass(NamedTuple):
@@ -87,13 +95,73 @@ def micro_batches(
             (cost[start] + pass_cost + (end - start) * copies * longest, start)
             for start in range(max(0, end - most), end)
         )
-    return _runs(order, cut)
-
-
-def _runs(order: list[int], cut: list[int]) -> list[list[int]]:
     runs: list[list[int]] = []
     end = len(order)
     while end:
         runs.append(order[cut[end] : end])
         end = cut[end]
     return runs[::-1]
+
+
+def grouped(kinds: Sequence[Kind | None]) -> dict[Kind, list[int]]:
+    """Return the positions of each kind, in order; those of None are left out."""
+    groups: dict[Kind, list[int]] = {}
+    for position, kind in enumerate(kinds):
+        if kind is not None:
+            groups.setdefault(kind, []).append(position)
+    return groups
+
+
+def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], device: torch.device) -> bool:
+    """Run passes in order; one that memory is too small for is cut in two and tried again.
+
+    Args:
+        one_pass: If it fails midway, it must have changed nothing that a second run of the same examples would add to.
+        device: Where they run.
+
+    Returns:
+        Whether a pass was cut.
+    """
+    waiting, cut = list(parts)[::-1], False
+    while waiting:
+        part = waiting.pop()
+        if _fits(one_pass, part, device):
+            continue
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        cut = True
+        waiting += part.halves()[::-1]
+        prompts = part.prompts.stop - part.prompts.start
+        logging.getLogger("bmtpt").info(
+            "memory is too small for %d examples × %d prompts: halved", len(part.rows), prompts
+        )
+    return cut
+
+
+def _fits(one_pass: Callable[[Pass], None], part: Pass, device: torch.device) -> bool:
+    """Run a pass; return False if memory ran out and there is something to halve."""
+    try:
+        with sound_attention(device):
+            one_pass(part)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or not part.halves():
+            raise
+        return False  # leaving this function lets go of the pass's tensors, which the traceback holds
+    return True
+
+
+def sound_attention(device: torch.device) -> AbstractContextManager[None]:
+    """Return a context without cuDNN's attention, whose backward pass with a mask has given NaN (pytorch 196678)."""
+    kernels = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    return sdpa_kernel(kernels) if device.type == "cuda" else nullcontext()
+
+
+def at_least_fp32(logits: Tensor) -> Tensor:
+    """bfloat16 keeps 8 bits, too few for a log-probability."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def summed_nll(logits: Float[Tensor, "R T V"], labels: Int[Tensor, "R T"]) -> Float[Tensor, " R"]:
+    """Return each row's cross-entropy, summed over its labels, in fp32; IGNORED labels count for nothing."""
+    loss = F.cross_entropy(at_least_fp32(logits).transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+    return loss.sum(dim=1)
