@@ -23,7 +23,10 @@ COMPARED = ("loop_unfrozen", "loop_frozen", "peft", "batched", "generic")
 LETTERS = ("(a)", "(b)", "(c)", "(d)", "generic")
 WHEN = "machine, day"
 _NOT_A_NAME = r"\((R|TM)\)| Processor| CPU"
-REMOVED = {f"packed_{name}": " (removed)" for name in ("autograd", "memory_given_back", "plain_matmul")}
+REMOVED = {
+    f"packed_{name}": " (removed)"
+    for name in ("autograd", "memory_given_back", "plain_matmul", "gelu_tables", "whole_gelu")
+}
 """Variants of committed lines that the code no longer has, and what the tables say of them."""
 FLOOR = ("t5-small", "t5-base", "t5-large", "t5-3b")
 
