@@ -7,7 +7,6 @@ The sub-layers are in `layers.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -20,12 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
 from bmtpt.backbone.execution import Memory
 from bmtpt.backbone.fast_t5.layers import CrossAttention, FeedForward, FinalNorm, SelfAttention, run, token_losses
-from bmtpt.backbone.fast_t5.weights import (
-    DecoderLayer,
-    EncoderLayer,
-    decoder_layers,
-    encoder_layers,
-)
+from bmtpt.backbone.fast_t5.weights import Layer, folded_layers
 from bmtpt.backbone.model.frozen import FrozenModel
 
 ACTIVATIONS = ("relu", "gated-gelu")
@@ -65,13 +59,9 @@ class PackedT5Engine(PassEngine):
         bias = _joined_bias(_relative(encoder, S), _padding(mask, embeddings.dtype), R)
         x = embeddings.flatten(0, 1)  # [R·S, D]
         for layer in self._encoder:
-            x = self._kept(self._encoder_layer, x, layer, bias)
+            x = self._kept(x, layer, bias, None, None)
         states = run(FinalNorm, x, encoder.final_layer_norm.weight, self._eps)
         return states.view_as(embeddings)
-
-    def _encoder_layer(self, x: Tensor, layer: EncoderLayer, bias: Tensor) -> Tensor:
-        x = run(SelfAttention, x, layer.attention, bias, self._eps)
-        return run(FeedForward, x, layer.feed_forward, self._eps)
 
     def decode_losses(
         self, states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, targets: Int[Tensor, "n C T"]
@@ -88,30 +78,30 @@ class PackedT5Engine(PassEngine):
         # Nothing before the first cross attention depends on the prompt, so it is computed once per example.
         x = run(SelfAttention, x, first.attention, _joined_bias(relative, causal, n * C), eps)
         x = x.view(n, C * T, -1).repeat_interleave(R // n, dim=0).flatten(0, 1)  # [R·C·T, D]
-        x = self._kept(self._after_self_attention, x, states, first, padding)
+        x = self._kept(x, first, None, states, padding)
         bias = _joined_bias(relative, causal, R * C)
         for layer in others:
-            x = self._kept(self._decoder_layer, x, states, layer, bias, padding)
+            x = self._kept(x, layer, bias, states, padding)
         x = run(FinalNorm, x, decoder.final_layer_norm.weight, eps)
         x = x * config.d_model**-0.5 if config.scale_decoder_outputs else x
         labels = targets.repeat_interleave(R // n, dim=0)
         return token_losses(x, self.backbone.model.lm_head.weight, labels.flatten()).view(labels.shape).sum(dim=2)
 
-    def _decoder_layer(
-        self, x: Tensor, states: Tensor, layer: DecoderLayer, bias: Tensor, padding: Tensor | None
+    def _layer(
+        self, x: Tensor, layer: Layer, bias: Tensor | None, states: Tensor | None, padding: Tensor | None
     ) -> Tensor:
-        x = run(SelfAttention, x, layer.attention, bias, self._eps)
-        return self._after_self_attention(x, states, layer, padding)
-
-    def _after_self_attention(self, x: Tensor, states: Tensor, layer: DecoderLayer, padding: Tensor | None) -> Tensor:
-        x = run(CrossAttention, x, states, layer.cross, padding, self._eps)
+        """Return a layer's output; without a bias, from what its self-attention returned."""
+        if bias is not None:
+            x = run(SelfAttention, x, layer.attention, bias, self._eps)
+        if states is not None:
+            x = run(CrossAttention, x, states, layer.cross, padding, self._eps)
         return run(FeedForward, x, layer.feed_forward, self._eps)
 
-    def _kept(self, layer: Callable[..., Tensor], *inputs: object) -> Tensor:
+    def _kept(self, *inputs: Any) -> Tensor:
         """Run a layer, keeping for the backward pass what `memory` says."""
         if self.memory == "keep":
-            return layer(*inputs)
-        result: Tensor = checkpoint(layer, *inputs, use_reentrant=False, preserve_rng_state=False)
+            return self._layer(*inputs)
+        result: Tensor = checkpoint(self._layer, *inputs, use_reentrant=False, preserve_rng_state=False)
         return result
 
     @property
@@ -119,12 +109,12 @@ class PackedT5Engine(PassEngine):
         return float(self.backbone.model.config.layer_norm_epsilon)
 
     @cached_property
-    def _encoder(self) -> list[EncoderLayer]:
-        return encoder_layers(self.backbone.model.encoder)
+    def _encoder(self) -> list[Layer]:
+        return folded_layers(self.backbone.model.encoder)
 
     @cached_property
-    def _decoder(self) -> list[DecoderLayer]:
-        return decoder_layers(self.backbone.model.decoder)
+    def _decoder(self) -> list[Layer]:
+        return folded_layers(self.backbone.model.decoder)
 
 
 def _joined_bias(relative: Tensor, extra: Tensor | None, rows: int) -> Tensor:

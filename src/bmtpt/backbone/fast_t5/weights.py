@@ -57,30 +57,20 @@ class FeedForwardWeights:
 
 
 @dataclass(frozen=True)
-class EncoderLayer:
-    attention: AttentionWeights
-    feed_forward: FeedForwardWeights
+class Layer:
+    """A layer of the encoder, which has no cross attention, or of the decoder."""
 
-
-@dataclass(frozen=True)
-class DecoderLayer:
     attention: AttentionWeights
-    cross: CrossWeights
+    cross: CrossWeights | None
     feed_forward: FeedForwardWeights
 
 
 @torch.no_grad()
-def encoder_layers(encoder: Any) -> list[EncoderLayer]:
-    """Fold the layers of a Hugging Face T5 encoder."""
-    return [EncoderLayer(_attention(block.layer[0]), _feed_forward(block.layer[1])) for block in encoder.block]
-
-
-@torch.no_grad()
-def decoder_layers(decoder: Any) -> list[DecoderLayer]:
-    """Fold the layers of a Hugging Face T5 decoder."""
+def folded_layers(stack: Any) -> list[Layer]:
+    """Fold the layers of a Hugging Face T5 encoder or decoder."""
     return [
-        DecoderLayer(_attention(block.layer[0]), _cross(block.layer[1]), _feed_forward(block.layer[2]))
-        for block in decoder.block
+        Layer(_attention(first), _cross(*others) if others else None, _feed_forward(last))
+        for first, *others, last in (block.layer for block in stack.block)
     ]
 
 

@@ -23,21 +23,10 @@ from bmtpt.backbone.model.offline import cache_root
 # What decides the function a T5 computes. Everything else in config.json (versions, paths, dtype, dropout) may
 # differ between two copies of one model. Artifacts hold this fingerprint: the list never changes.
 _T5_KEYS = (
-    "model_type",
-    "d_model",
-    "d_kv",
-    "d_ff",
-    "num_layers",
-    "num_decoder_layers",
-    "num_heads",
-    "feed_forward_proj",
-    "relative_attention_num_buckets",
-    "relative_attention_max_distance",
-    "layer_norm_epsilon",
-    "vocab_size",
-    "decoder_start_token_id",
-    "scale_decoder_outputs",
-)
+    "model_type", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "feed_forward_proj",
+    "relative_attention_num_buckets", "relative_attention_max_distance", "layer_norm_epsilon", "vocab_size",
+    "decoder_start_token_id", "scale_decoder_outputs",
+)  # fmt: skip
 
 # Of other models every key counts but these, and all that have to do with dropout or begin with an underscore.
 _IRRELEVANT = {
@@ -67,7 +56,9 @@ def fingerprint_of_files(model: Any, files: Sequence[Path]) -> str:
 
     The files are read once; their hash is kept in the user's cache under their places, sizes and times of change.
     """
-    note = _note_of(files)
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    key = hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
+    note = cache_root() / "fingerprints" / key
     with suppress(OSError):
         return _joined(model, note.read_text(encoding="ascii"))
     digest = hashlib.sha256()
@@ -132,12 +123,6 @@ def _joined(model: Any, weights: str) -> str:
     names = sorted(name for name, _ in model.named_parameters())
     facts = {"architecture": architecture(model.config), "parameters": names, "weights": weights}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _note_of(files: Sequence[Path]) -> Path:
-    """Return the file of the cache that may hold these files' hash."""
-    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return cache_root() / "fingerprints" / hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
 
 
 def _stored(files: Sequence[Path]) -> Iterator[_Stored]:

@@ -30,7 +30,10 @@ class Framing(NamedTuple):
 
 def framing_of(tokenizer: Any, *, decoder_only: bool) -> Framing:
     """Read the framing off a tokenizer that has an end of sequence."""
-    head, tail = _added(tokenizer)
+    plain, framed = _plain(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
+    start = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
+    head = () if start is None else tuple(framed[:start])
+    tail = () if start is None else tuple(framed[start + len(plain) :])
     end = (tokenizer.eos_token_id,)
     if decoder_only:
         return Framing((head, ()), ((), end), joined=True)
@@ -40,25 +43,11 @@ def framing_of(tokenizer: Any, *, decoder_only: bool) -> Framing:
 def answer_ids(tokenizer: Any, framing: Framing, answer: str) -> list[int]:
     """Return the ids of an answer, end of sequence included."""
     head, tail = framing.answer
-    ids = _continuation(tokenizer, answer) if framing.joined else _plain(tokenizer, answer)
-    return [*head, *ids, *tail]
-
-
-def _added(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the special ids that the tokenizer adds before and after a text."""
-    plain, framed = _plain(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
-    start = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
-    if start is None:
-        return (), ()
-    return tuple(framed[:start]), tuple(framed[start + len(plain) :])
-
-
-def _continuation(tokenizer: Any, answer: str) -> list[int]:
-    """Return the ids that an answer adds after a text and a space."""
-    before, joined = _plain(tokenizer, ANCHOR), _plain(tokenizer, f"{ANCHOR} {answer}")
-    if joined[: len(before)] == before:
-        return joined[len(before) :]
-    return _plain(tokenizer, f" {answer}")
+    if not framing.joined:
+        return [*head, *_plain(tokenizer, answer), *tail]
+    before, both = _plain(tokenizer, ANCHOR), _plain(tokenizer, f"{ANCHOR} {answer}")
+    added = both[len(before) :] if both[: len(before)] == before else _plain(tokenizer, f" {answer}")
+    return [*head, *added, *tail]
 
 
 def _plain(tokenizer: Any, text: str) -> list[int]:

@@ -19,8 +19,6 @@ FREQUENT_TOKENS = 5_000
 pieces by frequency, and BPE its merges by the frequency of the pair when it was merged, so these are the lowest ids
 that are not special. BPE vocabularies begin with 256 single bytes, most of them rare, which are left out."""
 
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
-
 
 @dataclass(frozen=True)
 class FrozenModel:
@@ -88,16 +86,14 @@ class FrozenModel:
         special = set(self.tokenizer.all_special_ids)
         usable = min(len(self.tokenizer), self.vocab_size)
         tokens = self.tokenizer.convert_ids_to_tokens(list(range(usable)))
-        ids = [i for i, token in enumerate(tokens) if i not in special and not self._is_byte(str(token))]
+        # Byte-level BPE writes a byte as one character, SentencePiece as <0x0A>.
+        one_byte = re.compile(r"<0x[0-9A-F]{2}>|." if self.decoder_only else r"<0x[0-9A-F]{2}>", re.DOTALL)
+        ids = [i for i, each in enumerate(tokens) if i not in special and not one_byte.fullmatch(str(each))]
         return torch.tensor(ids[:FREQUENT_TOKENS], device=self.device)
 
     def frequent_rows(self) -> Float[Tensor, "N D"]:
         """Return the embeddings of the most frequent tokens, in fp32 or better."""
         return self.embed(self.frequent_ids())
-
-    def _is_byte(self, token: str) -> bool:
-        """Byte-level BPE writes a byte as one character, SentencePiece as ``<0x0A>``."""
-        return bool(_BYTE.fullmatch(token)) or (self.decoder_only and len(token) == 1)
 
     def require_positions(self, needed: int) -> None:
         """Check that a row of tokens fits into the model's positions.

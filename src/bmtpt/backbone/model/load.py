@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bmtpt.backbone.execution import Execution, Precision
+from bmtpt.backbone.execution import Execution
 from bmtpt.backbone.model.families import loader_of, require_tokenizer, require_usable, without_dropout
 from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
 from bmtpt.errors import BackboneError
@@ -28,8 +28,11 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
         BackboneError: As `Backbone.from_pretrained`.
     """
     place = _device(execution.device)
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    native = torch.cuda.is_bf16_supported(False) if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
     source = str(offline_folder()) if name == "offline" else name
-    model = _load_frozen(source, name, place, _dtype(execution.precision, place))
+    model = _load_frozen(source, name, place, dtype)
     if name == "offline" and (count := sum(weight.numel() for weight in model.parameters())) != PARAMETERS:
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
     return model.to(place), _weight_files(source)
@@ -52,14 +55,25 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
     from safetensors import SafetensorError
     from transformers import AutoConfig
 
-    _check_folder(source, name)
+    # Plainer sentences than transformers has, and no pickled weights.
+    folder = Path(source)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
+    if folder.is_dir() and not list(folder.glob("*.safetensors")):
+        raise BackboneError(
+            f"backbone folder {name} has no .safetensors weights; pickled weights are never loaded: save it again "
+            "with model.save_pretrained(folder)"
+        )
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         kind = loader_of(config, name)
+        # On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best.
+        eager = config.model_type == "t5" and place.type == "cpu"
+        attention = {"attn_implementation": "eager"} if eager else {}
         with _quiet_transformers():
             model, info = kind.from_pretrained(
                 source, config=without_dropout(config), dtype=dtype, use_safetensors=True,
-                trust_remote_code=False, output_loading_info=True, **_attention(config, place),
+                trust_remote_code=False, output_loading_info=True, **attention,
             )  # fmt: skip
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
@@ -74,12 +88,6 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
     return model
 
 
-def _attention(config: Any, place: torch.device) -> dict[str, str]:
-    """On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best."""
-    eager = config.model_type == "t5" and place.type == "cpu"
-    return {"attn_implementation": "eager"} if eager else {}
-
-
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """Keep transformers from warning of a head that is not tied, which is how T5 v1.1 is made."""
@@ -92,20 +100,6 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(level)
-
-
-def _check_folder(source: str, name: str) -> None:
-    """Give folders a plainer sentence than transformers does, and refuse pickled weights outright."""
-    folder = Path(source)
-    if not folder.is_dir():
-        return
-    if not (folder / "config.json").is_file():
-        raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
-    if not list(folder.glob("*.safetensors")):
-        raise BackboneError(
-            f"backbone folder {name} has no .safetensors weights; pickled weights are never loaded: save it again "
-            "with model.save_pretrained(folder)"
-        )
 
 
 def load_tokenizer(name: str) -> Any:
@@ -139,12 +133,3 @@ def _device(name: str) -> torch.device:
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
         raise BackboneError(f"device '{name}' cannot be used here: {_first_line(error)}; use cpu") from error
-
-
-def _dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    known = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if precision in known:
-        return known[precision]
-    on_gpu = device.type == "cuda"
-    native = torch.cuda.is_bf16_supported(False) if on_gpu else torch.cpu._is_avx512_bf16_supported()
-    return torch.bfloat16 if native else torch.float32

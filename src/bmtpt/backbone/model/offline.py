@@ -43,37 +43,19 @@ PARTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config
 """Files of a built folder, apart from the note of their hashes."""
 
 CONFIG: dict[str, Any] = {
-    "architectures": ["T5ForConditionalGeneration"],
-    "model_type": "t5",
-    "is_encoder_decoder": True,
-    "d_model": 512,
-    "d_kv": 64,
-    "d_ff": 1024,
-    "num_layers": 8,
-    "num_decoder_layers": 8,
-    "num_heads": 6,
-    "feed_forward_proj": "gated-gelu",
-    "relative_attention_num_buckets": 32,
-    "relative_attention_max_distance": 128,
-    "layer_norm_epsilon": 1e-6,
-    "dropout_rate": 0.0,
-    "vocab_size": 32128,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
+    "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True, "d_model": 512,
+    "d_kv": 64, "d_ff": 1024, "num_layers": 8, "num_decoder_layers": 8, "num_heads": 6,
+    "feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
+    "layer_norm_epsilon": 1e-6, "dropout_rate": 0.0, "vocab_size": 32128, "pad_token_id": 0, "eos_token_id": 1,
     "decoder_start_token_id": 0,
     # transformers 5 ties lm_head to the embeddings unless this is false and the folder holds both weights.
-    "tie_word_embeddings": False,
-    "dtype": "float32",
-}
+    "tie_word_embeddings": False, "dtype": "float32",
+}  # fmt: skip
 
 TOKENIZER_CONFIG: dict[str, Any] = {
-    "tokenizer_class": "T5Tokenizer",
-    "eos_token": "</s>",
-    "pad_token": "<pad>",
-    "unk_token": "<unk>",
-    "extra_ids": 100,
+    "tokenizer_class": "T5Tokenizer", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 100,
     "model_max_length": 512,
-}
+}  # fmt: skip
 
 
 def cache_root() -> Path:
