@@ -46,15 +46,14 @@ def evaluate(
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
     engine = prompt.engine if isinstance(prompt, TunedModel) else backbone.engine
-    return evaluate_prompts(engine, _scorable(backbone, prompt), rows, make_scorer(backbone, task, scorer))
-
-
-def _scorable(backbone: Backbone, prompt: Prompt | PromptMixture | TunedModel) -> Prompts:
+    prompts: Prompts
     if isinstance(prompt, Prompt):
-        return prompt.prompts.to(backbone.device)
-    if isinstance(prompt, TunedModel):
-        return prompt.engine.no_prompt
-    return mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
+        prompts = prompt.prompts.to(backbone.device)
+    elif isinstance(prompt, TunedModel):
+        prompts = prompt.engine.no_prompt
+    else:
+        prompts = mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
+    return evaluate_prompts(engine, prompts, rows, make_scorer(backbone, task, scorer))
 
 
 STILL_RATE = 1e-9

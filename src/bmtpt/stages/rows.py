@@ -101,11 +101,6 @@ def row_digests(rows: Mapping[str, Tokenised]) -> list[tuple[str, str]]:
     return [(name, each.digest) for name, each in rows.items()]
 
 
-def cut_counts(rows: Mapping[str, Tokenised]) -> dict[str, int]:
-    """Return how many texts of each task were cut to the length limit."""
-    return {name: each.cut for name, each in rows.items()}
-
-
 def distinct(names: list[str], what: str) -> list[str]:
     """Return the names of the tasks of a stage.
 
@@ -114,7 +109,6 @@ def distinct(names: list[str], what: str) -> list[str]:
     """
     if not names:
         raise SettingsError(f"at least one {what} task is needed, and none was given")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise SettingsError(f"{what} task '{twice[0]}' was given twice; name each once")
     return names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -16,16 +17,18 @@ from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
+from bmtpt.methods.registry import Method, SourceSetup
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
-from bmtpt.posterior import prompts
+from bmtpt.posterior.prompts import around, from_vocabulary, independent_particles
 from bmtpt.settings import LearnSettings
-from bmtpt.stages.rows import cut_counts, distinct, row_digests, source_rows
+from bmtpt.stages.rows import distinct, row_digests, source_rows
 from bmtpt.tasks import TaskData
+from bmtpt.tasks.tokens import Tokenised
 from bmtpt.train.events import Listener
-from bmtpt.train.run import Run
+from bmtpt.train.loop import Loop
 
-SVGD_ONLY = (
+SVGD_ONLY = [
     "kernel",
     "bandwidth",
     "scope",
@@ -34,7 +37,7 @@ SVGD_ONLY = (
     "init_steps",
     "task_factors",
     "factor_learning_rate",
-)
+]
 """Settings that have no effect when M = 1."""
 
 
@@ -71,30 +74,34 @@ def learn(
     """
     settings = settings or LearnSettings()
     names = distinct([source.task.name for source in sources], "source")
-    _require_start(start, settings, backbone)
+    if start is not None:
+        if settings.particle_init != "prompt":
+            raise SettingsError(f"start is given and particle_init is '{settings.particle_init}'; set it to 'prompt'")
+        if start.particles.shape[:2] != (1, settings.prompt_length):
+            held = "{} particles of {} rows".format(*start.particles.shape)
+            raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
+        require_backbone(start.card.backbone, backbone)
     with output_folder(folder, "posterior", resume=resume, overwrite=overwrite) as place:
         train, held_back = source_rows(backbone, sources, settings)
         if settings.particle_init == "prompt" and start is None:
             start = learn_start(backbone, sources, settings, folder=place, resume=resume, listener=listener)
         stage = settings.model_copy(update={"steps": settings.svgd_steps})
-        method = (FactoredSource if stage.task_factors else SvgdSource)(
-            backbone.engine,
-            initial_particles(backbone, settings, start),
-            train,
-            held_back,
-            stage,
-        )
-        run = Run(backbone.identity, place, resume, listener)
-        outcome = run.train(method, stage, {"rows": row_digests(train), "held_back": row_digests(held_back)})
+        kind = FactoredSource if stage.task_factors else SvgdSource
+        method = kind(backbone.engine, initial_particles(backbone, settings, start), train, held_back, stage)
+        identity = _identity(backbone, train, held_back)
+        outcome = Loop(method, stage, folder=place, identity=identity, listener=listener).run(resume=resume)
         found = outcome.state.found
+        mean, own = found["validation"]["mean_nll"], found["validation"]["particle_nll"]
         card = PosteriorCard(
             backbone=backbone_card(backbone),
             sources=tuple(names),
             settings=settings.model_dump(mode="json"),
             diagnostics={
-                **_held_back(found["validation"]),
+                "mean_nll": mean,  # NLL of θ̄ on held-back rows, and of the particles
+                "particle_nll": own,
+                "mean_gap": fmean(mean[name] - fmean(each) for name, each in own.items()),
                 "svgd": found["diagnostics"]["diagnostics"],
-                "texts_cut": cut_counts(train),
+                "texts_cut": {name: rows.cut for name, rows in train.items()},
             },
             steps=outcome.state.step + (start.card.steps if start else 0),
             seconds=outcome.state.seconds + (start.card.seconds if start else 0),
@@ -136,26 +143,54 @@ def initial_particles(backbone: Backbone, settings: LearnSettings, start: Poster
     rows = backbone.frequent_rows()
     length, count = settings.prompt_length, settings.particles
     if settings.particle_init == "independent":
-        return prompts.independent_particles(rows, length, count, generator)
-    draw = prompts.from_vocabulary(rows, length, generator)
+        return independent_particles(rows, length, count, generator)
+    draw = from_vocabulary(rows, length, generator)
     centre = draw if start is None else start.particles[0].to(draw)
-    return prompts.around(centre, count, settings.init_jitter, generator)
+    return around(centre, count, settings.init_jitter, generator)
 
 
-def _require_start(start: Posterior | None, settings: LearnSettings, backbone: Backbone) -> None:
-    """Refuse a start that these settings do not use, or that belongs to another model."""
-    if start is None:
-        return
-    if settings.particle_init != "prompt":
-        raise SettingsError(f"start is given and particle_init is '{settings.particle_init}'; set it to 'prompt'")
-    if start.particles.shape[:2] != (1, settings.prompt_length):
-        held = "{} particles of {} rows".format(*start.particles.shape)
-        raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
-    require_backbone(start.card.backbone, backbone)
+def learn_own_source(
+    method: Method,
+    backbone: Backbone,
+    sources: Sequence[TaskData],
+    prompts: Mapping[str, Float[Tensor, "P D"]],
+    settings: LearnSettings,
+    options: Any = None,
+    *,
+    folder: Path | None = None,
+    listener: Listener | None = None,
+) -> dict[str, Tensor]:
+    """Run the source stage that only this method has; return the tensors that it keeps.
+
+    Args:
+        method: Has an `own_source`.
+        prompts: The prompt tuned on each source alone, on the backbone's device.
+        settings: As for `learn`; one prompt is trained, from one vocabulary draw.
+        options: The method's own; None for its defaults.
+        folder: For events and checkpoints; a run that is there goes on where it stopped.
+
+    Raises:
+        BackboneError: The method cannot run on this model.
+        DataError, TrainingError, ArtifactError: As `learn`.
+    """
+    assert method.own_source is not None
+    method.require_runs_on(backbone.name, backbone.model.config)
+    settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
+    options = method.options() if options is None else options
+    train, held_back = source_rows(backbone, sources, settings)
+    (start,) = initial_particles(backbone, settings, None)
+    stage = method.own_source.stage(SourceSetup(backbone, train, held_back, settings, options, prompts, start))
+    identity = {
+        "method": method.name,
+        "options": options.model_dump(mode="json"),
+        "prompts": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in prompts.values()],
+        **_identity(backbone, train, held_back),
+    }
+    outcome = Loop(stage, settings, folder=folder, identity=identity, listener=listener).run(resume=True)
+    return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
 
 
-def _held_back(validation: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the held-back NLL of θ̄ and of the particles, and their gap: the first diagnostic."""
-    mean, particles = validation["mean_nll"], validation["particle_nll"]
-    gap = fmean(mean[name] - fmean(each) for name, each in particles.items())
-    return {"mean_nll": mean, "particle_nll": particles, "mean_gap": gap}
+def _identity(backbone: Backbone, train: Mapping[str, Tokenised], held_back: Mapping[str, Tokenised]) -> dict[str, Any]:
+    """Return what must be the same for a source stage to be resumed."""
+    rows = {"rows": row_digests(train), "held_back": row_digests(held_back)}
+    return {**rows, "backbone": dict(backbone.identity)}

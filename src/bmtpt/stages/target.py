@@ -13,14 +13,13 @@ from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
-from bmtpt.methods.target import TargetRows, TargetStage
+from bmtpt.methods.target import TargetStage
 from bmtpt.methods.weights import TunedModel
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
-from bmtpt.train.loop import Outcome
-from bmtpt.train.run import Run
+from bmtpt.train.loop import Loop, Outcome
 
 Trained = Prompt | PromptMixture | TunedModel
 """What predicts a target, by the method that trained it."""
@@ -76,13 +75,15 @@ def fit_method(
             "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
             "rows": row_digests({name: each.train for name, each in rows.items()}),
             "validation": row_digests({name: each.select for name, each in rows.items()}),
+            "backbone": dict(backbone.identity),
         }
-        outcome = Run(backbone.identity, place, resume, listener).train(stage, settings, identity, settings.patience)
+        run = Loop(stage, settings, folder=place, identity=identity, patience=settings.patience, listener=listener)
+        outcome = run.run(resume=resume)
         winners = _winners(stage, outcome)
         found = {}
         for k, target in enumerate(targets):
             name = target.task.name
-            card = _card(method, backbone, target, stage, options, learned, outcome)
+            card = _card(method, backbone, target, stage, options, learned, outcome, winners)
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
@@ -96,23 +97,36 @@ def _card(
     options: Options,
     learned: Learned,
     outcome: Outcome,
+    winners: list[int],
 ) -> PromptCard:
-    """Return where the result for one target comes from."""
+    """Return where the result for one target comes from, with every candidate's best validation: σ's curve."""
+    state, R, rows = outcome.state, len(stage.candidates), stage.targets[target.task.name]
+    best, steps = (state.best, state.best_step) if state.best else ([()] * R, [state.step] * R)
+    curve = [
+        {**candidate.describe(), "best": list(key), "step": step}
+        for candidate, key, step in zip(stage.candidates, best, steps, strict=True)
+    ]
     own = {"options": options.model_dump(mode="json")} if method.options.model_fields else {}
     return PromptCard(
         backbone=backbone_card(backbone),
         sources=() if method.needs == "nothing" else learned.sources,
         settings=stage.settings.model_dump(mode="json") | own,
-        steps=outcome.state.step,
-        seconds=outcome.state.seconds,
+        steps=state.step,
+        seconds=state.seconds,
         versions=versions(),
         created=now(),
         task=target.task.name,
         task_definition=target.task.model_dump(mode="json"),
         method=method.name,
         posterior=learned.posterior.weights_sha256 if learned.posterior else None,
-        selection=_selection(stage, outcome, stage.targets[target.task.name]),
-        trained_parameters=stage.trained_parameters() * len(_winners(stage, outcome)),
+        selection={
+            "winners": [curve[r] for r in winners],
+            "candidates": curve,
+            "train_rows": len(rows.train),
+            "validation_rows": len(rows.select),
+            "texts_cut": rows.train.cut + rows.select.cut,
+        },
+        trained_parameters=stage.trained_parameters() * len(winners),
     )
 
 
@@ -125,23 +139,6 @@ def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
         by_start.setdefault(candidate.start_name, []).append(r)
     best = outcome.state.best
     return [max(group, key=lambda r: best[r]) if best else group[0] for group in by_start.values()]
-
-
-def _selection(stage: TargetStage, outcome: Outcome, rows: TargetRows) -> dict[str, Any]:
-    """Return how the model was chosen: every candidate's best validation, which includes σ's curve."""
-    state, R = outcome.state, len(stage.candidates)
-    best, steps = (state.best, state.best_step) if state.best else ([()] * R, [state.step] * R)
-    curve = [
-        {**candidate.describe(), "best": list(key), "step": step}
-        for candidate, key, step in zip(stage.candidates, best, steps, strict=True)
-    ]
-    return {
-        "winners": [curve[r] for r in _winners(stage, outcome)],
-        "candidates": curve,
-        "train_rows": len(rows.train),
-        "validation_rows": len(rows.select),
-        "texts_cut": rows.train.cut + rows.select.cut,
-    }
 
 
 def adapt(

@@ -20,8 +20,7 @@ from bmtpt.backbone import Backbone
 from bmtpt.methods.registry import Learned, Method, get_method
 from bmtpt.results import Result, result_lines, settings_hash
 from bmtpt.settings import LearnSettings
-from bmtpt.stages.baselines import learn_own_source
-from bmtpt.stages.source import learn, start_settings
+from bmtpt.stages.source import learn, learn_own_source, start_settings
 from bmtpt.studies.jobs import Place
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData

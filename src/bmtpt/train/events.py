@@ -24,8 +24,11 @@ class EventLog:
 
     def rewind(self, step: int) -> None:
         """Drop the events of steps from ``step`` on: a resumed run logs them again."""
-        lines = _lines(self.path)
-        kept = [line for line in lines if _step_of(line) < step]
+        kept = []
+        for line in _lines(self.path):
+            at = _event(line).get("step")
+            if isinstance(at, (int, float)) and at < step:  # an event without a step counts as not written
+                kept.append(line)
         write_text_atomically(self.path, "".join(line + "\n" for line in kept))
 
     def __call__(self, event: dict[str, Any]) -> None:
@@ -57,9 +60,3 @@ def _event(line: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _step_of(line: str) -> float:
-    """Return an event's step; infinity, which counts as not written, for a line that has none."""
-    step = _event(line).get("step")
-    return float(step) if isinstance(step, (int, float)) else float("inf")

@@ -153,12 +153,29 @@ class Loop:
             with termination_requested() as requested:
                 return self._run(resume, requested)
         except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise self._too_big() from error
-            raise
+            if not is_out_of_memory(error):
+                raise
+            settings = self.settings.model_dump()
+            known = {name: settings[name] for name in ("batch_size", "particles") if settings.get(name, 1) > 1}
+            cures = [f"{name} {value // 2} instead of {value}" for name, value in known.items()]
+            raise TrainingError(
+                f"memory ran out at step {self.state.step} with {len(self.tensors[0])} prompts trained together; try "
+                + ", ".join([*cures, "a smaller max_length"])
+                + " or bfloat16 as the backbone's precision"
+            ) from error
 
     def _run(self, resume: bool, requested: Callable[[], bool]) -> Outcome:
-        self._begin(resume)
+        checkpoint = self.folder / CHECKPOINT if self.folder else None
+        if checkpoint and checkpoint.is_file():
+            if resume:
+                self._restore(checkpoint)
+            else:
+                checkpoint.unlink()
+        if self.log:
+            # A run that starts over logs its first validation again, which has step -1.
+            self.log.rewind(self.state.step or -1)
+        if self.state.step == 0:
+            self._validate()
         clock = time.perf_counter() - self.state.seconds
         while self.state.step < self.settings.steps and not self.state.stopped:
             self._step()
@@ -174,18 +191,6 @@ class Loop:
         self._emit({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
         return Outcome(self.best if self.state.best else [t.detach().clone() for t in self.tensors], self.state)
 
-    def _begin(self, resume: bool) -> None:
-        checkpoint = self.folder / CHECKPOINT if self.folder else None
-        if resume and checkpoint and checkpoint.is_file():
-            self._restore(checkpoint)
-        elif checkpoint and checkpoint.is_file():
-            checkpoint.unlink()
-        if self.log:
-            # A run that starts over logs its first validation again, which has step -1.
-            self.log.rewind(self.state.step or -1)
-        if self.state.step == 0:
-            self._validate()
-
     def _step(self) -> None:
         step = self.state.step
         factor = schedule_factor(step, self.settings)
@@ -194,21 +199,17 @@ class Loop:
         for tensor in self.tensors:
             tensor.grad = None
         losses = self.method.backward(self.method.draw(step), step)
-        self._check_step(losses)
+        for task, each in losses.items():
+            if not all(map(math.isfinite, each)):
+                raise self._diverged(f"the loss of {task}", f"at step {step}")
+        if not all(t.grad is not None and bool(torch.isfinite(t.grad).all()) for t in self.tensors):
+            raise self._diverged("the gradient", f"at step {step}")
         self.optimiser.step()
         if not all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors):
             raise self._diverged("a trained number", f"after step {step}")
         values = [value for each in losses.values() for value in each]
         self.state.losses.append(sum(values) / len(values))
         self._emit({"event": "step", "step": step, "loss": losses, "lr": self.peaks[0] * factor})
-
-    def _check_step(self, losses: dict[str, list[float]]) -> None:
-        when = f"at step {self.state.step}"
-        for task, values in losses.items():
-            if not all(map(math.isfinite, values)):
-                raise self._diverged(f"the loss of {task}", when)
-        if not all(t.grad is not None and bool(torch.isfinite(t.grad).all()) for t in self.tensors):
-            raise self._diverged("the gradient", when)
 
     def _diverged(self, what: str, when: str) -> TrainingError:
         rate = self.settings.learning_rate
@@ -219,27 +220,11 @@ class Loop:
         where = f"; the last good checkpoint is in {self.folder}" if kept else ""
         return TrainingError(f"{what} is not a finite number {when}; the likely cause is {cause}{where}")
 
-    def _too_big(self) -> TrainingError:
-        settings = self.settings.model_dump()
-        known = {name: settings[name] for name in ("batch_size", "particles") if settings.get(name, 1) > 1}
-        cures = [f"{name} {value // 2} instead of {value}" for name, value in known.items()]
-        cures += ["a smaller max_length", "bfloat16 as the backbone's precision"]
-        return TrainingError(
-            f"memory ran out at step {self.state.step} with {len(self.tensors[0])} prompts trained together; try "
-            + ", ".join(cures[:-1])
-            + f" or {cures[-1]}"
-        )
-
-    def _check_validation(self, found: Validation) -> None:
-        """Refuse to keep, and to save, tensors that no longer have a loss."""
-        losses = {name: each for event in found.events for name, each in event.get("loss", {}).items()}
-        for task, values in losses.items():
-            if not all(map(math.isfinite, values)):
-                raise self._diverged(f"the validation loss of {task}", f"after {self.state.step} steps")
-
     def _validate(self) -> None:
         found = self.method.validate(self.state.losses)
-        self._check_validation(found)
+        for task, each in ((task, each) for event in found.events for task, each in event.get("loss", {}).items()):
+            if not all(map(math.isfinite, each)):  # tensors without a loss are neither kept nor saved
+                raise self._diverged(f"the validation loss of {task}", f"after {self.state.step} steps")
         improved = self._keep_best(found.ranking)
         self.state.stale = 0 if improved else self.state.stale + 1
         self.state.stopped = self.patience is not None and self.state.stale >= self.patience
