@@ -61,13 +61,7 @@ class Attention(NamedTuple):
 
 
 def attend(module: Attention, text: Float[Tensor, "N D"], keys: Float[Tensor, "R J D"]) -> Float[Tensor, "R N J"]:
-    """Return a, which sums to one over the J prompts.
-
-    Args:
-        module: G.
-        text: x̂.
-        keys: p̂.
-    """
+    """Return a, which sums to one over the J prompts, given x̂ and p̂."""
     d = text.shape[1]
     up = F.silu(text @ module.down) @ module.up  # [R, N, D]
     h = F.layer_norm(up, (d,)) * module.gain[:, None] + module.bias[:, None]
@@ -110,7 +104,7 @@ class Attempt(TargetStage):
     """Trains a target prompt per target and one attention that the targets share.
 
     Args:
-        engine, targets, candidates, settings: As for `TargetStage`; a candidate's start is that of P_target.
+        candidates: Starts of P_target.
         embed: Returns the model's input embeddings of token ids.
         sources: The frozen source prompts.
         attention: Width and learning rate of the attention.
@@ -164,15 +158,16 @@ class Attempt(TargetStage):
         return found
 
     def mixture(self, trained: Sequence[Tensor], target: int, winner: int) -> dict[str, Tensor]:
-        """Return the tensors that predict one target, given the trained ones in the order of the groups."""
+        """Return the tensors that predict one target."""
         prompts, *module = (tensor.detach()[winner : winner + 1].cpu() for tensor in trained)
         named = dict(zip(Attention._fields, module, strict=True))
         return {"target": prompts[:, target], "sources": self.sources.cpu(), **named}
 
     def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> PromptMixture:
         """Return the mixture that predicts one target."""
-        (winner,) = winners
-        return PromptMixture(self.mixture(trained, target, winner), MixtureCard(**card.model_dump(exclude={"kind"})))
+        return PromptMixture(
+            self.mixture(trained, target, winners[0]), MixtureCard(**card.model_dump(exclude={"kind"}))
+        )
 
     def trained_parameters(self) -> int:
         """Numbers trained per target: l·d, and its share of the attention's 2·d·r + 2·d."""
@@ -204,10 +199,8 @@ def attempt_stage(setup: Setup) -> Attempt:
     )
 
 
-def _adjusted(settings: AdaptSettings, _: AttemptOptions) -> AdaptSettings:
-    """Turn off prior, decomposition and ensemble, which ATTEMPT does not have."""
-    return settings.model_copy(update={"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False})
-
+NOT_USED = {"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False}
+"""Settings of target stages that ATTEMPT does not have, turned off."""
 
 ATTEMPT = register(
     Method(
@@ -217,7 +210,7 @@ ATTEMPT = register(
         stage=attempt_stage,
         needs="source prompts",
         options=AttemptOptions,
-        adjusted=_adjusted,
+        adjusted=lambda settings, _: settings.model_copy(update=NOT_USED),
         together=True,
         column=23,
     )

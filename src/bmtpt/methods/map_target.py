@@ -28,13 +28,7 @@ JUDGED_ROWS = 256
 def starts(
     particles: Float[Tensor, "M P D"], train_nll: Sequence[float], settings: AdaptSettings
 ) -> list[tuple[str, Float[Tensor, "P D"]]]:
-    """Return the named starts that the settings ask for.
-
-    Args:
-        particles: Of the source posterior.
-        train_nll: NLL of each particle on the target's training rows, which decides which particle is best.
-        settings: Of the target stage.
-    """
+    """Return the named starts that the settings ask for; the best particle has the lowest ``train_nll``."""
     best = min(range(len(particles)), key=lambda m: train_nll[m])
     named = {
         "mean": [("mean", particles.mean(dim=0))],

@@ -44,14 +44,7 @@ class MptOptions(Options):
 
 
 class MptSource(FactoredSource):
-    """The source stage: one shared prompt, a factor per source, and teachers to imitate.
-
-    Args:
-        engine, train, held_back, settings: As for `SvgdSource`.
-        start: Where P* starts.
-        teachers: θ^k by source task.
-        distillation: λ and the temperature.
-    """
+    """The source stage: P* from ``start``, a factor per source, and teachers θ^k by source task to imitate."""
 
     engine: PassEngine
 
@@ -91,7 +84,7 @@ class MptSource(FactoredSource):
 
 def mpt_source(setup: SourceSetup) -> MptSource:
     """Return MPT's source stage; its teachers are the prompts of the single sources."""
-    engine = setup.engine
+    engine = setup.backbone.engine
     assert isinstance(engine, PassEngine)  # every encoder-decoder's is
     return MptSource(engine, setup.start, setup.prompts, setup.train, setup.held_back, setup.settings, setup.options)
 

@@ -29,12 +29,7 @@ class PtpOptions(Options):
 
 
 def perturbed_candidates(candidates: Sequence[Candidate], noise_std: float) -> list[Candidate]:
-    """Return the same candidates trained under noise.
-
-    Args:
-        candidates: For example those of plain prompt tuning.
-        noise_std: s, in embedding units.
-    """
+    """Return the same candidates trained under noise of s = ``noise_std``."""
     return [replace(candidate, noise_std=noise_std) for candidate in candidates]
 
 

@@ -11,12 +11,7 @@ from bmtpt.posterior.prompts import from_vocabulary
 
 
 def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: int = 1) -> list[Candidate]:
-    """Return ``count`` candidates that start from different vocabulary draws.
-
-    Args:
-        count: Starts that compete on validation; give it what a rival method spends on its own candidates, so that
-            both have the same budget.
-    """
+    """Return ``count`` candidates that start from different vocabulary draws and compete on validation."""
     generator = torch.Generator().manual_seed(seed)
     rows = backbone.frequent_rows()
     draws = [from_vocabulary(rows, prompt_length, generator) for _ in range(count)]

@@ -10,7 +10,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -75,7 +74,7 @@ class Setup:
     prompt_length: int
     learned: Learned
 
-    @cached_property
+    @property
     def engine(self) -> Engine:
         """The frozen model's losses and gradients."""
         return self.backbone.engine
@@ -98,11 +97,6 @@ class SourceSetup:
     options: Any
     prompts: Mapping[str, Float[Tensor, "P D"]]
     start: Float[Tensor, "P D"]
-
-    @cached_property
-    def engine(self) -> Engine:
-        """The frozen model's losses and gradients."""
-        return self.backbone.engine
 
 
 @dataclass(frozen=True)
@@ -159,15 +153,7 @@ class Method:
     column: int = 100
 
     def require_runs_on(self, backbone: str, config: Any) -> None:
-        """Refuse a model that this method cannot run on.
-
-        Args:
-            backbone: Its name.
-            config: Its Hugging Face configuration.
-
-        Raises:
-            BackboneError: As said.
-        """
+        """Raise `BackboneError` for a model, given its name and its Hugging Face configuration, that cannot be used."""
         fits = {"any": True, "t5": config.model_type == "t5"}
         if not fits.get(self.backbones, getattr(config, "is_encoder_decoder", False)):
             kinds = {"t5": "T5 models", "encoder-decoder": "encoder-decoder models"}[self.backbones]
@@ -203,24 +189,14 @@ def register(method: Method) -> Method:
 
 def all_methods() -> dict[str, Method]:
     """Return every registered method by name, in the order of the columns of a table."""
-    _import_this_package()
+    for module in pkgutil.iter_modules(importlib.import_module(__package__).__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
     return {each.name: each for each in sorted(_registered.values(), key=lambda each: each.column)}
 
 
 def get_method(name: str) -> Method:
-    """Return one method.
-
-    Raises:
-        SettingsError: There is none of that name.
-    """
+    """Return one method. Raises `SettingsError` if there is none of that name."""
     known = all_methods()
     if name not in known:
         raise SettingsError(f"there is no method '{name}'; {nearest(name, known)}")
     return known[name]
-
-
-@cache
-def _import_this_package() -> None:
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"{__package__}.{module.name}")

@@ -15,7 +15,7 @@ from bmtpt.methods.target import Candidate
 
 
 def source_mean_candidate(setup: Setup) -> list[Candidate]:
-    """Return the start at the mean of the individually tuned source prompts: averaging in place of a posterior."""
+    """Return the start at the mean of the individually tuned source prompts."""
     prompts = torch.stack(list(setup.learned.prompts.values()))
     return [Candidate(prompts.mean(dim=0), "mean of source prompts")]
 

@@ -87,17 +87,11 @@ class SvgdSource:
 
     def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, " N"]:
         """Each example's factor in Σ_k scale_k · L_k."""
-        weights = []
+        weights, scale = [], self.settings.likelihood_scale
         for name, batch in batches.items():
-            factor = self._likelihood_scale(name) / sum(batch.target_tokens())
-            weights += [factor] * len(batch)
+            by_name = len(self.train[name]) if scale == "data" else 1.0  # "mean"
+            weights += [(by_name if isinstance(scale, str) else scale) / sum(batch.target_tokens())] * len(batch)
         return torch.tensor(weights, dtype=self.particles.dtype, device=self.particles.device)
-
-    def _likelihood_scale(self, name: str) -> float:
-        scale = self.settings.likelihood_scale
-        if scale == "mean":
-            return 1.0
-        return float(len(self.train[name])) if scale == "data" else float(scale)
 
     def validate(self, losses: Sequence[float]) -> Validation:
         """Watch the gap NLL(θ̄) − mean_m NLL(θ_m) on held-back rows, and the particles' geometry."""
@@ -108,30 +102,25 @@ class SvgdSource:
         events: list[dict[str, Any]] = [
             {"event": "validation", "loss": particles, "mean_nll": mean, "particle_nll": particles, "score": -overall}
         ]
-        return Validation(ranking=[], events=[*events, *self._diagnostics(mean, particles, losses)])
+        if self.last is not None:
+            history = History(
+                losses=losses,
+                particles=len(self.particles),
+                mean_nll=_average(list(mean.values())),
+                particle_nll=[_average(list(each)) for each in zip(*particles.values(), strict=True)],
+            )
+            facts = diagnose(*self.last)._asdict()
+            events.append({"event": "diagnostics", "diagnostics": facts, "warnings": warnings(history)})
+        return Validation(ranking=[], events=events)
 
     def held_back_nll(self) -> dict[str, list[float]]:
         """Return the NLL per target token of [θ̄, θ_1, …, θ_M] on each source task's held-back rows."""
-        candidates = torch.cat([self.particles.detach().mean(dim=0, keepdim=True), self.particles.detach()])
+        particles = self.particles.detach()
+        candidates = torch.cat([particles.mean(dim=0, keepdim=True), particles])
         found: dict[str, list[float]] = {}
         for name, rows in self.held_back.items():
-            losses = self.engine.losses(candidates, rows.batch)
-            found |= _token_means(losses, {name: rows.batch})
+            found |= _token_means(self.engine.losses(candidates, rows.batch), {name: rows.batch})
         return found
-
-    def _diagnostics(
-        self, mean: dict[str, float], particles: dict[str, list[float]], losses: Sequence[float]
-    ) -> list[dict[str, Any]]:
-        if self.last is None:
-            return []
-        facts = diagnose(*self.last)
-        history = History(
-            losses=losses,
-            particles=len(self.particles),
-            mean_nll=_average(list(mean.values())),
-            particle_nll=[_average(list(each)) for each in zip(*particles.values(), strict=True)],
-        )
-        return [{"event": "diagnostics", "diagnostics": facts._asdict(), "warnings": warnings(history)}]
 
 
 def joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:

@@ -68,14 +68,7 @@ class TargetRows:
 
 
 class TargetStage(ABC):
-    """What all target methods share: which examples a step sees, and how candidates are ranked.
-
-    Args:
-        engine: The frozen model.
-        targets: Rows by target name.
-        candidates: R starts and priors; they compete on validation.
-        settings: Of the target stage.
-    """
+    """What all target methods share: which examples a step sees, and how R candidates are ranked on validation."""
 
     def __init__(
         self,
@@ -106,14 +99,7 @@ class TargetStage(ABC):
 
     @abstractmethod
     def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> Any:
-        """Return what predicts one target.
-
-        Args:
-            trained: The trained tensors in the order of the groups, each candidate at its best validation.
-            target: Its number.
-            winners: The chosen candidates.
-            card: Where the result comes from.
-        """
+        """Return what predicts one target, from the winners among ``trained``, which are in the order of the groups."""
 
     @abstractmethod
     def trained_parameters(self) -> int:
@@ -122,7 +108,10 @@ class TargetStage(ABC):
     def draw(self, step: int) -> dict[str, TokenBatch]:
         """One target: epochs of its rows. Several: a draw in proportion to their (capped) sizes."""
         batches = {}
-        starts, counts = self._supplied_before(step), self._counts(step)
+        while len(self._supplied) <= step:  # how many examples each target has supplied before a step
+            supplied = zip(self._supplied[-1], self._counts(len(self._supplied) - 1), strict=True)
+            self._supplied.append([sum(pair) for pair in supplied])
+        starts, counts = self._supplied[step], self._counts(step)
         for k, (name, rows) in enumerate(self.targets.items()):
             if counts[k]:
                 drawn = stream_rows(len(rows.train), starts[k], counts[k], seed=self.settings.seed, task=k)
@@ -136,13 +125,6 @@ class TargetStage(ABC):
         if len(sizes) == 1:
             return [min(settings.batch_size, sizes[0])]
         return proportional_counts(sizes, settings.batch_size, step, seed=settings.seed, cap=settings.proportional_cap)
-
-    def _supplied_before(self, step: int) -> list[int]:
-        """Return how many examples each target has supplied before a step (the sums are kept: they only grow)."""
-        while len(self._supplied) <= step:
-            counts = self._counts(len(self._supplied) - 1)
-            self._supplied.append([sum(pair) for pair in zip(self._supplied[-1], counts, strict=True)])
-        return self._supplied[step]
 
     def validate(self, losses: Sequence[float]) -> Validation:
         """Rank candidates by their mean over targets: score, then loss (or loss alone)."""
@@ -166,8 +148,7 @@ class TargetPrompts(TargetStage):
     """Trains candidates on one target, or on several that share A.
 
     Args:
-        engine, targets, candidates, settings: As for `TargetStage`.
-        particles: θ_m of the source posterior [M, P, D], the centres of the priors; None if no candidate has one.
+        particles: θ_m of the source posterior, the centres of the priors; None if no candidate has one.
     """
 
     def __init__(
@@ -222,32 +203,24 @@ class TargetPrompts(TargetStage):
         """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""
         drawn = sum(len(batch) for batch in batches.values())
         objective = self.full.new_zeros(())
+        # N_T; of several targets the rows that sampling counts.
+        cap = self.settings.proportional_cap if len(self.targets) > 1 else None
+        rows = sum(min(len(each.train), cap or len(each.train)) for each in self.targets.values())
         found = {}
         for k, name in enumerate(self.targets):
             prompts = self.prompts(k)
-            objective = objective + self._penalty(prompts).sum() / self._rows()
+            objective = objective + self._penalty(prompts).sum() / rows
             if name in batches:
                 weights = prompts.new_full((len(batches[name]),), 1 / drawn)
-                at = self._perturbed(prompts.detach(), step, k)
+                at = prompts.detach()
+                if bool(self.noise_std.any()):  # θ + δ; candidates share the draw, so that each trains as if alone
+                    noise = standard_normal(*at.shape[1:], seed=self.settings.seed, step=step, task=k)
+                    at = at + self.noise_std[:, None, None] * noise.to(at)
                 losses, gradient = self.engine.gradients(at, batches[name], weights)
                 objective = objective + (prompts * gradient).sum()  # its gradient is the engine's
                 found[name] = losses.mean(dim=1).tolist()
         objective.backward()  # type: ignore[no-untyped-call]
         return found
-
-    def _perturbed(self, prompts: Float[Tensor, "R P D"], step: int, target: int) -> Float[Tensor, "R P D"]:
-        """Return θ + δ; all candidates share the draw, so that each trains as if alone."""
-        if not bool(self.noise_std.any()):
-            return prompts
-        _, P, D = prompts.shape
-        draw = standard_normal(P, D, seed=self.settings.seed, step=step, task=target)
-        return prompts + self.noise_std[:, None, None] * draw.to(prompts)
-
-    def _rows(self) -> int:
-        """Return N_T, by which the penalty is divided; of several targets the rows that sampling counts."""
-        if len(self.targets) == 1:
-            return sum(len(rows.train) for rows in self.targets.values())
-        return sum(min(len(rows.train), self.settings.proportional_cap) for rows in self.targets.values())
 
     def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
         """Return −log p(θ_r) of each candidate's prior, constants dropped."""

@@ -21,8 +21,7 @@ dtype, and bfloat16 matmuls run under autocast.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -101,20 +100,9 @@ def trainable_copy(model: Any, method: str, options: Any, seed: int) -> Any:
         SettingsError: LoRA is asked for without peft, or for modules that the model does not have.
     """
     frozen = copy.deepcopy(model).requires_grad_(False)
-    with _seeded(seed):
-        return _VARIANTS[method](frozen, options).eval()
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator, the only one that peft uses, and restore it afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # torch's global generator is the only one that peft uses
         torch.default_generator.manual_seed(seed)
-        yield
-
-
-def _all_weights(model: Any, options: FullOptions) -> Any:
-    return model.to(_wide(model.dtype)).requires_grad_(True)
+        return _VARIANTS[method](frozen, options).eval()
 
 
 def _with_biases(model: Any, options: BitFitOptions) -> Any:
@@ -159,7 +147,7 @@ def _with_adapters(model: Any, options: AdapterOptions) -> Any:
 
 
 _VARIANTS: dict[str, Callable[[Any, Any], Any]] = {
-    "full": _all_weights,
+    "full": lambda model, _: model.to(_wide(model.dtype)).requires_grad_(True),
     "bitfit": _with_biases,
     "lora": _with_lora,
     "adapter": _with_adapters,
@@ -197,12 +185,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 class TargetWeights(TargetStage):
-    """Trains the weights of a `trainable_copy` that require a gradient: one candidate, which starts at the model.
-
-    Args:
-        engine: Over the copy.
-        targets, settings: As for `TargetStage`.
-    """
+    """Trains the weights of a `trainable_copy` that require a gradient: one candidate, which starts at the model."""
 
     engine: TunedEngine
 
@@ -295,11 +278,7 @@ class TunedModel:
 
 
 def weights_stage(method: str, setup: Setup) -> TargetWeights:
-    """Return the training of a copy's weights; the backbone is left as it is.
-
-    Raises:
-        SettingsError: As `trainable_copy`.
-    """
+    """Return the training of a copy's weights; the backbone is left as it is. Raises as `trainable_copy`."""
     backbone = setup.backbone
     model = trainable_copy(backbone.model, method, setup.options, setup.settings.seed)
     engine = TunedEngine(replace(backbone, model=model), backbone.dtype)
