@@ -59,25 +59,14 @@ def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     with style():
         return environment.from_string(source).render(
-            studies=[section for _, lines in _studies(results) for section in _sections(lines)],
+            studies=[  # a study's scores, with its warnings, and then each of its measures
+                {**_scores(table), "warnings": [] if number else _no_gain(lines)}
+                for _, lines in frame(results).groupby(["study", "backbone"], sort=False)
+                for number, table in enumerate(by_measure(lines))
+            ],
             runs=[_run(run) for run in runs],
             maps=[(_safe(svg), caption) for svg, caption in plots.task_maps(runs)],
         )
-
-
-def _studies(results: Sequence[Result]) -> list[tuple[Any, pd.DataFrame]]:
-    return list(frame(results).groupby(["study", "backbone"], sort=False))
-
-
-# Scores
-
-
-def _sections(lines: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a section for the scores of a study and one for each measure; its warnings go with the scores."""
-    sections = [_scores(table) for table in by_measure(lines)]
-    for number, section in enumerate(sections):
-        section["warnings"] = _no_gain(lines) if number == 0 else []
-    return sections
 
 
 def _scores(lines: pd.DataFrame) -> dict[str, Any]:
@@ -127,7 +116,10 @@ def _run(run: Run) -> dict[str, Any]:
         "losses": _safe(plots.loss_curves(run)),
         "diagnostics": _safe(plots.diagnostics_curves(run)),
         "heat_maps": _safe(plots.heat_maps(run)),
-        "gaps": [_gap_row(task, mean, own) for task, (mean, own) in gaps.items()],
+        "gaps": [
+            (task, *(f"{value:.3f}".replace("-", "−") for value in row))
+            for task, row in [(k, (m, fmean(o), min(o), max(o), m - fmean(o))) for k, (m, o) in gaps.items()]
+        ],
         "gap_plot": _safe(plots.gap_plot(gaps) if gaps else None),
         "settings": _flat(run.settings),
         "versions": _flat(mapping(run.card.get("versions"))),
@@ -188,21 +180,13 @@ def _warnings(run: Run, gaps: Mapping[str, tuple[float, list[float]]]) -> list[s
     return [f"On {', '.join(bad)} (averages): {sentence}", *others]
 
 
-def _gap_row(task: str, mean: float, own: Sequence[float]) -> tuple[str, ...]:
-    average = fmean(own)
-    values = (mean, average, min(own), max(own), mean - average)
-    return (task, *(f"{value:.3f}".replace("-", "−") for value in values))
-
-
 def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Flatten nested settings to ("outer.inner", text)."""
     rows: list[tuple[str, str]] = []
     for key, value in values.items():
-        if isinstance(value, dict) and value:
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-            rows.append((f"{prefix}{key}", text))
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        nested = isinstance(value, dict) and value
+        rows += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", text)]
     return rows
 
 

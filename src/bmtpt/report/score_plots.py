@@ -75,7 +75,13 @@ def _curves(cells: pd.DataFrame, axis: str) -> str:
             panel.axhline(own.constant.max(), color=INK, alpha=0.45, linewidth=2, label="constant answer")
         panel.set_xlabel("number of particles" if axis == "particles" else axis.replace("_", " "))
         panel.set_title(short(target), fontweight="bold")
-        _scale(panel, own)
+        xs = sorted(set(own.x.dropna()))
+        if xs and xs[0] > 0 and xs[-1] >= 8 * xs[0]:
+            panel.set_xscale("log")
+        panel.set_xticks(xs, [f"{x:g}" for x in xs])
+        panel.minorticks_off()
+        if own.metric.isin(MEASURES).all():
+            logarithmic(panel, list(own["mean"]))
     axes[0].set_ylabel(_what(cells))
     legend(figure, axes, columns)
     return to_svg(figure, f"Scores against {axis}")
@@ -88,27 +94,9 @@ def _curve(panel: Axes, own: pd.DataFrame, index: int, label: str) -> None:
         name = f"{label}, as set" if len(points) else label
         panel.axhline(flat["mean"].iloc[0], linestyle="--", linewidth=1.3, color=colour(index), label=name)
     if len(points):
-        marker = MARKERS[index // 6 % len(MARKERS)]
-        panel.errorbar(
-            points.x,
-            points["mean"],
-            yerr=points.error.fillna(0),
-            marker=marker,
-            markersize=4,
-            linewidth=1.3,
-            color=colour(index),
-            label=label,
-        )
-
-
-def _scale(panel: Axes, own: pd.DataFrame) -> None:
-    xs = sorted(set(own.x.dropna()))
-    if xs and xs[0] > 0 and xs[-1] >= 8 * xs[0]:
-        panel.set_xscale("log")
-    panel.set_xticks(xs, [f"{x:g}" for x in xs])
-    panel.minorticks_off()
-    if own.metric.isin(MEASURES).all():
-        logarithmic(panel, list(own["mean"]))
+        error, marker = points.error.fillna(0), MARKERS[index // 6 % len(MARKERS)]
+        shade, (x, y) = colour(index), (points.x, points["mean"])
+        panel.errorbar(x, y, error, marker=marker, markersize=4, linewidth=1.3, color=shade, label=label)
 
 
 def _dots(cells: pd.DataFrame, names: Sequence[str]) -> str:

@@ -142,28 +142,26 @@ def pairs_to_compare(names: Sequence[str], method: str) -> list[tuple[str, str]]
     for name in names:
         if name not in judged:
             rivals.setdefault(method_and_variant(name)[0], []).append(name)
+    options = {name: options_of(method_and_variant(name)[1]) for name in names}
     if not rivals:
-        plain = {name: _plainest(name, judged) for name in judged}
+        plain = {}
+        for name in judged:  # the variant, possibly the same, that sets the fewest options, all to the same values
+            within = [each for each in judged if options[each].items() <= options[name].items()]
+            plain[name] = min(within, key=lambda each: len(options[each]))
         first = next(iter(plain.values()), "")
         return [(name, first if plain[name] == name else plain[name]) for name in judged if name != first]
-    return [
-        (left, right)
-        for left in judged
-        for variants in rivals.values()
-        for right in [name for name in variants if _agree(left, name)] or variants
-    ]
-
-
-def _plainest(name: str, variants: Sequence[str]) -> str:
-    """Return the variant, possibly the same, that sets the fewest options, all to the same values as this one."""
-    options = {each: options_of(method_and_variant(each)[1]) for each in variants}
-    within = [each for each in variants if options[each].items() <= options[name].items()]
-    return min(within, key=lambda each: len(options[each]))
-
-
-def _agree(left: str, right: str) -> bool:
-    own, other = (options_of(method_and_variant(name)[1]) for name in (left, right))
-    return all(own[option] == other[option] for option in own.keys() & other.keys())
+    pairs = []
+    for left in judged:
+        for variants in rivals.values():
+            agreeing = [
+                name
+                for name in variants
+                if all(
+                    options[left][each] == options[name][each] for each in options[left].keys() & options[name].keys()
+                )
+            ]
+            pairs += [(left, right) for right in agreeing or variants]
+    return pairs
 
 
 # The sentence
@@ -205,20 +203,15 @@ def _sentence(lines: pd.DataFrame, means: pd.DataFrame, method: str, rivals: Seq
     found = together(paired(lines, method, strongest))
     difference = found.mean if found else means[method].mean() - means[strongest].mean()
     what = "score" if metric not in LOSSES else metric
+    rows, targets = lines.row.nunique(), lines.target.nunique()
+    of = f"{targets} targets" if rows == targets else f"{rows} rows ({targets} targets)"
     return (
-        f"{display_name(method)} is best on {wins} of {_targets(lines)}; its "
+        f"{display_name(method)} is best on {wins} of {'1 target' if rows == 1 else of}; its "
         f"{f'mean {what} over targets' if len(means) > 1 else what} is {figure(means[method].mean(), metric)} against "
         f"{figure(means[strongest].mean(), metric)} for {display_name(strongest)}"
         f"{', the strongest of the others' if len(rivals) > 1 else ''}"
         f" ({_evidence(found, difference, lines)}): {_conclusion(found, sign * difference, sign)}."
     )
-
-
-def _targets(lines: pd.DataFrame) -> str:
-    rows, targets = lines.row.nunique(), lines.target.nunique()
-    if rows == 1:
-        return "1 target"
-    return f"{targets} targets" if rows == targets else f"{rows} rows ({targets} targets)"
 
 
 def _evidence(found: Interval | None, difference: float, lines: pd.DataFrame) -> str:

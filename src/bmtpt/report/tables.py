@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -224,31 +224,25 @@ def published_table(lines: pd.DataFrame) -> Table:
     backbone = lines.backbone.iloc[0]
     ours = []
     for (shots, name), own in found.groupby(["shots", "contender"], sort=False, dropna=False):
-        score = {each.target: _mean_and_error(each) for each in own.itertuples()}
+        score = {
+            each.target: number(each.mean) + ("" if pd.isna(each.error) else f" ± {number(each.error)}")
+            for each in own.itertuples()
+        }
         words = (display_name(name), "all" if pd.isna(shots) else f"{shots:.0f}", f"{backbone}, ours")
         ours.append((*words, f"{own.trained.max():,}", *(score.get(target, "–") for target in targets)))
     order = {display_name(name): place for place, name in enumerate(contenders(lines))}
-    rows = [*sorted(ours, key=lambda row: order[row[0]]), *(_their_row(each, targets) for each in published["methods"])]
-    header = ("method", "shots", "backbone and source", TRAINED, *targets)
-    return Table(header, tuple(rows), tuple(_published_notes(published, found)), words=3)
-
-
-def _mean_and_error(cell: Any) -> str:
-    return number(cell.mean) + ("" if pd.isna(cell.error) else f" ± {number(cell.error)}")
-
-
-def _their_row(method: Mapping[str, Any], targets: Sequence[str]) -> tuple[str, ...]:
-    where = f"T5-base, published ({', '.join(method['sources'])})"
-    values = (number(method["scores"].get(target, float("nan"))) for target in targets)
-    return (method["name"], "all", where, str(method.get("trained", "–")), *values)
-
-
-def _published_notes(published: Mapping[str, Any], found: pd.DataFrame) -> list[str]:
-    sources = "; ".join(f"({key}) {text}" for key, text in published["sources"].items())
+    theirs = []
+    for method in published["methods"]:
+        where = f"T5-base, published ({', '.join(method['sources'])})"
+        values = (number(method["scores"].get(target, float("nan"))) for target in targets)
+        theirs.append((method["name"], "all", where, str(method.get("trained", "–")), *values))
+    notes = ["Published: " + "; ".join(f"({key}) {text}" for key, text in published["sources"].items()) + "."]
     worst = found.groupby("target", sort=False)["data"].max()
-    other = ", ".join(f"{target} ({status})" for target, status in worst.items() if status != "official")
-    own = [f"Our rows of {other} are not the official ones."] if other else []
-    return [f"Published: {sources}.", *own, *published["cautions"]]
+    if other := ", ".join(f"{target} ({status})" for target, status in worst.items() if status != "official"):
+        notes.append(f"Our rows of {other} are not the official ones.")
+    rows = (*sorted(ours, key=lambda row: order[row[0]]), *theirs)
+    header = ("method", "shots", "backbone and source", TRAINED, *targets)
+    return Table(header, rows, (*notes, *published["cautions"]), words=3)
 
 
 # Printing

@@ -12,7 +12,7 @@ from bmtpt.report.runs import Event, Floats, Run, mapping, number_of, numbers_of
 from bmtpt.report.svg import COLUMNS, INK, colour, legend, logarithmic, panels, short, to_svg
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    pass
 
 POINTS_IN_ALL = 12_000  # about half a megabyte of SVG
 LONGEST_LEGEND = 8
@@ -70,10 +70,20 @@ def loss_curves(run: Run) -> str | None:
     figure, axes = panels(len(tasks))
     training = {task: series(steps, "loss", task) for task in tasks}
     curves = len(tasks) * max(each.values.shape[1] for each in training.values()) or 1
+    # A target's starts compete as candidates, a posterior has particles.
+    compete = run.card.get("kind") == "prompt" or any("candidate_scores" in event for event in checks)
+    what = "candidate" if compete else "particle"
     for index, (axis, task) in enumerate(zip(axes, tasks, strict=True)):
         faint = thin(training[task], max(20, min(300, POINTS_IN_ALL // curves)))
         own, mean = series(held_out, "held out", task), series(checks, "mean_nll", task)
-        _draw_losses(axis, faint, own, mean, _what(run))
+        many = max(faint.values.shape[1], own.values.shape[1]) > LONGEST_LEGEND
+        for m, curve in enumerate(faint.values.T):
+            axis.plot(faint.steps, curve, color=colour(m), alpha=0.35, linewidth=0.9)
+        for m, curve in enumerate(own.values.T):
+            name = f"{what}s" if many else f"{what} {m + 1}"
+            axis.plot(own.steps, curve, ".-", color=colour(m), label=name, linewidth=1.3, markersize=4)
+        for curve in mean.values.T:
+            axis.plot(mean.steps, curve, "D--", color=INK, label="mean of the particles", linewidth=1.3, markersize=3)
         axis.set_title(short(task), fontweight="bold")
         axis.set_xlabel("step")
         if index % COLUMNS == 0:
@@ -81,23 +91,6 @@ def loss_curves(run: Run) -> str | None:
         logarithmic(axis, [*faint.values.flat, *own.values.flat, *mean.values.flat])
     legend(figure, axes)
     return to_svg(figure, "Loss curves per task and particle")
-
-
-def _what(run: Run) -> str:
-    """Return what one of several curves is: a target's starts compete as candidates, a posterior has particles."""
-    compete = any("candidate_scores" in event for event in run.of_kind("validation"))
-    return "candidate" if compete or run.card.get("kind") == "prompt" else "particle"
-
-
-def _draw_losses(axis: Axes, training: Series, own: Series, mean: Series, what: str) -> None:
-    many = max(training.values.shape[1], own.values.shape[1]) > LONGEST_LEGEND
-    for m, curve in enumerate(training.values.T):
-        axis.plot(training.steps, curve, color=colour(m), alpha=0.35, linewidth=0.9)
-    for m, curve in enumerate(own.values.T):
-        name = f"{what}s" if many else f"{what} {m + 1}"
-        axis.plot(own.steps, curve, ".-", color=colour(m), label=name, linewidth=1.3, markersize=4)
-    for curve in mean.values.T:
-        axis.plot(mean.steps, curve, "D--", color=INK, label="mean of the particles", linewidth=1.3, markersize=3)
 
 
 # Diagnostics
@@ -153,27 +146,21 @@ def heat_maps(run: Run) -> str | None:
         return None
     figure, axes = panels(len(found), (3.9, 3.2))
     for axis, (title, matrix) in zip(axes, found.items(), strict=True):
-        _heat_map(axis, matrix)
-        axis.set_title(title)
-    return to_svg(figure, "Distances between the particles and their kernel matrix")
-
-
-def _heat_map(axis: Axes, matrix: Floats) -> None:
-    M = len(matrix)
-    mesh = axis.pcolormesh(matrix, cmap="viridis", edgecolors="none")
-    axis.figure.colorbar(mesh, ax=axis, shrink=0.85).outline.set_visible(False)
-    axis.grid(False)
-    axis.set(aspect="equal", xlabel="particle", ylabel="particle")
-    ticks = range(0, M, math.ceil(M / 10))
-    axis.set_xticks([tick + 0.5 for tick in ticks], [str(tick + 1) for tick in ticks])
-    axis.set_yticks([tick + 0.5 for tick in ticks], [str(tick + 1) for tick in ticks])
-    axis.invert_yaxis()
-    if M <= 8:
+        M = len(matrix)
+        mesh = axis.pcolormesh(matrix, cmap="viridis", edgecolors="none")
+        axis.figure.colorbar(mesh, ax=axis, shrink=0.85).outline.set_visible(False)
+        axis.grid(False)
+        axis.set(aspect="equal", xlabel="particle", ylabel="particle", title=title)
+        for set_ticks in (axis.set_xticks, axis.set_yticks):
+            ticks = range(0, M, math.ceil(M / 10))
+            set_ticks([tick + 0.5 for tick in ticks], [str(tick + 1) for tick in ticks])
+        axis.invert_yaxis()
         # Viridis is dark below the middle, where black text would not be legible.
         middle = matrix.min() + 0.6 * (matrix.max() - matrix.min())
-        for (i, j), value in np.ndenumerate(matrix):
+        for (i, j), value in np.ndenumerate(matrix if M <= 8 else matrix[:0]):
             shade = "w" if value <= middle else "k"
             axis.text(j + 0.5, i + 0.5, f"{value:.3g}", ha="center", va="center", size=8, color=shade)
+    return to_svg(figure, "Distances between the particles and their kernel matrix")
 
 
 def gap_plot(gaps: Mapping[str, tuple[float, list[float]]]) -> str:
@@ -206,21 +193,20 @@ def task_maps(runs: Sequence[Run]) -> list[tuple[str, str]]:
             full = name if len(runs) == 1 else f"{run.name}: {name}"
             by_width.setdefault(prompt.shape[1], {})[full] = prompt.mean(0)
     caption = "Each prompt averaged over its rows, then projected on two principal components."
-    return [(_task_map(prompts), caption) for prompts in by_width.values() if len(prompts) >= 3]
-
-
-def _task_map(prompts: Mapping[str, Floats]) -> str:
-    points, shares = principal_components(np.stack(list(prompts.values())))
-    figure, (axis,) = panels(1, (6.6, 4.2))
-    for name, (x, y) in zip(prompts, points, strict=True):
-        particle = name.rpartition(": ")[2].startswith("particle ")
-        axis.plot([x], [y], "o" if particle else "s", color=colour(0 if particle else 1), markersize=7)
-        axis.annotate(short(name), (x, y), xytext=(6, 4), textcoords="offset points", size=8)
-    axis.margins(0.18)
-    axis.set_xlabel(f"first component ({shares[0]:.0%} of the variance, embedding units)")
-    axis.set_ylabel(f"second component ({shares[1]:.0%})")
-    axis.set_aspect("equal", adjustable="datalim")
-    return to_svg(figure, "Map of the prompts")
+    maps = []
+    for prompts in (each for each in by_width.values() if len(each) >= 3):
+        points, shares = principal_components(np.stack(list(prompts.values())))
+        figure, (axis,) = panels(1, (6.6, 4.2))
+        for name, (x, y) in zip(prompts, points, strict=True):
+            particle = name.rpartition(": ")[2].startswith("particle ")
+            axis.plot([x], [y], "o" if particle else "s", color=colour(0 if particle else 1), markersize=7)
+            axis.annotate(short(name), (x, y), xytext=(6, 4), textcoords="offset points", size=8)
+        axis.margins(0.18)
+        axis.set_xlabel(f"first component ({shares[0]:.0%} of the variance, embedding units)")
+        axis.set_ylabel(f"second component ({shares[1]:.0%})")
+        axis.set_aspect("equal", adjustable="datalim")
+        maps.append((to_svg(figure, "Map of the prompts"), caption))
+    return maps
 
 
 def principal_components(x: Floats) -> tuple[Floats, list[float]]:
