@@ -14,7 +14,7 @@ from bmtpt.errors import SettingsError
 from bmtpt.settings import read_yaml
 from bmtpt.stages.source import learn
 from bmtpt.studies.load import load_study
-from bmtpt.studies.parallel import one_thread
+from bmtpt.studies.run import one_thread
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import load_data, load_task
 
