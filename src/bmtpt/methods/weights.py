@@ -288,7 +288,7 @@ def weights_stage(method: str, setup: Setup) -> TargetWeights:
 def _adjusted(settings: AdaptSettings, options: Any) -> AdaptSettings:
     """Turn off what only prompts have (prior, decomposition, ensemble), and set the method's own learning rate."""
     used = {"learning_rate": options.learning_rate, "prior": "none", "ensemble": False, "decompose": False}
-    return settings.model_copy(update={**used, "engine": "generic"})
+    return settings.model_copy(update=used)
 
 
 def _facts(name: str, options: type[Options]) -> dict[str, Any]:
