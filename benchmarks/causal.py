@@ -27,37 +27,22 @@ from bmtpt.types import TokenBatch
 from cases import Case, draw_lengths, make_case
 from common import append_line, device_of, machine_facts, parser
 from shapes import DTYPES, as_backbone
-from step import Setup, checked_and_timed
-from targets import judged, verdicts
+from step import Setup, checked_and_timed, report
+from targets import judged
 
+
+def _llama(V: int, D: int, f: int, layers: int, heads: int, pairs: int) -> dict[str, int]:
+    """Return a Llama's sizes; ``pairs`` are heads of keys and values."""
+    sizes = {"vocab_size": V, "hidden_size": D, "intermediate_size": f, "num_hidden_layers": layers}
+    return {**sizes, "num_attention_heads": heads, "num_key_value_heads": pairs}
+
+
+_TINY_GPT2 = {"vocab_size": 96, "n_embd": 24, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 1}
 MODELS: dict[str, tuple[str, dict[str, int]]] = {
     "gpt2": ("gpt2", {}),
-    "smollm-135m": (
-        "llama",
-        {
-            "vocab_size": 49_152,
-            "hidden_size": 576,
-            "intermediate_size": 1536,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 9,
-            "num_key_value_heads": 3,
-        },
-    ),
-    "tiny-gpt2": (
-        "gpt2",
-        {"vocab_size": 96, "n_embd": 24, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 1},
-    ),
-    "tiny-llama": (
-        "llama",
-        {
-            "vocab_size": 96,
-            "hidden_size": 32,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-        },
-    ),
+    "smollm-135m": ("llama", _llama(49_152, 576, 1536, layers=30, heads=9, pairs=3)),
+    "tiny-gpt2": ("gpt2", _TINY_GPT2),
+    "tiny-llama": ("llama", _llama(96, 32, 48, layers=2, heads=4, pairs=2)),
 }
 """transformers' model type and what its configuration changes from the defaults."""
 TINY = ("tiny-gpt2", "tiny-llama")
@@ -189,18 +174,6 @@ class CausalPeftLoop(PeftLoop):
             "attention_mask": pad_sequence([torch.ones_like(row) for row in rows], batch_first=True),
             "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
         }
-
-
-def report(line: Mapping[str, Any]) -> str:
-    """Return a case as text, a row per variant."""
-    head = f"{line['size']}, B = {line['B']}, {line['precision']} on {line['machine']['device']}"
-    columns = f"{'':17}{'seconds':>9}{'ratio':>7}{'error':>9}{'cosine':>9}"
-    rows = [
-        f"{name:17}{seconds:9.3f}{line['ratio'].get(name, float('nan')):7.2f}{line['relative_error'][name]:9.1e}"
-        f"{line['cosine'][name]:9.5f}"
-        for name, seconds in line["seconds"].items()
-    ]
-    return "\n".join([head, columns, *rows, *verdicts(line["targets"]), ""])
 
 
 if __name__ == "__main__":

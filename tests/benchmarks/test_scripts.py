@@ -10,7 +10,6 @@ import torch
 
 import baselines
 import causal
-import gpu
 import particle_init
 import plot
 import scaling
@@ -29,8 +28,7 @@ def few_setups():
     """Two cases are enough: one of each family and precision."""
     few = [step.SMOKE[0], step.SMOKE[3]]
     with pytest.MonkeyPatch.context() as patch:
-        for module in (step, gpu):
-            patch.setattr(module, "SMOKE", few)
+        patch.setattr(step, "SMOKE", few)
         yield
 
 
@@ -120,57 +118,18 @@ def test_every_axis_of_the_scaling_is_walked_with_the_others_held(results):
     assert all(line["svgd_share"] == line["svgd_seconds"] / line["seconds"] > 0 for line in lines)
 
 
-def test_the_gpu_script_runs_on_a_cpu_in_a_smoke_run(tmp_path, capsys):
-    out = tmp_path / "step-gpu.jsonl"
-    assert gpu.main([*SMOKE, "--out", str(out)]) == 0
-    lines = lines_of(out)
-    assert [line["size"] for line in lines] == ["tiny", "tiny-gated"]
-    table = capsys.readouterr().out
-    assert "tiny-gated, B = 2, bfloat16" in table
-    assert "target t5-base, B = 4, bf16: under 25 ms a step: not measured" in table
-    assert "failed" not in table
-
-
-def test_without_a_gpu_the_gpu_script_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert gpu.main([]) == 2
-    assert "finds no CUDA device" in capsys.readouterr().out
-
-
-def test_a_case_that_fails_on_the_gpu_costs_its_own_row_only(results, monkeypatch, capsys):
+def test_a_case_that_does_not_fit_into_memory_costs_its_own_line_only(results, monkeypatch, tmp_path, capsys):
     lines = {line["size"]: line for line in lines_of(results / "step-cpu.jsonl")}
 
-    def out_of_memory_for_the_loop(setup, *_):
-        if setup.size == "tiny" and "loop_frozen" in setup.variants:
+    def too_large(setup, *_):
+        if setup.size == "tiny":
             raise torch.OutOfMemoryError("CUDA out of memory")
-        ratio = dict.fromkeys(setup.variants, 2.0)
-        return {**lines[setup.size], "ratio": ratio}
+        return lines[setup.size]
 
-    monkeypatch.setattr(gpu, "measured", out_of_memory_for_the_loop)
-    assert gpu.main(SMOKE) == 1
-    table = capsys.readouterr().out
-    assert (
-        "failed: tiny, B = 2, float32, loop_frozen and batched and generic and packed: OutOfMemoryError: CUDA" in table
-    )
-    first, second = (row for row in table.splitlines() if row.startswith("tiny"))
-    assert first.count("nan") == 3  # measured again, without the baselines
-    assert second.count("2.00") == 3
-
-
-def test_after_the_deadline_no_case_begins_and_the_table_is_printed(capsys):
-    assert gpu.main([*SMOKE, "--limit", "-1", "--grace", "60"]) == 1
-    assert (
-        "failed: tiny, B = 2, float32, loop_frozen and batched and generic and packed: the time was up"
-        in capsys.readouterr().out
-    )
-
-
-def test_a_case_that_does_not_return_cannot_keep_the_table_back(monkeypatch, capsys):
-    ended = []
-    monkeypatch.setattr(gpu.os, "_exit", ended.append)
-    gpu.Session(torch.device("cpu"), 1, 1, 0.0, None).give_up()
-    assert ended == [1]
-    assert "the time was up while a case was running" in capsys.readouterr().out
+    monkeypatch.setattr(step, "measured", too_large)
+    assert step.main([*SMOKE, "--out", str(tmp_path / "step.jsonl")]) == 1
+    assert lines_of(tmp_path / "step.jsonl") == [lines["tiny-gated"]]
+    assert "tiny, B = 2, float32: failed: CUDA out of memory" in capsys.readouterr().out
 
 
 def test_the_length_sorted_baseline_holds_every_row_once_and_keeps_its_budget():
