@@ -14,6 +14,8 @@ from transformers import T5ForConditionalGeneration
 from bmtpt.artifacts.card import BackboneCard, PromptCard
 from bmtpt.artifacts.peft import export_peft, import_peft
 from bmtpt.artifacts.saved import Prompt
+from bmtpt.backbone import Backbone
+from bmtpt.backbone.model.fingerprint import fingerprint_v1
 from bmtpt.errors import ArtifactError, BackboneError, SettingsError
 
 peft = pytest.importorskip("peft")
@@ -171,6 +173,17 @@ def test_a_prompt_of_another_backbone_is_refused_by_both_names(tmp_path: Path):
     export_peft(a_prompt(), tmp_path, "tiny-on-hub")
     with pytest.raises(BackboneError, match=r"'tiny-on-hub'.*'other'"):
         read(tmp_path, BACKBONE.model_copy(update={"name": "other", "fingerprint": "c" * 64}))
+
+
+def test_a_folder_that_version_1_exported_is_read_with_the_backbone_itself(tmp_path: Path, tiny_backbone: Backbone):
+    old = fingerprint_v1(tiny_backbone.model, tiny_backbone.weight_files)
+    assert old != tiny_backbone.fingerprint
+    prompt = a_prompt()
+    card = prompt.card.model_copy(update={"backbone": BACKBONE.model_copy(update={"fingerprint": old})})
+    export_peft(Prompt(prompt.prompts, card), tmp_path, "tiny")
+    read = import_peft(tmp_path, tiny_backbone, "sentiment", TASK, CREATED)
+    assert torch.equal(read.prompts, prompt.prompts)
+    assert read.card.backbone.fingerprint == tiny_backbone.fingerprint
 
 
 def test_a_missing_peft_names_the_pip_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -19,9 +19,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.artifacts.card import BackboneCard, PromptCard, require_backbone, versions
+from bmtpt.artifacts.card import BackboneCard, PromptCard, backbone_card, require_backbone, versions
 from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.saved import Prompt
+from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, SettingsError
 
 CONFIG = "adapter_config.json"
@@ -81,7 +82,7 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
 
 
 def import_peft(
-    folder: str | Path, backbone: BackboneCard, task: str, task_definition: dict[str, Any], created: str
+    folder: str | Path, backbone: Backbone | BackboneCard, task: str, task_definition: dict[str, Any], created: str
 ) -> Prompt:
     """Read a PEFT prompt-tuning folder as a prompt for one task. `peft` itself is not needed.
 
@@ -92,11 +93,11 @@ def import_peft(
         ArtifactError: The folder does not hold a prompt-tuning adapter for a model of this kind and width.
         BackboneError: The folder was exported for another backbone.
     """
-    folder = Path(folder)
-    config = _read_config(folder, backbone)
+    folder, noted = Path(folder), backbone if isinstance(backbone, BackboneCard) else backbone_card(backbone)
+    config = _read_config(folder, noted)
     rows = _read_rows(folder, config, backbone)
     card = PromptCard(
-        backbone=backbone,
+        backbone=noted,
         task=task,
         task_definition=task_definition,
         method="peft",
@@ -140,7 +141,7 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
     return config
 
 
-def _read_rows(folder: Path, config: _Config, backbone: BackboneCard) -> Tensor:
+def _read_rows(folder: Path, config: _Config, backbone: Backbone | BackboneCard) -> Tensor:
     path = folder / WEIGHTS
     if not path.is_file():
         if (folder / "adapter_model.bin").is_file():
@@ -158,7 +159,8 @@ def _read_rows(folder: Path, config: _Config, backbone: BackboneCard) -> Tensor:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from error
     if _FINGERPRINT in metadata:
         exported_for = config.base_model_name_or_path or "unknown"
-        noted = backbone.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
+        card = backbone if isinstance(backbone, BackboneCard) else backbone_card(backbone)
+        noted = card.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
         require_backbone(noted, backbone)
     submodules = config.num_transformer_submodules or (1 if backbone.decoder_only else 2)  # PEFT's defaults
     expected = [config.num_virtual_tokens * submodules, config.token_dim]

@@ -168,13 +168,13 @@ def import_(
     config: Defaults = None,
 ) -> None:
     """Read a PEFT prompt-tuning adapter as a prompt."""
-    from bmtpt.artifacts.card import backbone_card, now
+    from bmtpt.artifacts.card import now
     from bmtpt.artifacts.peft import import_peft
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
-    card = backbone_card(load_backbone(backbone, execution_of(device)))
-    prompt = import_peft(folder, card, spec.name, spec.model_dump(mode="json"), now())
+    loaded = load_backbone(backbone, execution_of(device))
+    prompt = import_peft(folder, loaded, spec.name, spec.model_dump(mode="json"), now())
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 
