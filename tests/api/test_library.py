@@ -329,3 +329,35 @@ def test_a_wrong_kind_of_thing_is_refused_in_a_sentence(call, wrong, objects, tm
     assert len(str(error.value)) > 15
     assert "\n" not in str(error.value)
     assert " --" not in str(error.value)
+
+
+def test_a_run_is_never_written_into_the_current_folder(tiny_backbone, tickets, prompt):
+    for here in ("", "."):
+        with pytest.raises(bmtpt.BmtptError, match="must name a folder of its own"):
+            bmtpt.learn(tiny_backbone, [tickets], folder=here)
+        with pytest.raises(bmtpt.BmtptError, match="must name a folder of its own"):
+            prompt.save(here)
+
+
+def test_a_row_of_a_data_frame_is_one_row_and_a_set_has_no_order(prompt):
+    assert prompt.predict(TABLE.iloc[0]) == prompt.predict(BODIES[0])
+    with pytest.raises(TypeError, match="a set has none"):
+        prompt.predict(set(BODIES))
+
+
+def test_a_prompt_of_a_loaded_model_asks_for_that_model(tiny_t5_folder, tiny_backbone, tickets, tmp_path):
+    from transformers import T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration.from_pretrained(tiny_t5_folder)
+    backbone = bmtpt.Backbone.from_model(model, tiny_backbone.tokenizer, name="my model")
+    learned = bmtpt.learn(backbone, [tickets], particles=1, prompt_length=3, **TINY)
+    learned.save(tmp_path / "p")
+    with pytest.raises(bmtpt.BmtptError, match=r"'my model' that this posterior .*give the loaded one: load\(folder"):
+        bmtpt.Posterior.load(tmp_path / "p").backbone  # noqa: B018
+    assert bmtpt.Posterior.load(tmp_path / "p", backbone).backbone is backbone
+
+
+def test_evaluations_can_be_compared(prompt, tickets):
+    first = prompt.evaluate(tickets)
+    assert first == first
+    assert first != prompt.evaluate(tickets)

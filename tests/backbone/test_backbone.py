@@ -91,6 +91,23 @@ def test_a_model_without_a_head_is_refused(tiny_t5_folder: Path, tiny_backbone: 
         Backbone.from_model(T5Model.from_pretrained(tiny_t5_folder), tiny_backbone.tokenizer)
 
 
+def test_a_model_through_which_no_prompt_can_be_trained_is_refused(model: Any, tiny_backbone: Backbone) -> None:
+    from peft import PromptTuningConfig, TaskType, get_peft_model
+
+    class Cut(torch.nn.Module):  # as a quantised layer that has no derivative
+        def forward(self, hidden: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            return hidden.detach()
+
+    prompted = get_peft_model(model, PromptTuningConfig(task_type=TaskType.SEQ_2_SEQ_LM, num_virtual_tokens=2))
+    with pytest.raises(BackboneError, match="has a soft prompt of its own"):
+        Backbone.from_model(prompted, tiny_backbone.tokenizer)
+    model.encoder.final_layer_norm = Cut()
+    with pytest.raises(BackboneError, match="no gradient reaches its input embeddings"):
+        Backbone.from_model(model, tiny_backbone.tokenizer)
+    with pytest.raises(BackboneError, match="takes as name a text"):
+        Backbone.from_model(model, tiny_backbone.tokenizer, name=None)  # type: ignore[arg-type]
+
+
 def test_what_is_no_tokenizer_is_refused(model: Any) -> None:
     with pytest.raises(BackboneError, match="takes the model's tokenizer, not an object of type str"):
         Backbone.from_model(model, "tokenizer")

@@ -148,8 +148,10 @@ def test_a_target_without_validation_rows_lends_a_share_of_its_shots(tiny_backbo
     assert (len(rows.train), len(rows.select)) == (6, 2)
     assert Counter((*rows.train.examples, *rows.select.examples)) == Counter(few_shot(target.train, 8, seed=0))
     assert {example.label for example in rows.select.examples} == {0, 1}
-    with pytest.raises(DataError, match=r"target pairs has 1 training rows; at least 2 are needed"):
-        target_rows(tiny_backbone, replace(target, train=target.train[:1]), adapting())
+    almost_all = target_rows(tiny_backbone, target, adapting(shots=8, selection_share=0.99))
+    assert (len(almost_all.train), len(almost_all.select)) == (1, 7)
+    with pytest.raises(DataError, match=r"target pairs has 1 labelled rows .*; at least 2 are needed"):
+        target_rows(tiny_backbone, target, adapting(shots=1))
 
 
 def test_rows_are_divided_in_the_proportions_of_their_labels():

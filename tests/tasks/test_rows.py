@@ -296,6 +296,18 @@ def test_check_counts_rows_and_labels(tmp_path):
     ]
 
 
+def test_check_names_a_label_that_no_row_has(tmp_path):
+    lines = check_file(task_file(tmp_path, plain_rows(50), TASK.replace("[no, yes]", "[no, yes, maybe]")))
+    assert "note: no row has the label 'maybe'; check its spelling, or leave it out" in lines
+
+
+def test_a_file_that_is_not_utf_8_is_refused_with_the_cure(tmp_path):
+    path = task_file(tmp_path, plain_rows(50))
+    (tmp_path / "t.csv").write_bytes("text,label\ncaf\xe9,yes\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"t\.csv: byte \d+ is not UTF-8; save the file as UTF-8"):
+        check_file(path)
+
+
 def test_check_counts_tokens_if_it_has_a_tokenizer(tmp_path, tiny_backbone):
     lines = check_file(task_file(tmp_path, plain_rows(50)), None, tiny_backbone.tokenizer)
     assert lines[5] == "tokens of a training text: 50 % ≤ 4, 90 % ≤ 4, 99 % ≤ 4, 100 % ≤ 4; the task's limit is 256"

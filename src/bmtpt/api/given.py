@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
+from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.settings import validated
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -60,7 +61,14 @@ class Artifact(Generic[Saved]):
     def backbone(self) -> Backbone:
         """The backbone it was trained with."""
         if self._backbone is None:
-            self._backbone = self._fitting(self._saved.card.backbone.name)
+            name = self._saved.card.backbone.name
+            try:
+                self._backbone = self._fitting(name)
+            except BackboneError as error:
+                raise BackboneError(
+                    f"the backbone '{name}' that this {self._saved.card.kind} was trained with cannot be loaded by its "
+                    f"name ({error}); give the loaded one: load(folder, backbone)"
+                ) from error
         return self._backbone
 
     def _fitting(self, backbone: Any) -> Backbone:
@@ -95,4 +103,6 @@ def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any])
 
 def as_folder(value: Any) -> Path:
     """Return a folder's path."""
-    return Path(require(value, (str, Path), "folder must be a path"))
+    if str(require(value, (str, Path), "folder must be a path")) in ("", "."):
+        raise ArtifactError("folder must name a folder of its own, not the current one; give a name such as 'tickets'")
+    return Path(value)

@@ -12,7 +12,7 @@ from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PromptCard
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.inference.predict import examples_of, predict
+from bmtpt.inference.predict import examples_of, is_one, predict
 from bmtpt.inference.score import Evaluation
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
@@ -67,7 +67,7 @@ class Prompt(Artifact[artifacts.Prompt]):
         answers = [
             str(answer["label"]) for answer in predict(self.backbone, self._saved, examples_of(texts, self.task))
         ]
-        return answers[0] if isinstance(texts, (str, Mapping)) else answers
+        return answers[0] if is_one(texts, self.task) else answers
 
     def predict_proba(self, texts: Text | Sequence[Text]) -> pd.Series[float] | pd.DataFrame:
         """Return the probability of each label word: a DataFrame [N, C] with the words as columns, or a Series for one.
@@ -84,7 +84,7 @@ class Prompt(Artifact[artifacts.Prompt]):
             raise SettingsError(f"task '{self.task.name}' has no fixed labels and so no probabilities; use predict")
         answers = predict(self.backbone, self._saved, examples_of(texts, self.task))
         table = pd.DataFrame([answer["all"] for answer in answers], columns=list(self.labels), dtype=float)
-        return table.iloc[0].rename(None) if isinstance(texts, (str, Mapping)) else table
+        return table.iloc[0].rename(None) if is_one(texts, self.task) else table
 
     def evaluate(
         self, task: AnyTask | None = None, *, part: str = "test", scorer: ScorerKind | None = None

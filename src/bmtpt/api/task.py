@@ -72,7 +72,7 @@ class Task:
         self._data: dict[str | None, TaskData] = {None: load_data(self.spec, seed=seed, rows=own)}
 
     @classmethod
-    def of(cls, spec: TaskSpec, place: str | Path | None = None) -> Task:
+    def _of(cls, spec: TaskSpec, place: str | Path | None = None) -> Task:
         """Return the task of a specification, whose rows are read when they are first used."""
         task = cls.__new__(cls)
         task.spec, task._place, task._data = spec, place, {}
@@ -147,7 +147,7 @@ def task(name: str | Path | TaskSpec, data: str | Path | None = None) -> Task:
         name = load_task(name)
     if data is not None:
         require(data, (str, Path), "data must be 'hub', 'offline', a folder or None")
-    return Task.of(name, data)
+    return Task._of(name, data)
 
 
 def as_data(value: Any, backbone: Backbone) -> TaskData:

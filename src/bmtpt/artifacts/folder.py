@@ -58,8 +58,8 @@ def output_folder(
         yield None
         return
     folder = Path(folder)
-    require_free(folder, kind, resume=resume, overwrite=overwrite)
     with made(folder), held(folder):
+        require_free(folder, kind, resume=resume, overwrite=overwrite)
         yield folder
 
 

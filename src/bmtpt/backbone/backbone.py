@@ -90,6 +90,8 @@ class Backbone(FrozenModel):
             BackboneError: The model or the tokenizer is not one, or not of a kind that can be used.
         """
         Execution(engine=engine).checked()
+        if not isinstance(name, str) or not name:
+            raise BackboneError("from_model takes as name a text, which artifacts and messages use for the model")
         adopt(model, name)
         require_tokenizer(tokenizer, name)
         return cls(name, model, tokenizer, fingerprint_of_state(model), engine)

@@ -18,7 +18,7 @@ class LearnOptions(ExecutionOptions, LearnSettings):
 
     Attributes:
         backbone: Hub id (google/t5-v1_1-base), local folder, or "offline".
-        source: A source task: name or YAML file; give it several times.
+        source: A source task: name or YAML file; repeat for more.
         data: "hub", "offline" or a data folder.
         out: Folder for the posterior.
     """

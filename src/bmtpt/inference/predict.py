@@ -60,6 +60,12 @@ def read_task_rows(
         yield name, _example(row, where, tasks[name])
 
 
+def is_one(texts: Any, task: TaskSpec) -> bool:
+    """Tell whether a text or a row (a dict, or a row of a DataFrame) is given, rather than several."""
+    row = hasattr(texts, "items") and set(placeholders(task.text)) <= set(getattr(texts, "index", ()))
+    return isinstance(texts, (str, Mapping)) or row
+
+
 def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
     """Turn one text or row (a dict), or a list, DataFrame, `datasets.Dataset` or Series of them, into examples.
 
@@ -67,8 +73,10 @@ def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
         DataError: A row lacks a column, or a text comes where the task needs several columns.
         TypeError: It is of another kind.
     """
-    if isinstance(texts, (str, Mapping)):
-        return [_example(texts, "the text", task)]
+    if isinstance(texts, (set, frozenset)):
+        raise TypeError("predict answers in order, and a set has none; give a list")
+    if is_one(texts, task):
+        return [_example(texts if isinstance(texts, str) else dict(texts), "the text", task)]
     if hasattr(texts, "columns") or hasattr(texts, "column_names"):
         rows = from_memory(texts)
         texts = rows.fetch(range(len(rows)))

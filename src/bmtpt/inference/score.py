@@ -54,7 +54,7 @@ class PromptScore(NamedTuple):
     nll: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """A prompt (or an ensemble of prompts) on a test set.
 

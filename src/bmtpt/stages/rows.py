@@ -60,6 +60,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
             train = few_shot(train, settings.shots, settings.seed)
         except DataError as error:
             raise DataError(f"target {name}: {error}") from error
+    labelled = train
     select = _some(target.select, settings.validation_rows, seed=0)
     if settings.selection == "none":
         select = ()
@@ -67,8 +68,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         train, select = divided(train, settings.selection_share, settings.seed)
     if not train or not (select or settings.selection == "none"):
         raise DataError(
-            f"target {name} has {len(target.train)} training rows; at least 2 are needed to train on some and select "
-            "with the others (selection 'none' trains on all)"
+            f"target {name} has {len(labelled)} labelled rows for training and selection; at least 2 are needed, one "
+            "for each (selection 'none' trains on all)"
         )
     length = settings.max_length or target.task.max_length
     return TargetRows(
@@ -83,7 +84,7 @@ def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple
         share: Share of the second part, at least one row.
         seed: Seed of the order.
     """
-    count = max(1, round(share * len(examples))) if len(examples) > 1 else 0
+    count = min(len(examples) - 1, max(1, round(share * len(examples))))
     first, second = stratified([example.label for example in examples], count, seed)
     return tuple(examples[i] for i in first), tuple(examples[i] for i in second)
 

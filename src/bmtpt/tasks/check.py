@@ -32,6 +32,8 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
     for part, examples in loaded.parts.items():
         counts = ", ".join(f"{word} {count[part]}" for word, count in loaded.label_counts.items())
         lines.append(f"{part}: {len(examples)} examples" + (f" ({counts})" if counts and examples else ""))
+    unused = [word for word, count in loaded.label_counts.items() if not any(count.values())]
+    lines += [f"note: no row has the label '{word}'; check its spelling, or leave it out" for word in unused]
     lengths = token_percentiles(loaded.train, tokenizer) if tokenizer else {}
     if lengths:
         shares = ", ".join(f"{share} % ≤ {length}" for share, length in lengths.items())

@@ -91,6 +91,8 @@ def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
     keys.setdefault("name", re.sub(r"[^\w.-]+|^[^A-Za-z0-9]+", "-", named).strip("-") or "task")
     labels = keys.get("labels")
     if isinstance(labels, Mapping):
+        if empty := [raw for raw, word in labels.items() if word is None]:
+            raise TaskError(f"labels: the word of label {empty[0]!r} is None; give a word")
         keys["labels"] = {label_key(raw): str(word) for raw, word in labels.items()}
     elif isinstance(labels, (list, tuple)):
         keys["labels"] = [label_key(word) for word in labels]

@@ -84,7 +84,9 @@ def from_file(path: Path) -> Rows:
             return Rows(str(path), table.num_rows, lambda index: table.take(list(index)).to_pylist())
         found = list(_json_lines(path) if path.suffix == ".jsonl" else _delimited(path))
         return Rows(str(path), len(found), lambda index: [found[i][1] for i in index], [line for line, _ in found])
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    except (OSError, csv.Error, ValueError) as error:
         raise DataError(f"{path}: the file cannot be read ({error})") from error
 
 

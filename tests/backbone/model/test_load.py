@@ -166,7 +166,13 @@ def test_pickled_weights_are_never_loaded(copy, monkeypatch):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    refusal(tmp_path / "nowhere")
+    assert refusal(tmp_path / "nowhere").startswith(f"there is no folder '{tmp_path / 'nowhere'}'")
+    assert refusal("").startswith("there is no folder ''")
+
+
+def test_a_file_is_refused_before_anything_reads_it(copy):
+    (copy / "notes.bin").write_bytes(b"pickled")
+    assert "is a file; give the folder" in refusal(copy / "notes.bin")
 
 
 def test_a_hub_id_that_cannot_be_reached_is_named():

@@ -116,6 +116,8 @@ def adopt(model: Any, name: str) -> None:
             f"that is loaded, not {kind}{hint}"
         )
     loader_of(model.config, name)
+    if any(config.is_prompt_learning for config in getattr(model, "peft_config", {}).values()):
+        raise BackboneError(f"{name} has a soft prompt of its own (PEFT prompt learning); give the model without it")
     if model.get_output_embeddings() is None:
         raise BackboneError(
             f"{name} is a {type(model).__name__}, which has no head that predicts tokens; "
@@ -126,6 +128,28 @@ def adopt(model: Any, name: str) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     require_usable(model, name)
+    _require_prompt_gradient(model, name)
+
+
+def _require_prompt_gradient(model: Any, name: str) -> None:
+    """Raise a BackboneError if no gradient reaches the input embeddings, where a prompt is trained."""
+    ids = torch.tensor([[5, 6, 7]], device=model.device) % model.config.get_text_config().vocab_size
+    embeddings = model.get_input_embeddings()(ids).detach().requires_grad_(True)
+    decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    try:
+        with torch.enable_grad():
+            total = model(inputs_embeds=embeddings, use_cache=False, **decoder).logits.float().sum()
+            (gradient,) = torch.autograd.grad(total, embeddings)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise BackboneError(
+            f"{name} cannot train a prompt: no gradient reaches its input embeddings ({reason}); give a model whose "
+            "layers can be differentiated"
+        ) from error
+    if not bool(gradient.isfinite().all()):
+        raise BackboneError(f"{name} cannot train a prompt: the gradient of its input embeddings is not finite")
 
 
 def require_tokenizer(tokenizer: Any, name: str) -> None:

@@ -57,6 +57,12 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
 
     # Plainer sentences than transformers has, and no pickled weights.
     folder = Path(source)
+    if not source:
+        raise BackboneError("there is no folder ''; give a folder saved by save_pretrained, or a hub id")
+    if folder.is_file():
+        raise BackboneError(f"backbone {name} is a file; give the folder that holds config.json and the weights")
+    if not folder.is_dir() and source.startswith(("/", "./", "../", "~")):
+        raise BackboneError(f"there is no folder '{name}'; give a folder saved by save_pretrained, or a hub id")
     if folder.is_dir() and not (folder / "config.json").is_file():
         raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
@@ -132,4 +138,5 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as error:  # AssertionError: this torch was built without CUDA
-        raise BackboneError(f"device '{name}' cannot be used here: {_first_line(error)}; use cpu") from error
+        reason = _first_line(error).split(". ")[0]
+        raise BackboneError(f"device '{name}' cannot be used here: {reason}; use cpu") from error
