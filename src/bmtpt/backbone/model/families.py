@@ -137,8 +137,10 @@ def _require_prompt_gradient(model: Any, name: str) -> None:
     embeddings = model.get_input_embeddings()(ids).detach().requires_grad_(True)
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     try:
+        for needed in (False, True):  # bitsandbytes' 4-bit layers lose their derivative in the first pass without one
+            with torch.set_grad_enabled(needed):
+                total = model(inputs_embeds=embeddings, use_cache=False, **decoder).logits.float().sum()
         with torch.enable_grad():
-            total = model(inputs_embeds=embeddings, use_cache=False, **decoder).logits.float().sum()
             (gradient,) = torch.autograd.grad(total, embeddings)
     except (TypeError, ValueError, RuntimeError) as error:
         if is_out_of_memory(error):
