@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class BmtptError(Exception):
@@ -76,3 +77,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(f"'{match}'" for match in close) + "?"
     return "choose from " + ", ".join(known)
+
+
+def described(value: Any) -> str:
+    """Name a value's type with its article.
+
+    >>> described(3), described(None)
+    ('an int', 'None')
+    """
+    name = type(value).__name__
+    return "None" if value is None else f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"

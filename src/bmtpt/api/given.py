@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import ArtifactError, BackboneError
+from bmtpt.errors import ArtifactError, BackboneError, described
 from bmtpt.settings import validated
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -24,16 +24,6 @@ def require(value: Any, kind: Any, wanted: str) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{wanted}, not {described(value)}")
     return value
-
-
-def described(value: Any) -> str:
-    """Name a value's type with its article.
-
-    >>> described(3), described(None)
-    ('an int', 'None')
-    """
-    name = type(value).__name__
-    return "None" if value is None else f"an {name}" if name[0].lower() in "aeiou" else f"a {name}"
 
 
 def as_backbone(value: Any) -> Backbone:

@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.api.given import Artifact, as_backbone, as_folder, as_settings, described
+from bmtpt.api.given import Artifact, as_backbone, as_folder, as_settings
 from bmtpt.api.prompt import Prompt
 from bmtpt.api.task import AnyTask, Task, as_data
 from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PosteriorCard
 from bmtpt.backbone import Backbone
+from bmtpt.errors import described
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages import source as source_stage
 from bmtpt.stages import target as target_stage

@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from bmtpt.api.given import described, require
+from bmtpt.api.given import require
 from bmtpt.backbone import Backbone
+from bmtpt.errors import described
 from bmtpt.tasks import TaskData, TaskSpec, load_data, load_task, own_task
 from bmtpt.tasks.spec import SPLITS
 from bmtpt.tasks.splits import SPLIT_SEED

@@ -15,7 +15,7 @@ from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Query, Reply
-from bmtpt.errors import ArtifactError, BackboneError, DataError, nearest
+from bmtpt.errors import ArtifactError, BackboneError, DataError, described, nearest
 from bmtpt.inference.score import make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.prepare import prepared
@@ -81,7 +81,7 @@ def examples_of(texts: Any, task: TaskSpec) -> list[Example]:
         rows = from_memory(texts)
         texts = rows.fetch(range(len(rows)))
     if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-        raise TypeError(f"predict takes a text, a dict with a row, or a list of them, not {type(texts).__name__}")
+        raise TypeError(f"predict takes a text, a dict with a row, or a list of them, not {described(texts)}")
     return [_example(text, f"text {number}", task) for number, text in enumerate(texts, start=1)]
 
 
@@ -99,7 +99,7 @@ def _parsed(lines: Iterable[str], source: str) -> Iterator[tuple[str, Any]]:
 
 def _example(row: Any, where: str, task: TaskSpec) -> Example:
     if not isinstance(row, (str, Mapping)):
-        raise TypeError(f"{where} is a {type(row).__name__}; give a text, or a dict with the columns of the task")
+        raise TypeError(f"{where} is {described(row)}; give a text, or a dict with the columns of the task")
     if isinstance(row, str):
         columns = placeholders(task.text)
         if len(columns) != 1:
@@ -135,7 +135,7 @@ def predict(
             yield answer
         return
     if not isinstance(prompt, Mapping):
-        raise ArtifactError(f"predict takes prompts, not a {type(prompt).__name__}; evaluate scores those")
+        raise ArtifactError(f"predict takes prompts, not {described(prompt)}; evaluate scores those")
     routes = {name: _route(backbone, name, each) for name, each in prompt.items()}
     stream = iter(examples)
     while batch := list(islice(stream, BATCH)):

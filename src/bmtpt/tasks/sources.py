@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bmtpt.errors import DataError
+from bmtpt.errors import DataError, described
 from bmtpt.tasks.spec import Hub, Offline
 
 Row = Mapping[str, Any]
@@ -133,10 +133,10 @@ def from_memory(rows: Any) -> Rows:
     elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         listed = list(rows)
     else:
-        kind = f"a {type(rows).__name__}"
+        kind = described(rows)
         if isinstance(rows, Sequence):
             odd = next(i for i, row in enumerate(rows) if not isinstance(row, Mapping))
-            kind += f" whose item {odd} is a {type(rows[odd]).__name__}"
+            kind += f" whose item {odd} is {described(rows[odd])}"
         raise TypeError(
             "rows must be a pandas DataFrame, a list of dicts, a datasets.Dataset, or the path of a .csv, .tsv, .jsonl "
             f"or .parquet file, not {kind}"
