@@ -121,6 +121,23 @@ def test_several_tasks_are_adapted_together(posterior, tiny_tasks, tickets):
     assert found["pairs"].labels == ("contradiction", "entailment")
 
 
+@pytest.mark.parametrize(
+    ("run", "sentence"),
+    [
+        ({"resume": True}, "resume needs the folder of the run"),
+        ({"overwrite": True}, "overwrite needs the folder of the run"),
+        ({"folder": "run", "resume": True, "overwrite": True}, "give one of them"),
+    ],
+)
+def test_resume_and_overwrite_need_a_run_to_continue_or_replace(posterior, tickets, tiny_backbone, run, sentence):
+    with pytest.raises(SettingsError, match=sentence):
+        bmtpt.learn(tiny_backbone, [tickets], **run)
+    with pytest.raises(SettingsError, match=sentence):
+        posterior.adapt(tickets, **run)
+    with pytest.raises(TypeError, match="resume must be True or False, not a str"):
+        posterior.adapt(tickets, folder="run", resume="yes")
+
+
 def test_every_row_can_train(posterior, tickets):
     prompt = posterior.adapt(tickets, shots=32, selection="none", prior_std=30.0, start="mean", **TINY)
     assert prompt.card.selection["train_rows"] == 32

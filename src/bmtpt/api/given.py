@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import ArtifactError, BackboneError, described
+from bmtpt.errors import ArtifactError, BackboneError, SettingsError, described
 from bmtpt.settings import validated
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -68,6 +68,7 @@ class Artifact(Generic[Saved]):
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the artifact into a folder; raise an ArtifactError if that holds a run or cannot be written."""
+        require(overwrite, bool, "overwrite must be True or False")
         self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
 
     @classmethod
@@ -89,6 +90,17 @@ def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any])
     values = settings.model_dump() if isinstance(settings, kind) else {} if settings is None else settings
     require(values, Mapping, f"settings must be bmtpt.{kind.__name__}, a dict or None")
     return validated(kind, {**values, **options})
+
+
+def as_run_folder(folder: Any, resume: Any, overwrite: Any) -> Path | None:
+    """Return a run's folder, or None in memory; raise a SettingsError if there is no run to resume or replace."""
+    for name, value in {"resume": resume, "overwrite": overwrite}.items():
+        require(value, bool, f"{name} must be True or False")
+        if value and folder is None:
+            raise SettingsError(f"{name} needs the folder of the run; give folder")
+    if resume and overwrite:
+        raise SettingsError("resume continues a run and overwrite replaces it; give one of them")
+    return None if folder is None else as_folder(folder)
 
 
 def as_folder(value: Any) -> Path:

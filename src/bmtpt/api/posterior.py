@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.api.given import Artifact, as_backbone, as_folder, as_settings
+from bmtpt.api.given import Artifact, as_backbone, as_run_folder, as_settings
 from bmtpt.api.prompt import Prompt
 from bmtpt.api.task import AnyTask, Task, as_data
 from bmtpt.artifacts import saved as artifacts
@@ -57,7 +57,7 @@ def learn(
         TypeError: An argument is of the wrong kind.
     """
     chosen = as_settings(LearnSettings, settings, options)
-    place = None if folder is None else as_folder(folder)
+    place = as_run_folder(folder, resume, overwrite)
     model = as_backbone(backbone)
     sources = [as_data(each, model) for each in _several(tasks)]
     with _listening(progress, "learn") as listener:
@@ -119,7 +119,7 @@ class Posterior(Artifact[artifacts.Posterior]):
             BmtptError, TypeError: As `learn`.
         """
         chosen = as_settings(AdaptSettings, settings, options)
-        place = None if folder is None else as_folder(folder)
+        place = as_run_folder(folder, resume, overwrite)
         targets = [as_data(each, self.backbone) for each in _several(task)]
         with _listening(progress, "adapt") as listener:
             found = target_stage.adapt_together(
