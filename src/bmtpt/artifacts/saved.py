@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -37,7 +38,7 @@ class Posterior:
         """θ̄, the mean over particles."""
         return self.particles.mean(dim=0)
 
-    @property
+    @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the file that `save` writes: the posterior's name in the cards of prompts made from it."""
         return hashlib.sha256(to_safetensors(_stored({"particles": self.particles}))).hexdigest()
