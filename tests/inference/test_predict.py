@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -96,6 +98,15 @@ def test_plain_text_is_taken_where_a_task_has_one_column(tiny_task_folder):
     ]
 
 
+def assert_the_third_line_is_refused(rows: Iterator[Any], parts: Sequence[str]) -> None:
+    with pytest.raises(DataError) as error:
+        next(rows)
+    sentence = str(error.value)
+    assert sentence.startswith("new.jsonl, line 3")
+    assert all(part in sentence for part in parts), sentence
+    assert "\n" not in sentence
+
+
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
@@ -111,12 +122,7 @@ def test_a_bad_line_is_named_with_file_and_number(tiny_task_folder, line, parts)
     good = '{"premise": "a", "hypothesis": "b"}'
     rows = read_rows([good, "", line], task, source="new.jsonl")
     assert next(rows).text == "pairs premise: a hypothesis: b"
-    with pytest.raises(DataError) as error:
-        next(rows)
-    sentence = str(error.value)
-    assert sentence.startswith("new.jsonl, line 3")
-    assert all(part in sentence for part in parts), sentence
-    assert "\n" not in sentence
+    assert_the_third_line_is_refused(rows, parts)
 
 
 def test_rows_that_need_preparation_are_prepared():
@@ -232,12 +238,7 @@ def test_a_line_that_names_no_known_task_is_refused_with_file_and_number(tiny_ta
     good = '{"task": "sentiment", "sentence": "a"}'
     rows = read_task_rows([good, "", line], tasks, source="new.jsonl")
     assert next(rows)[0] == "sentiment"
-    with pytest.raises(DataError) as error:
-        next(rows)
-    sentence = str(error.value)
-    assert sentence.startswith("new.jsonl, line 3")
-    assert all(part in sentence for part in parts), sentence
-    assert "\n" not in sentence
+    assert_the_third_line_is_refused(rows, parts)
 
 
 def test_an_example_without_a_prompt_and_a_prompt_of_another_model_are_refused(several, tiny_backbone, tiny_tasks):
