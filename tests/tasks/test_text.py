@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmtpt.errors import DataError
-from bmtpt.tasks import load_task, truncate
+from bmtpt.tasks import load_task
 from bmtpt.tasks.text import merge, rounded, to_examples
-from bmtpt.types import Example
 
 MULTIRC = {
     "paragraph": "<b>Sent 1: </b>It rained.<br>He left.",
@@ -29,22 +28,6 @@ COPA = {
     "question": "cause",
     "label": 0,
 }
-
-
-class WordTokenizer:
-    """Every word is a token of its own id; ids are remembered so that tests can read them back."""
-
-    eos_token_id = -1
-
-    def __init__(self):
-        self.words = {}
-
-    def encode(self, text, add_special_tokens=False):
-        return [self.words.setdefault(word, len(self.words)) for word in text.split()]
-
-    def read(self, ids):
-        names = {i: word for word, i in self.words.items()}
-        return [names[i] for i in ids]
 
 
 def one(task, row, training=True):
@@ -244,55 +227,3 @@ def test_an_unlisted_label_is_refused_with_the_known_ones(raw):
 def test_a_missing_column_is_named_with_those_there():
     with pytest.raises(DataError, match="no column 'sentence'; the columns are text, label"):
         one("sst2", {"text": "x", "label": 1})
-
-
-WORDS = st.lists(st.sampled_from(["a", "b", "c", "dd", "ee"]), max_size=12).map(" ".join)
-
-
-@given(before=WORDS, context=WORDS, after=WORDS, most=st.integers(2, 40))
-def test_only_the_context_is_cut(before, context, after, most):
-    tokenizer = WordTokenizer()
-    ids, cut = truncate(Example(f"{before} ", context, f" {after}", "x"), tokenizer, most)
-    fixed, middle, end = before.split(), context.split(), after.split()
-    kept = tokenizer.read(ids[:-1])
-    room = most - 1
-    assert ids[-1] == tokenizer.eos_token_id
-    assert len(ids) <= most
-    if len(fixed + middle + end) <= room:
-        assert (kept, cut) == (fixed + middle + end, False)
-    elif len(fixed + end) <= room:
-        assert (kept, cut) == (fixed + middle[: room - len(fixed + end)] + end, True)
-    else:
-        assert (kept, cut) == ((fixed + end)[:room], True)
-
-
-def test_the_question_behind_a_long_context_survives():
-    tokenizer = WordTokenizer()
-    ids, cut = truncate(Example("q context: ", "word " * 900, " question: why ?", "x"), tokenizer, 20)
-    assert cut
-    assert len(ids) == 20
-    assert tokenizer.read(ids[-4:-1]) == ["question:", "why", "?"]
-
-
-def test_text_that_fits_is_tokenised_in_one_piece():
-    class Joiner(WordTokenizer):
-        def encode(self, text, add_special_tokens=False):
-            self.seen = [*getattr(self, "seen", []), text]
-            return super().encode(text)
-
-    tokenizer = Joiner()
-    truncate(Example("rte sentence1: ", "a", " b", "x"), tokenizer, 50)
-    assert tokenizer.seen == ["rte sentence1: a b"]
-
-
-def test_blanks_go_to_the_head_of_the_next_part():
-    """So that byte-level vocabularies, where " word" is one token, see whole words at the joints."""
-
-    class Pieces(WordTokenizer):
-        def encode(self, text, add_special_tokens=False):
-            self.seen = [*getattr(self, "seen", []), text]
-            return [0] * len(text)
-
-    tokenizer = Pieces()
-    truncate(Example("q: ", "some text", " end", "x"), tokenizer, 14)
-    assert tokenizer.seen[1:] == ["q:", " some text", " end"]

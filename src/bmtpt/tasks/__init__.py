@@ -7,7 +7,6 @@ from bmtpt.tasks.check import check_file, describe
 from bmtpt.tasks.rows import TaskData, load_data, own_task
 from bmtpt.tasks.spec import TaskSpec, builtin_tasks, load_task, saved_task
 from bmtpt.tasks.splits import SplitLimits, few_shot
-from bmtpt.tasks.text import truncate
 
 __all__ = [
     "SplitLimits",
@@ -21,5 +20,4 @@ __all__ = [
     "load_task",
     "own_task",
     "saved_task",
-    "truncate",
 ]

@@ -1,4 +1,4 @@
-"""Turn rows into text and tokens, in T5's style: ``"<task> <field>: text <field>: text …"`` answered with a word.
+"""Turn rows into text, in T5's style: ``"<task> <field>: text <field>: text …"`` answered with a word.
 
 Only the context is ever cut; the question, the fields around it and the label stay whole.
 """
@@ -6,7 +6,7 @@ Only the context is ever cut; the question, the fields around it and the label s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -117,36 +117,3 @@ def label_key(raw: Any) -> str:
 
 def _text(row: Row, column: str) -> str:
     return str(value(row, column)).strip()
-
-
-def truncate(
-    example: Example, tokenizer: Any, max_length: int, framing: tuple[Sequence[int], Sequence[int]] | None = None
-) -> tuple[list[int], bool]:
-    """Tokenise an example's source text, cutting the end of its context if it is too long; tell whether it was cut.
-
-    Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
-    before it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
-    If the parts around the context alone are too long, the context goes and their end is cut as well.
-
-    Args:
-        tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
-        max_length: Most tokens returned, framing included.
-        framing: Ids before and after the text; None means the end of sequence after it.
-    """
-    head, tail = ((), (tokenizer.eos_token_id,)) if framing is None else framing
-    room = max_length - len(head) - len(tail)
-    whole = _encode(tokenizer, example.text)
-    if len(whole) <= room:
-        return [*head, *whole, *tail], False
-    before = example.before.rstrip()  # blanks at the end of a part go to the head of the next one
-    rest = example.before[len(before) :] + example.context
-    context = rest.rstrip()
-    after = rest[len(context) :] + example.after
-    front, middle, back = (_encode(tokenizer, part) for part in (before, context, after))
-    left = max(0, room - len(front) - len(back))
-    kept = [*front, *middle[:left], *back][:room]
-    return [*head, *kept, *tail], True
-
-
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False)) if text else []

@@ -7,14 +7,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from bmtpt.backbone import Backbone
+from bmtpt.backbone.model.encoding import plain_ids
 from bmtpt.backbone.model.framing import answer_ids
-from bmtpt.tasks.text import truncate
 from bmtpt.types import Example, TokenBatch
 
 
@@ -65,6 +66,35 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
     return torch.tensor(answer_ids(backbone.tokenizer, backbone.framing, answer))
+
+
+def truncate(
+    example: Example, tokenizer: Any, max_length: int, framing: tuple[Sequence[int], Sequence[int]] | None = None
+) -> tuple[list[int], bool]:
+    """Tokenise an example's source text, cutting the end of its context if it is too long; tell whether it was cut.
+
+    Text that fits is tokenised in one piece. Otherwise the parts are tokenised one by one, each with the blank
+    before it, so that SentencePiece and byte-level vocabularies both see whole words at the joints.
+    If the parts around the context alone are too long, the context goes and their end is cut as well.
+
+    Args:
+        tokenizer: A Hugging Face tokenizer (``encode`` and ``eos_token_id``).
+        max_length: Most tokens returned, framing included.
+        framing: Ids before and after the text; None means the end of sequence after it.
+    """
+    head, tail = ((), (tokenizer.eos_token_id,)) if framing is None else framing
+    room = max_length - len(head) - len(tail)
+    whole = plain_ids(tokenizer, example.text)
+    if len(whole) <= room:
+        return [*head, *whole, *tail], False
+    before = example.before.rstrip()  # blanks at the end of a part go to the head of the next one
+    rest = example.before[len(before) :] + example.context
+    context = rest.rstrip()
+    after = rest[len(context) :] + example.after
+    front, middle, back = (plain_ids(tokenizer, part) for part in (before, context, after))
+    left = max(0, room - len(front) - len(back))
+    kept = [*front, *middle[:left], *back][:room]
+    return [*head, *kept, *tail], True
 
 
 def _without_end_blank(example: Example) -> Example:

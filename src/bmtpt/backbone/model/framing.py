@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from bmtpt.backbone.model.encoding import plain_ids
+
 ANCHOR = ":"
 """Text after which an answer is tokenised to find its ids: some vocabularies mark the space before a word,
 others the word's start, and only the join of two words shows which."""
@@ -30,7 +32,7 @@ class Framing(NamedTuple):
 
 def framing_of(tokenizer: Any, *, decoder_only: bool) -> Framing:
     """Read the framing off a tokenizer that has an end of sequence."""
-    plain, framed = _plain(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
+    plain, framed = plain_ids(tokenizer, ANCHOR), list(tokenizer.encode(ANCHOR))
     start = next((i for i in range(len(framed)) if framed[i : i + len(plain)] == plain), None)
     head = () if start is None else tuple(framed[:start])
     tail = () if start is None else tuple(framed[start + len(plain) :])
@@ -44,11 +46,7 @@ def answer_ids(tokenizer: Any, framing: Framing, answer: str) -> list[int]:
     """Return the ids of an answer, end of sequence included."""
     head, tail = framing.answer
     if not framing.joined:
-        return [*head, *_plain(tokenizer, answer), *tail]
-    before, both = _plain(tokenizer, ANCHOR), _plain(tokenizer, f"{ANCHOR} {answer}")
-    added = both[len(before) :] if both[: len(before)] == before else _plain(tokenizer, f" {answer}")
+        return [*head, *plain_ids(tokenizer, answer), *tail]
+    before, both = plain_ids(tokenizer, ANCHOR), plain_ids(tokenizer, f"{ANCHOR} {answer}")
+    added = both[len(before) :] if both[: len(before)] == before else plain_ids(tokenizer, f" {answer}")
     return [*head, *added, *tail]
-
-
-def _plain(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
