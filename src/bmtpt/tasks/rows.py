@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from bmtpt.errors import DataError, TaskError
 from bmtpt.tasks import splits
-from bmtpt.tasks.sources import SUFFIXES, Rows, from_file, from_folder, from_hub, from_memory, from_wheel, value
+from bmtpt.tasks.layout import ENDINGS
+from bmtpt.tasks.sources import Rows, from_file, from_folder, from_hub, from_memory, from_wheel, value
 from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem
 from bmtpt.tasks.splits import SPLIT_SEED, Part, Parts, SplitLimits
 from bmtpt.tasks.text import label_key, merge, to_examples
@@ -203,7 +204,7 @@ def _from_folder(spec: TaskSpec, data: Path, seed: int) -> tuple[Parts, DataStat
     found = [from_folder(folder, split) for split in spec.split_names]
     if not any(found):
         expected = folder / f"{spec.split_names[0]}.parquet"
-        others = ", ".join(f".{suffix}" for suffix in SUFFIXES[1:])
+        others = ", ".join(f".{suffix}" for suffix in ENDINGS[1:])
         raise DataError(f"task '{spec.name}' has no rows in {data}: expected {expected} (or {others})")
     return splits.split_rows(spec, found, seed), spec.data or _by_counts(spec, found)
 

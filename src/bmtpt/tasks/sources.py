@@ -6,21 +6,22 @@ never imported.
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bmtpt.errors import DataError, described
+from bmtpt.tasks.files import PLAIN, read_rows
+from bmtpt.tasks.layout import ENDINGS, Layout, Unreadable, unit_of
 from bmtpt.tasks.spec import Hub, Offline
 
 Row = Mapping[str, Any]
-SUFFIXES = ("parquet", "jsonl", "csv", "tsv")
+MISSING = ("NAType", "NaTType")
+"""Types that pandas writes for a missing value."""
 INSTALL_OFFLINE = "pip install --no-deps --require-hashes -r requirements-offline.txt"
 
 
@@ -55,39 +56,51 @@ def value(row: Row, column: str) -> Any:
     if column not in row:
         raise DataError(f"there is no column '{column}'; the columns are {', '.join(map(str, row))}")
     found = row[column]
-    if found is None or (isinstance(found, float) and math.isnan(found)):
+    if found is None or (isinstance(found, float) and math.isnan(found)) or type(found).__name__ in MISSING:
         raise DataError(f"column '{column}' is empty")
+    if isinstance(found, str) and not found.isascii():
+        _require_text(found, column)
+    elif isinstance(found, Unreadable):
+        raise DataError(f"column '{column}' cannot be read ({found.reason})")
+    elif isinstance(found, (bytes, bytearray)):
+        raise DataError(f"column '{column}' holds bytes; save it as text")
     return found
+
+
+def _require_text(found: str, column: str) -> None:
+    """Raise a DataError if a text holds half characters, which bytes of another encoding and broken JSON leave."""
+    try:
+        found.encode()
+    except UnicodeEncodeError as error:
+        code = ord(found[error.start])
+        if 0xDC80 <= code <= 0xDCFF:  # how `surrogateescape` keeps a byte
+            raise DataError(
+                f"column '{column}' holds byte 0x{code - 0xDC00:02X}, which is not UTF-8; save the file as UTF-8, or "
+                "give the task its 'encoding', such as latin-1"
+            ) from error
+        raise DataError(f"column '{column}' holds half of a character (\\u{code:04x}); write the whole one") from error
 
 
 def from_folder(folder: Path, split: str) -> Rows | None:
     """Read a split of a data folder, or return None if no file of that name is there."""
-    paths = (folder / f"{split}.{suffix}" for suffix in SUFFIXES)
+    paths = (folder / f"{split}.{ending}{packed}" for packed in ("", ".gz") for ending in ENDINGS)
     return next((from_file(path) for path in paths if path.is_file()), None)
 
 
-def from_file(path: Path) -> Rows:
-    """Read a CSV, TSV (without quotes, as in GLUE's own files), JSON-lines or parquet file.
+def from_file(path: Path, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows:
+    """Read a file by its ending (`bmtpt.tasks.files.read_rows`).
 
     Raises:
-        DataError: The file is missing, of another kind, or a line cannot be read.
+        DataError: The file is missing, of another kind or damaged, or a row cannot be read.
     """
-    if path.suffix[1:] not in SUFFIXES:
-        raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl or .parquet files only")
-    if not path.is_file():
-        raise DataError(f"there is no file {path}; check its path")
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as parquet  # type: ignore[import-untyped]
-
-            table = parquet.read_table(path)
-            return Rows(str(path), table.num_rows, lambda index: table.take(list(index)).to_pylist())
-        found = list(_json_lines(path) if path.suffix == ".jsonl" else _delimited(path))
-        return Rows(str(path), len(found), lambda index: [found[i][1] for i in index], [line for line, _ in found])
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
-    except (OSError, csv.Error, ValueError) as error:
-        raise DataError(f"{path}: the file cannot be read ({error})") from error
+    found, numbers = [], []
+    for number, row in read_rows(path, layout, needed):
+        if isinstance(row, DataError):
+            raise row
+        found.append(row)
+        numbers.append(number)
+    lines = numbers if unit_of(path) == "line" else None
+    return Rows(str(path), len(found), lambda index: [found[i] for i in index], lines)
 
 
 def from_hub(hub: Hub, split: str) -> Rows:
@@ -148,34 +161,3 @@ def from_memory(rows: Any) -> Rows:
 def _plain(item: Any) -> Any:
     """Return Python's own number for one of NumPy's."""
     return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}, line {number}: this is not JSON ({error.msg})") from error
-            if not isinstance(row, dict):
-                raise DataError(f'{path}, line {number}: a row is a JSON object such as {{"text": "…"}}')
-            yield number, row
-
-
-def _delimited(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, **options)
-        header = next(reader, [])
-        start = reader.line_num + 1
-        for values in reader:
-            if values and len(values) != len(header):
-                raise DataError(
-                    f"{path}, line {start}: {len(values)} values, but the header has {len(header)}; "
-                    "quote values that hold the separator"
-                )
-            if values:
-                yield start, dict(zip(header, values, strict=True))
-            start = reader.line_num + 1

@@ -1,0 +1,94 @@
+"""How rows lie in files: their place, their columns, and what a text file does not say of itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+from bmtpt.errors import DataError
+
+ENDINGS = ("parquet", "jsonl", "json", "csv", "tsv")
+Quoting = Literal["minimal", "none"]
+
+MOST_CHARACTERS = 2**26
+"""Of a line, a quoted value, or a .json file, which is read as a whole."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a text file does not say of itself.
+
+    Attributes:
+        encoding: Python's name of the encoding; a byte order mark is skipped.
+        delimiter: What separates the columns of a .csv or .tsv file; None means a comma or a tab, by the ending.
+        quoting: ``minimal`` reads values in double quotes as CSV does, ``none`` takes quotes for text.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: str | None = None
+    quoting: Quoting = "minimal"
+
+
+class FileRow(NamedTuple):
+    """A row of a file, or the error that says what is wrong with it; ``number`` is its line, or its row from 1."""
+
+    number: int
+    row: dict[str, Any] | DataError
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell that cannot be decoded: no fault as long as it is not needed (`bmtpt.tasks.sources.value` refuses it)."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"unreadable: {self.reason}"
+
+
+def kind_of(path: Path) -> str:
+    """Return the kind of a file by its ending, such as "csv" of ``ROWS.CSV.gz``; raise a DataError for others."""
+    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    if kind not in ENDINGS:
+        raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl, .json or .parquet files (also .gz) only")
+    return kind
+
+
+def unit_of(path: Path) -> Literal["line", "row"]:
+    """Return what the rows of a file are counted in."""
+    return "row" if kind_of(path) in ("parquet", "json") else "line"
+
+
+def place(path: Path, number: int) -> str:
+    """Return where a row is, for messages."""
+    return f"{path}, {unit_of(path)} {number}"
+
+
+def distinct(columns: Iterable[str], where: object) -> list[str]:
+    """Return column names; raise a DataError if one is there twice, of which only one could be read."""
+    found = list(columns)
+    if twice := [name for name, count in Counter(found).items() if count > 1 and name]:
+        raise DataError(f"{where}: column '{twice[0]}' is there {found.count(twice[0])} times; rename all but one")
+    return found
+
+
+def with_needed(columns: list[str], needed: Collection[str], path: Path) -> list[str]:
+    """Return the columns of a table; raise a DataError if one that is needed is not among them."""
+    if missing := [name for name in needed if name not in columns]:
+        shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
+        raise DataError(f"{path}: there is no column '{missing[0]}'; the columns are {shown}")
+    return columns
+
+
+def lines_of(file: TextIO, path: Path, held: list[str]) -> Iterator[str]:
+    """Yield lines and hold them; a line without an end (a bomb) is refused before it fills the memory."""
+    while line := file.readline(MOST_CHARACTERS):
+        if len(line) == MOST_CHARACTERS:
+            raise DataError(
+                f"{path}: a line has more than {MOST_CHARACTERS:,} characters; end each row with a line end"
+            )
+        held.append(line)
+        yield line
