@@ -143,14 +143,14 @@ def test_a_missing_file_is_named(tmp_path):
     assert str(tmp_path) in refusal(LearnSettings, tmp_path)
 
 
-@pytest.mark.parametrize("text", ["steps: [1\n", "a: b: c\n"])
-def test_a_file_that_is_no_yaml_is_named_in_one_sentence(tmp_path, text):
+@pytest.mark.parametrize(("text", "line"), [("steps: [1\n", 2), ("a: b: c\n", 1)])
+def test_a_file_that_is_no_yaml_is_named_in_one_sentence(tmp_path, text, line):
     config = written(tmp_path, text)
-    assert f"{config} is not valid YAML" in refusal(LearnSettings, config)
+    assert f"{config}, line {line}: this YAML cannot be read" in refusal(LearnSettings, config)
 
 
 def test_a_file_that_is_no_mapping_is_refused(tmp_path):
-    assert "'option: value'" in refusal(LearnSettings, written(tmp_path, "- steps\n- kernel\n"))
+    assert "'key: value'" in refusal(LearnSettings, written(tmp_path, "- steps\n- kernel\n"))
 
 
 def test_settings_cannot_be_changed():

@@ -188,6 +188,8 @@ def resolve(
     Raises:
         SettingsError: One sentence naming the file or option, the value and what is allowed.
     """
+    from bmtpt.yaml_files import read_yaml
+
     values = read_yaml(config) if config else {}
     for key in values:
         if key not in kind.model_fields:
@@ -202,30 +204,6 @@ def validated(kind: type[SettingsType], values: Mapping[str, Any], where: str | 
         return kind.model_validate(values)
     except ValidationError as error:
         raise SettingsError(_sentence(error, kind, where)) from error
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping.
-
-    Raises:
-        SettingsError: The file is missing, is not YAML, or is not a mapping.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        line = f" (line {mark.line + 1})" if mark else ""
-        raise SettingsError(f"{path} is not valid YAML{line}: {reason}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} must hold 'option: value' lines")
-    return values
 
 
 def _sentence(error: ValidationError, kind: type[BaseModel], where: str | None) -> str:

@@ -14,7 +14,6 @@ from pydantic.fields import FieldInfo
 
 from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.settings import read_yaml
 from bmtpt.types import ScorerKind
 
 # A YAML file of options
@@ -38,6 +37,8 @@ def checked_options(path: Path, known: Sequence[str]) -> dict[str, Any]:
     Raises:
         SettingsError: The file is wrong or names an option that is not known.
     """
+    from bmtpt.yaml_files import read_yaml
+
     values = {str(key).replace("-", "_"): value for key, value in read_yaml(path).items()}
     names = [name for name in known if name not in ("config", "help")]
     for key in values:

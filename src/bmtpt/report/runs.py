@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from bmtpt.artifacts.folder import read_raw_card
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, read_results
+from bmtpt.yaml_files import read_yaml
 
 Event = dict[str, Any]
 Floats = NDArray[np.float64]
@@ -116,8 +117,6 @@ def mapping(value: object) -> dict[str, Any]:
 
 def _read_run(folder: Path, name: str) -> Run | None:
     """Read a folder, or return None if it holds none of a run's files but results."""
-    import yaml
-
     card = read_raw_card(folder)
     events = _read_events(folder / "events.jsonl")
     prompts = _read_prompts(folder, str(mapping(card).get("task") or folder.name))
@@ -126,10 +125,7 @@ def _read_run(folder: Path, name: str) -> Run | None:
     if not isinstance(card or {}, dict):
         raise ArtifactError(f"{folder / 'card.json'} must hold one JSON object; save the run again")
     path = folder / "settings.yaml"
-    try:
-        settings = yaml.safe_load(_text_of(path)) or mapping(card).get("settings")
-    except yaml.YAMLError as error:
-        raise ArtifactError(f"{path} is not valid YAML: {' '.join(str(error).split())}; save the run again") from error
+    settings = (read_yaml(path, ArtifactError) if path.is_file() else None) or mapping(card).get("settings")
     return Run(name, mapping(card), mapping(settings), events, prompts)
 
 

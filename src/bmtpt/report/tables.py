@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -24,6 +24,7 @@ from bmtpt.report.statistics import (
     together,
     unit_name,
 )
+from bmtpt.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -201,11 +202,7 @@ def interval_text(found: Interval | None, metric: str) -> str:
 
 def read_published() -> dict[str, Any]:
     """Return the published scores, their sources and the cautions that go with them."""
-    import yaml
-
-    text = resources.files("bmtpt.report").joinpath("published.yaml").read_text(encoding="utf-8")
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    return read_yaml(Path(__file__).with_name("published.yaml"))
 
 
 def published_table(lines: pd.DataFrame) -> Table:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.settings import read_yaml, validated
+from bmtpt.settings import validated
 from bmtpt.studies.spec import StudySpec
 from bmtpt.studies.variants import merged
 from bmtpt.tasks import load_task
+from bmtpt.yaml_files import read_yaml
 
 LIBRARY = Path(__file__).parent / "library"
 DEFAULT_SCALE = "small"

@@ -11,12 +11,12 @@ from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.execution import Execution
 from bmtpt.errors import SettingsError
-from bmtpt.settings import read_yaml
 from bmtpt.stages.source import learn
 from bmtpt.studies.load import load_study
 from bmtpt.studies.run import one_thread
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import load_data, load_task
+from bmtpt.yaml_files import read_yaml
 
 CHOICE = "scale.json"
 """File of a study's folder that says which scale was chosen, so that a second run gives the same numbers."""

@@ -24,11 +24,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bmtpt.errors import TaskError, nearest
 from bmtpt.types import DataStatus
+from bmtpt.yaml_files import read_yaml
 
 Kind = Literal["labels", "answers", "number"]
 Prepare = Literal["multirc", "record", "wsc"]
@@ -288,21 +288,7 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
 
 
 def _read(path: Path) -> TaskSpec:
-    # BaseLoader leaves every scalar a string: YAML's own rules would turn the label `no` into False.
-    loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise TaskError(f"cannot read the task file {path}: {getattr(error, 'strerror', error)}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise TaskError(
-            f"{path}{line}: this is not YAML ({getattr(error, 'problem', error)}); "
-            "a text with ': ' or '{' in it needs quotes"
-        ) from error
-    if not isinstance(content, dict):
-        raise TaskError(f"{path}: a task file is a list of 'key: value' lines, starting with 'name: …'")
+    content = read_yaml(path, TaskError, "text")  # YAML's own rules would turn the label `no` into False
     try:
         task = TaskSpec.model_validate(content)
     except ValidationError as error:
