@@ -11,7 +11,8 @@ from typing import Any
 
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.execution import AUTOMATIC, Execution
-from bmtpt.errors import BackboneError, SettingsError
+from bmtpt.backbone.model.load import load_config
+from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
@@ -108,8 +109,6 @@ class Grid:
             BackboneError: The method does not run on this kind of model, or the model's configuration cannot be read.
             SettingsError: The method needs a package that is not installed.
         """
-        from transformers import AutoConfig
-
         configs: dict[str, Any] = {}
         for name, backbone in dict.fromkeys((each.method, each.study.backbone) for each in self.contenders.values()):
             method = get_method(name)
@@ -120,13 +119,7 @@ class Grid:
                 )
             if method.backbones == "any" or backbone == "offline":  # the offline backbone is a T5
                 continue
-            try:
-                configs[backbone] = configs.get(backbone) or AutoConfig.from_pretrained(
-                    backbone, trust_remote_code=False
-                )
-            except (OSError, ValueError, KeyError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise BackboneError(f"cannot load backbone '{backbone}': {reason}") from error
+            configs[backbone] = configs.get(backbone) or load_config(backbone)
             method.require_runs_on(backbone, configs[backbone])
 
     def claim_folder(self) -> None:

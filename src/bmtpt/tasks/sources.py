@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.errors import DataError, described
+from bmtpt.hub import hub_or_cache
 from bmtpt.tasks.files import PLAIN, read_rows
 from bmtpt.tasks.layout import ENDINGS, Layout, Unreadable, unit_of
 from bmtpt.tasks.spec import Hub, Offline
@@ -108,13 +109,15 @@ def from_hub(hub: Hub, split: str) -> Rows:
     from datasets import load_dataset
 
     where = f"{hub.path} ({hub.name}) on the hub" if hub.name else f"{hub.path} on the hub"
-    try:
-        rows = load_dataset(hub.path, hub.name, split=split)
-    except Exception as error:  # the hub's client raises a dozen unrelated kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(
-            f"cannot load split '{split}' of {where}: {reason}; without a hub give a data folder or 'offline'"
-        ) from error
+    with hub_or_cache() as hub_answers:
+        try:
+            rows = load_dataset(hub.path, hub.name, split=split)
+        except Exception as error:  # the hub's client raises a dozen unrelated kinds
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if not hub_answers:
+                reason = "the hub does not answer and the data set is not in its cache"
+            hint = "without a hub give a data folder or 'offline'"
+            raise DataError(f"cannot load split '{split}' of {where}: {reason}; {hint}") from error
     return Rows(f"{where}, split {split}", len(rows), lambda index: rows.select(index).to_list())
 
 

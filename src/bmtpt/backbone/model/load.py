@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from bmtpt.backbone.execution import Execution
 from bmtpt.backbone.model.families import loader_of, require_tokenizer, require_usable, without_dropout
 from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
 from bmtpt.errors import BackboneError
+from bmtpt.hub import hub_or_cache
 
 NO_LIMIT = 10**9
 
@@ -31,7 +32,7 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     native = torch.cuda.is_bf16_supported(False) if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
-    source = str(offline_folder()) if name == "offline" else name
+    source = _source(name)
     model = _load_frozen(source, name, place, dtype)
     if name == "offline" and (count := sum(weight.numel() for weight in model.parameters())) != PARAMETERS:
         raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
@@ -52,37 +53,22 @@ def _weight_files(source: str) -> tuple[Path, ...]:
 
 
 def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype) -> Any:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig
-
-    # Plainer sentences than transformers has, and no pickled weights.
     folder = Path(source)
-    if not source:
-        raise BackboneError("there is no folder ''; give a folder saved by save_pretrained, or a hub id")
-    if folder.is_file():
-        raise BackboneError(f"backbone {name} is a file; give the folder that holds config.json and the weights")
-    if not folder.is_dir() and source.startswith(("/", "./", "../", "~")):
-        raise BackboneError(f"there is no folder '{name}'; give a folder saved by save_pretrained, or a hub id")
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise BackboneError(
             f"backbone folder {name} has no .safetensors weights; pickled weights are never loaded: save it again "
             "with model.save_pretrained(folder)"
         )
-    try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        kind = loader_of(config, name)
-        # On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best.
-        eager = config.model_type == "t5" and place.type == "cpu"
-        attention = {"attn_implementation": "eager"} if eager else {}
-        with _quiet_transformers():
-            model, info = kind.from_pretrained(
-                source, config=without_dropout(config), dtype=dtype, use_safetensors=True,
-                trust_remote_code=False, output_loading_info=True, **attention,
-            )  # fmt: skip
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise BackboneError(f"cannot load backbone '{name}': {_first_line(error)}") from error
+    config = _config(source, name)
+    kind = loader_of(config, name)
+    # On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best.
+    eager = config.model_type == "t5" and place.type == "cpu"
+    attention = {"attn_implementation": "eager"} if eager else {}
+    with _loading(f"backbone '{name}'", source), _quiet_transformers():
+        model, info = kind.from_pretrained(
+            source, config=without_dropout(config), dtype=dtype, use_safetensors=True,
+            trust_remote_code=False, output_loading_info=True, **attention,
+        )  # fmt: skip
     if info["missing_keys"]:  # transformers would fill them with random numbers
         missing = sorted(info["missing_keys"])
         raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
@@ -92,6 +78,48 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
     model = model.eval().requires_grad_(False)
     require_usable(model, name)
     return model
+
+
+def _source(name: str) -> str:
+    """Return the folder or hub id of a backbone's name; raise a BackboneError if it can be neither."""
+    source = str(offline_folder()) if name == "offline" else name
+    folder = Path(source)
+    if folder.is_file():
+        raise BackboneError(f"backbone {name} is a file; give the folder that holds config.json and the weights")
+    if not source or (not folder.is_dir() and source.startswith(("/", "./", "../", "~"))):
+        raise BackboneError(f"there is no folder '{name}'; give a folder saved by save_pretrained, or a hub id")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise BackboneError(f"backbone folder {name} has no config.json; give a folder saved by save_pretrained")
+    return source
+
+
+@contextmanager
+def _loading(what: str, source: str) -> Iterator[None]:
+    """Say in one sentence why transformers cannot load something, without waiting for a hub that does not answer."""
+    from safetensors import SafetensorError
+
+    with nullcontext(True) if Path(source).is_dir() else hub_or_cache() as hub_answers:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+            reason = _first_line(error)
+            if not hub_answers and isinstance(error, OSError):
+                reason = (
+                    "no such folder, not in the hub's cache, and the hub does not answer; give a folder or 'offline'"
+                )
+            raise BackboneError(f"cannot load {what}: {reason}") from error
+
+
+def load_config(name: str) -> Any:
+    """Load the configuration of a backbone; raise a BackboneError if there is none."""
+    return _config(_source(name), name)
+
+
+def _config(source: str, name: str) -> Any:
+    from transformers import AutoConfig
+
+    with _loading(f"backbone '{name}'", source):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 @contextmanager
@@ -116,11 +144,9 @@ def load_tokenizer(name: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    source = str(offline_folder()) if name == "offline" else name
-    try:
+    source = _source(name)
+    with _loading(f"the tokenizer of '{name}'", source):
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise BackboneError(f"cannot load the tokenizer of '{name}': {_first_line(error)}") from error
     require_tokenizer(tokenizer, name)
     tokenizer.model_max_length = NO_LIMIT  # texts are cut by the task's limit; the engines count positions
     return tokenizer
