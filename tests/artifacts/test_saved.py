@@ -20,6 +20,7 @@ from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.errors import ArtifactError, BackboneError
+from bmtpt.sealed import sealed, unsealed
 
 BACKBONE = BackboneCard(name="tiny", fingerprint="a" * 64, parameters=28_832, d_model=5, vocab_size=160)
 
@@ -136,7 +137,19 @@ def test_a_posterior_is_not_loaded_as_a_prompt(tmp_path: Path):
 
 
 def _edit_card(folder: Path, **changes: object) -> None:
-    card = json.loads((folder / "card.json").read_text())
+    """Change fields of a card and seal it anew, so that only the later checks can object."""
+    card = unsealed(json.loads((folder / "card.json").read_text()))
+    (folder / "card.json").write_text(json.dumps(sealed({**card, **changes})))
+
+
+def _edit_text(folder: Path, old: str, new: str) -> None:
+    text = (folder / "card.json").read_text()
+    assert old in text
+    (folder / "card.json").write_text(text.replace(old, new, 1))
+
+
+def _without_seal(folder: Path, **changes: object) -> None:
+    card = unsealed(json.loads((folder / "card.json").read_text()))
     (folder / "card.json").write_text(json.dumps({**card, **changes}))
 
 
@@ -172,13 +185,22 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no particles": (lambda f: _put_weights(f, save({"particles": torch.zeros(0, 4, 5)})), r"\[0, 4, 5\]"),
     "float64": (lambda f: _put_weights(f, save({"particles": torch.zeros(3, 4, 5).double()})), "torch.float64"),
     "not numbers": (lambda f: _put_weights(f, save({"particles": NAN})), "not finite"),
-    "another version": (lambda f: _edit_card(f, format_version=2), "format version 2 .* reads 1"),
+    "a setting edited": (lambda f: _edit_text(f, '"rbf"', '"imq"'), "SHA-256 differs"),
+    "a digit edited": (lambda f: _edit_text(f, "12.5", "12.6"), "SHA-256 differs"),
+    "the hash edited": (lambda f: _edit_text(f, '"sha256": "', '"sha256": "0'), "SHA-256 differs"),
+    "the hash removed": (_without_seal, "its sha256 does not go with format 2"),
+    "called version 1": (lambda f: _edit_card(f, format_version=1), "its sha256 does not go with format 1"),
+    "another version": (lambda f: _edit_card(f, format_version=3), "format version 3 .* reads 1 and 2"),
     "no version": (lambda f: _edit_card(f, format_version=None), "format version None"),
     "another kind": (lambda f: _edit_card(f, kind=["posterior"]), "not the card of"),
     "an unknown field": (lambda f: _edit_card(f, colour="red"), "colour"),
     "a wrong field": (lambda f: _edit_card(f, steps="many"), "steps"),
+    "a wrong setting": (lambda f: _edit_card(f, settings={"max_length": -1}), "settings: max_length"),
+    "a wrong loss": (lambda f: _edit_card(f, diagnostics={"mean_nll": {"a": "b"}}), r"diagnostics: mean_nll\.a"),
+    "no parameters": (lambda f: _edit_card(f, backbone=BACKBONE.model_dump() | {"parameters": 0}), "parameters"),
     "card cut off": (lambda f: (f / "card.json").write_text('{"kind": "poste'), "not JSON"),
     "card not text": (lambda f: (f / "card.json").write_bytes(b"\xff\xfe\x00"), "not JSON"),
+    "card of many brackets": (lambda f: (f / "card.json").write_text("[" * 100_000), "not JSON"),
     "card no mapping": (lambda f: (f / "card.json").write_text("[]"), "not the card of"),
     "card missing": (lambda f: (f / "card.json").unlink(), "holds no posterior or prompt"),
 }
@@ -193,6 +215,20 @@ def test_a_damaged_artifact_is_refused_with_one_sentence(tmp_path: Path, damage:
         with pytest.raises(ArtifactError, match=words) as error:
             load(tmp_path)
         assert str(tmp_path) in sentence(error)
+
+
+def test_every_seventh_flipped_bit_of_a_card_is_refused_or_changes_nothing(tmp_path: Path):
+    saved, path = a_prompt().save(tmp_path), tmp_path / "card.json"
+    content, refused = path.read_bytes(), 0
+    for bit in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert Prompt.load(tmp_path).card == saved.card
+        except ArtifactError:
+            refused += 1
+    assert refused > 0.5 * 8 / 7 * len(content)  # much of the rest is white space
 
 
 @pytest.mark.parametrize(
@@ -245,7 +281,7 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path: Path):
 def test_a_place_that_cannot_hold_a_folder_gives_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ArtifactError, match="cannot write") as error:
+        with pytest.raises(ArtifactError, match="cannot use") as error:
             a_posterior().save(place)
         assert str(place) in sentence(error)
 

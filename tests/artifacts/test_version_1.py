@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
+from functools import reduce
 from pathlib import Path
 
 import pytest
+import torch
 
 import bmtpt
+from bmtpt.artifacts.inspect import describe_artifact
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
+from bmtpt.errors import BmtptError
 from bmtpt.tasks import saved_task
 
 V1 = Path(__file__).parents[1] / "data" / "v1"
@@ -20,6 +25,45 @@ def test_a_version_1_posterior_loads_with_its_settings():
     assert isinstance(posterior, Posterior)
     assert posterior.card.settings["engine"] == "auto"
     assert posterior.particles.shape[1:] == (posterior.card.settings["prompt_length"], 512)
+
+
+def test_a_version_1_card_is_told_apart_until_it_is_saved_again(tmp_path):
+    old = read_artifact(V1 / "prompt")
+    assert "format 1 (its card has no hash" in describe_artifact(old)["kind"]
+    new = old.save(tmp_path)
+    assert describe_artifact(new)["kind"] == f"prompt, format 2, made {old.card.created}"
+    again = read_artifact(tmp_path)
+    assert again.card == old.card.model_copy(update={"format_version": 2})
+    assert torch.equal(again.prompts, old.prompts)
+
+
+def places_in(value, path=()):
+    """Yield the path of every value in a JSON object."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in items:
+        yield from places_in(each, (*path, key))
+
+
+@pytest.mark.parametrize("kind", ["posterior", "prompt"])
+@pytest.mark.parametrize("wrong", [None, "x", -1, [], {}, 1e400], ids=repr)
+def test_a_version_1_card_with_a_wrong_field_is_described_or_refused_in_one_sentence(tmp_path, kind, wrong):
+    shutil.copytree(V1 / kind, tmp_path, dirs_exist_ok=True)
+    card = json.loads((tmp_path / "card.json").read_text())
+    refused = []
+    for path in list(places_in(card))[1:]:
+        changed = json.loads(json.dumps(card))
+        reduce(lambda part, key: part[key], path[:-1], changed)[path[-1]] = wrong
+        (tmp_path / "card.json").write_text(json.dumps(changed))
+        try:
+            artifact = read_artifact(tmp_path)
+            describe_artifact(artifact)
+            if kind == "prompt":
+                saved_task(artifact.card.task_definition)
+        except BmtptError as error:
+            refused.append(str(error))
+    assert len(refused) > 20
+    assert not any("\n" in sentence for sentence in refused)
 
 
 def test_a_version_1_prompt_still_names_its_task():

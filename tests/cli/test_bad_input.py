@@ -249,7 +249,7 @@ DAMAGE = {
     "card cut off": (lambda folder: cut_off(folder / "card.json"), "is not JSON"),
     "weights gone": (lambda folder: (folder / "prompt.safetensors").unlink(), "cannot read"),
     "another version": (lambda folder: edit_card(folder / "card.json", format_version=9), "format version 9"),
-    "a card with more": (lambda folder: edit_card(folder / "card.json", note="x"), "not a valid card: note"),
+    "a card with more": (lambda folder: edit_card(folder / "card.json", note="x"), "its SHA-256 differs"),
 }
 
 

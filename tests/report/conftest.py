@@ -124,6 +124,7 @@ def run_folder(pristine_folder: Path, tmp_path: Path) -> Path:
 def write_run(folder: Path, tasks: list[str], M: int = 3) -> None:
     folder.mkdir(parents=True)
     card = {
+        "format_version": 1,
         "kind": "posterior",
         "backbone": {"name": "tiny-t5", "fingerprint": "0123456789abcdef", "parameters": 100_000, "d_model": 8},
         "sources": tasks,

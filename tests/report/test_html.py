@@ -178,7 +178,9 @@ def test_a_results_file_alone_is_enough_and_studies_stand_apart(tmp_path, study)
 def test_prompts_of_targets_join_the_map(run_folder, tmp_path):
     folder = tmp_path / "target"
     folder.mkdir()
-    (folder / "card.json").write_text('{"kind": "prompt", "task": "boolq", "trained_parameters": 53}')
+    (folder / "card.json").write_text(
+        '{"format_version": 1, "kind": "prompt", "task": "boolq", "trained_parameters": 53}'
+    )
     save_file({"prompts": np.ones((1, 5, 8), np.float32)}, folder / "prompt.safetensors")
     text = write_report([run_folder, folder], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "target: boolq" in text

@@ -1,24 +1,84 @@
 """What an artifact notes about itself: `card.json`.
 
-The card is JSON, so reading it runs no code. It holds the SHA-256 of the weights: an edited, truncated or half-replaced
-pair is noticed before it predicts anything.
+The card is JSON, so reading it runs no code. It holds the SHA-256 of the weights and of itself (`bmtpt.sealed`), so an
+edited, truncated or half-replaced pair is noticed before it predicts anything. Cards of format 1 hold no hash of
+themselves: of them only the weights and the types of the fields are checked.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 
-from bmtpt.artifacts.folder import A_KIND, CARD, Kind, read_raw_card
+from bmtpt.artifacts.folder import A_KIND, CARD, FORMAT_VERSION, Kind, read_raw_card
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
+from bmtpt.sealed import field_problem, parse_json, sealed
 
-FORMAT_VERSION: Final = 1
+
+class _Read(BaseModel):
+    """What later stages read of one of a card's free mappings. A number that was not finite is null."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class _Settings(_Read):
+    max_length: PositiveInt | None = None
+    shots: NonNegativeInt | None = None
+    seed: int = 0
+    learning_rate: float | None = None
+
+
+class _Svgd(_Read):
+    bandwidth: float | None = None
+    kernel: list[list[float | None]] = []
+    kernel_rank: float | None = None
+    repulsion_to_drive: float | None = None
+    stein_discrepancy: float | None = None
+
+
+class _Diagnostics(_Read):
+    mean_nll: dict[str, float | None] = {}
+    particle_nll: dict[str, list[float | None]] = {}
+    mean_gap: float | None = None
+    svgd: _Svgd = _Svgd()
+    texts_cut: dict[str, NonNegativeInt] = {}
+
+
+class _Candidate(_Read):
+    start: str
+    prior: str
+    prior_std: float | None
+    best: list[float | None]
+    step: NonNegativeInt
+
+
+class _Selection(_Read):
+    winners: list[_Candidate] = []
+    candidates: list[_Candidate] = []
+    train_rows: NonNegativeInt | None = None
+    validation_rows: NonNegativeInt | None = None
+    texts_cut: NonNegativeInt = 0
+
+
+def _reads(model: type[_Read]) -> AfterValidator:
+    """Check what is read of a free mapping; all of it is kept as it is."""
+
+    def checked(values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            model.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(field_problem(error)) from error
+        return values
+
+    return AfterValidator(checked)
 
 
 class BackboneCard(BaseModel):
@@ -35,9 +95,9 @@ class BackboneCard(BaseModel):
 
     name: str
     fingerprint: str
-    parameters: int
-    d_model: int
-    vocab_size: int
+    parameters: PositiveInt
+    d_model: PositiveInt
+    vocab_size: PositiveInt
     decoder_only: bool = False
 
 
@@ -55,12 +115,12 @@ class Card(BaseModel):
     # ser_json_inf_nan is pydantic's default, stated: a diagnostic that is NaN becomes null, not broken JSON.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[1, 2] = FORMAT_VERSION
     kind: Kind
     backbone: BackboneCard
     sources: tuple[str, ...]
-    settings: dict[str, Any]
-    steps: int
+    settings: Annotated[dict[str, Any], _reads(_Settings)]
+    steps: NonNegativeInt
     seconds: float
     versions: dict[str, str]
     created: str
@@ -71,12 +131,11 @@ class PosteriorCard(Card):
     """Where a posterior comes from.
 
     Attributes:
-        diagnostics: Held-back losses of θ̄ and of the particles, how many texts were cut, and under `svgd` where the
-            particles ended (`posterior.diagnostics.Diagnostics`).
+        diagnostics: Held-back losses, where the particles ended, and how many texts were cut.
     """
 
     kind: Literal["posterior"] = "posterior"
-    diagnostics: dict[str, Any]
+    diagnostics: Annotated[dict[str, Any], _reads(_Diagnostics)]
 
 
 class TargetCard(Card):
@@ -93,8 +152,8 @@ class TargetCard(Card):
     task_definition: dict[str, Any]
     method: str
     posterior: str | None
-    selection: dict[str, Any]
-    trained_parameters: int
+    selection: Annotated[dict[str, Any], _reads(_Selection)]
+    trained_parameters: NonNegativeInt
 
 
 class PromptCard(TargetCard):
@@ -150,6 +209,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def stamped(card: AnyCard, weights: bytes) -> tuple[AnyCard, bytes]:
+    """Return a card with the SHA-256 of an artifact's weights, and the content of its file, sealed."""
+    noted = {"format_version": FORMAT_VERSION, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    card = card.model_copy(update=noted)
+    content = json.dumps(sealed(parse_json(card.model_dump_json())), indent=2, ensure_ascii=False)
+    return card, (content + "\n").encode()
+
+
 def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     """Return the card of an artifact of one of some kinds.
 
@@ -159,15 +226,6 @@ def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     path, raw = folder / CARD, read_raw_card(folder)
     if raw is None:
         raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}")
-    if not isinstance(raw, dict) or raw.get("kind") not in list(A_KIND):
-        raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
-    if raw.get("format_version") != FORMAT_VERSION:
-        noted = raw.get("versions")
-        writer = noted.get("bmtpt", "unknown version") if isinstance(noted, dict) else "unknown version"
-        raise ArtifactError(
-            f"{path} has format version {raw.get('format_version')!r} and this bmtpt reads {FORMAT_VERSION}; use the "
-            f"bmtpt that wrote it ({writer}) or train again"
-        )
     by_kind = {model.model_fields["kind"].default: model for model in models}
     if raw["kind"] not in by_kind:
         wanted = " or ".join(A_KIND[kind] for kind in by_kind)
@@ -175,6 +233,4 @@ def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     try:
         return by_kind[raw["kind"]].model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ArtifactError(f"{path} is not a valid card: {field}: {first['msg'].lower()}") from error
+        raise ArtifactError(f"{path} is not a valid card: {field_problem(error)}") from error

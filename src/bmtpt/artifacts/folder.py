@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from bmtpt.errors import ArtifactError
+from bmtpt.sealed import SEAL, read_json, unsealed
 
 CARD = "card.json"
 CHECKPOINT = "checkpoint.safetensors"
+FORMAT_VERSION: Final = 2
+UNSEALED_VERSION: Final = 1
+"""Format of cards that hold no SHA-256 of themselves."""
 
 Kind = Literal["posterior", "prompt", "mixture", "weights"]
 """What an artifact is. Its numbers are in `KIND.safetensors`."""
@@ -34,15 +37,32 @@ def require_free(folder: str | Path | None, kind: Kind, *, resume: bool = False,
         )
 
 
-def read_raw_card(folder: Path) -> Any:
-    """Return what a folder's card holds, unchecked, or None without one; raise an ArtifactError if it is not JSON."""
+def read_raw_card(folder: Path) -> dict[str, Any] | None:
+    """Return the fields of a folder's card as they were written, or None without one.
+
+    Raises:
+        ArtifactError: It cannot be read, is not the card of this or an earlier format, or not as it was written.
+    """
     path = folder / CARD
+    if not path.is_file():
+        return None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("kind") not in list(A_KIND):
+        raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
+    version = found.get("format_version")
+    if version not in (UNSEALED_VERSION, FORMAT_VERSION):
+        noted = found.get("versions")
+        writer = noted.get("bmtpt", "unknown version") if isinstance(noted, dict) else "unknown version"
+        raise ArtifactError(
+            f"{path} has format version {version!r} and this bmtpt reads {UNSEALED_VERSION} and {FORMAT_VERSION}; use "
+            f"the bmtpt that wrote it ({writer}) or train again"
+        )
+    if (version == UNSEALED_VERSION) == (SEAL in found):
+        raise ArtifactError(f"{path} was edited: its {SEAL} does not go with format {version}; copy the folder again")
     try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise ArtifactError(f"{path} is not JSON: it was cut off or edited; copy the folder again") from error
+        return unsealed(found)
+    except ValueError as error:
+        raise ArtifactError(f"{path}: {error}; copy the folder again or train again") from error
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from bmtpt.artifacts.card import PromptCard, require_backbone
+from bmtpt.artifacts.folder import UNSEALED_VERSION
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.posterior.diagnostics import mean_gap_warning
@@ -22,8 +23,9 @@ def describe_artifact(artifact: Posterior | Prompt) -> dict[str, str]:
     card = artifact.card
     prompts = _prompts(artifact)
     M, P, D = prompts.shape
+    unsealed = " (its card has no hash; saving it again adds one)" if card.format_version == UNSEALED_VERSION else ""
     facts = {
-        "kind": f"{card.kind}, format {card.format_version}, made {card.created}",
+        "kind": f"{card.kind}, format {card.format_version}{unsealed}, made {card.created}",
         "backbone": f"{card.backbone.name} ({card.backbone.parameters:,} parameters, {card.backbone.fingerprint[:12]})",
         "sources": ", ".join(card.sources) or "none",
         "shape": f"{M} × {P} × {D} (prompts × rows × width), fp32",
@@ -42,19 +44,20 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
     svgd = diagnostics.get("svgd", {})
     if svgd.get("stein_discrepancy") is None:  # with one particle, and in older cards
         return facts
-    facts["bandwidth"] = f"h = {svgd['bandwidth']:.3g} (embedding units)²"
-    facts["kernel"] = f"rank {svgd['kernel_rank']:.2f} of {len(svgd['kernel'])}"
-    facts["Stein discrepancy"] = f"{svgd['stein_discrepancy']:.3g} (squared; 0 is the posterior; noisy, of one draw)"
-    if svgd["repulsion_to_drive"] is not None:
-        facts["repulsion"] = f"{svgd['repulsion_to_drive']:.2g} of the drive"
-    return facts
+    shown = {
+        "bandwidth": ("bandwidth", "h = {:.3g} (embedding units)²"),
+        "kernel": ("kernel_rank", f"rank {{:.2f}} of {len(svgd.get('kernel', ()))}"),
+        "Stein discrepancy": ("stein_discrepancy", "{:.3g} (squared; 0 is the posterior; noisy, of one draw)"),
+        "repulsion": ("repulsion_to_drive", "{:.2g} of the drive"),
+    }
+    return facts | {name: text.format(svgd[key]) for name, (key, text) in shown.items() if svgd.get(key) is not None}
 
 
 def _prompt_facts(card: PromptCard) -> dict[str, str]:
     kept = []
     for winner in card.selection.get("winners", []):
-        prior = "no prior" if winner["prior"] == "none" else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
-        best = ", ".join(f"{value:.4g}" for value in winner["best"])
+        prior = "no prior" if winner["prior_std"] is None else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
+        best = ", ".join("not finite" if value is None else f"{value:.4g}" for value in winner["best"])
         kept.append(f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})")
     share = card.trained_parameters / card.backbone.parameters
     return {

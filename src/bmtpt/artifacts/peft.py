@@ -24,6 +24,7 @@ from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, SettingsError
+from bmtpt.sealed import field_problem
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -125,9 +126,7 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "file"
-        raise ArtifactError(f"{path} is not a prompt-tuning configuration: {where}: {first['msg'].lower()}") from error
+        raise ArtifactError(f"{path} is not a prompt-tuning configuration: {field_problem(error)}") from error
     if config.peft_type != "PROMPT_TUNING":
         raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
     if config.task_type != _task_type(backbone):

@@ -15,9 +15,9 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card
+from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card, stamped
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.folder import CARD, require_free
+from bmtpt.artifacts.folder import CARD, output_folder
 from bmtpt.errors import ArtifactError
 
 
@@ -121,15 +121,14 @@ def read_artifact(folder: str | Path) -> Posterior | Prompt:
 
 
 def _save(folder: str | Path, card: AnyCard, tensors: dict[str, Tensor], overwrite: bool) -> AnyCard:
-    require_free(folder, card.kind, overwrite=overwrite)
     stored = _stored(tensors)
     _check_tensors(stored, card.backbone, f"the {card.kind}")
     weights = to_safetensors(stored)
-    stamped = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    text = stamped.model_dump_json(indent=2) + "\n"
-    # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
-    write_files_atomically(Path(folder), {f"{card.kind}.safetensors": weights, CARD: text.encode()})
-    return stamped
+    card, content = stamped(card, weights)
+    with output_folder(folder, card.kind, overwrite=overwrite):
+        # The card goes last: until it is there, a reader finds no artifact or one whose hash does not fit.
+        write_files_atomically(Path(folder), {f"{card.kind}.safetensors": weights, CARD: content})
+    return card
 
 
 def _stored(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -152,6 +151,8 @@ def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCar
     """Read a card and its tensors, and check all that a wrong, damaged or edited folder could break."""
     card = read_card(folder, model)
     path = folder / f"{card.kind}.safetensors"
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        raise ArtifactError(f"{path} is not a file; copy the folder again")
     try:
         content = path.read_bytes()
     except OSError as error:

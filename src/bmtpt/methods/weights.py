@@ -33,9 +33,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from bmtpt.artifacts.card import PromptCard, WeightsCard
+from bmtpt.artifacts.card import PromptCard, WeightsCard, stamped
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.folder import CARD, require_free
+from bmtpt.artifacts.folder import CARD, output_folder
+from bmtpt.artifacts.peft import WEIGHTS as PEFT_WEIGHTS
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
 from bmtpt.errors import ArtifactError, SettingsError
 from bmtpt.methods.registry import Method, Options, Setup, register
@@ -262,19 +263,21 @@ class TunedModel:
         Raises:
             ArtifactError: The folder holds a run already, or cannot be written.
         """
-        require_free(folder, "weights", overwrite=overwrite)
-        files = {CARD: (self.card.model_dump_json(indent=2) + "\n").encode()}
-        if self.card.method == "lora":
-            try:
-                # Without the flag, peft asks the hub whether the vocabulary was changed.
-                self.engine.backbone.model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
-            except OSError as error:
-                raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
-        else:
-            stored = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in self.tensors.items()}
-            files = {WEIGHTS: to_safetensors(stored), **files}
-        write_files_atomically(folder, files)
-        return self
+        with output_folder(folder, "weights", overwrite=overwrite):
+            if self.card.method == "lora":
+                try:
+                    # Without the flag, peft asks the hub whether the vocabulary was changed.
+                    model = self.engine.backbone.model
+                    model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+                    name, weights = PEFT_WEIGHTS, (folder / PEFT_WEIGHTS).read_bytes()
+                except OSError as error:
+                    raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
+            else:
+                stored = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in self.tensors.items()}
+                name, weights = WEIGHTS, to_safetensors(stored)
+            card, content = stamped(self.card, weights)
+            write_files_atomically(folder, {name: weights, CARD: content})
+            return replace(self, card=card)
 
 
 def weights_stage(method: str, setup: Setup) -> TargetWeights:

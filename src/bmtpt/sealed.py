@@ -1,0 +1,80 @@
+"""JSON on disk: one reader for all of it, and a seal that shows whether an object is as it was written.
+
+A seal is a SHA-256 without a key. It notices accidents (a damaged disk, a copy that was cut off, an edit), not an
+adversary, who can write a new seal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+
+from bmtpt.errors import ArtifactError, BmtptError
+
+SEAL = "sha256"
+LINE_DIGITS = 16
+"""Hexadecimal digits of the seal of one line among many."""
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Return what JSON holds; raise a ValueError if it is no JSON, no UTF-8, or nested over 200 deep.
+
+    Python's own parser raises a RecursionError for deep nesting, and accepts nesting on which later code fails.
+
+    >>> parse_json('{"a": [1, 2.5]}')
+    {'a': [1, 2.5]}
+    """
+    return from_json(content)
+
+
+def read_json(path: Path, error: type[BmtptError] = ArtifactError) -> Any:
+    """Return what a JSON file holds; raise an error of a kind if it cannot be read or is not JSON."""
+    try:
+        return parse_json(path.read_bytes())
+    except OSError as cause:
+        raise error(f"cannot read {path}: {(cause.strerror or str(cause)).lower()}") from cause
+    except ValueError as cause:
+        raise error(f"{path} is not JSON ({cause}): it was cut off or edited; copy it again") from cause
+
+
+def field_problem(error: ValidationError) -> str:
+    """Name the first field that a pydantic model refuses, and why."""
+    first = error.errors(include_url=False)[0]
+    field, reason = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+    return f"{field}: {reason[:1].lower()}{reason[1:]}" if field else reason
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever the order of its keys and its white space.
+
+    >>> digest({"a": 1, "b": [2.5]}) == digest({"b": [2.5], "a": 1})
+    True
+    """
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed(values: Mapping[str, Any], digits: int = 64) -> dict[str, Any]:
+    """Return a JSON-able object with its seal, of which `unsealed` is the inverse."""
+    plain = parse_json(json.dumps(values))  # as it will be read: tuples are lists, keys are text
+    return {**plain, SEAL: digest(plain)[:digits]}
+
+
+def unsealed(found: dict[str, Any]) -> dict[str, Any]:
+    """Return a sealed object without its seal, or one that never had a seal as it is.
+
+    Raises:
+        ValueError: It is not as it was sealed.
+    """
+    if SEAL not in found:
+        return found
+    values = {key: value for key, value in found.items() if key != SEAL}
+    noted = found[SEAL]
+    if not isinstance(noted, str) or len(noted) < LINE_DIGITS or not digest(values).startswith(noted):
+        raise ValueError("it is not as it was written (its SHA-256 differs)")
+    return values
