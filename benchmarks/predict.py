@@ -31,7 +31,7 @@ from bmtpt.artifacts.peft import export_peft
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine, Query, Reply
-from bmtpt.inference.predict import ANSWER_TOKENS
+from bmtpt.inference.score import ANSWER_TOKENS
 from bmtpt.stages.source import backbone_card
 from cases import text_length
 from causal import MODELS, random_model

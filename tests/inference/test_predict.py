@@ -16,6 +16,7 @@ from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
 from bmtpt.errors import BackboneError, DataError
 from bmtpt.inference.predict import BATCH, predict, read_rows, read_task_rows
+from bmtpt.inference.score import ANSWER_ROOM, ANSWER_TOKENS
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.source import learn
@@ -65,10 +66,34 @@ def test_free_answers_are_those_of_the_evaluation(posterior, tiny_backbone, tiny
     data = tiny_tasks["answers"]
     prompt = trained(posterior, data, tiny_backbone)
     answers = list(predict(tiny_backbone, prompt, data.test))
-    assert all(set(answer) == {"text", "label"} for answer in answers)
-    # A longer answer is allowed here than in an evaluation, which stops after the longest right one.
-    wanted = evaluate(tiny_backbone, prompt, data.test).predictions
-    assert all(answer["label"].startswith(text) for answer, text in zip(answers, wanted, strict=True))
+    assert all(set(answer) - {"answer_cut"} == {"text", "label"} for answer in answers)
+    found = evaluate(tiny_backbone, prompt, data.test)
+    assert [answer["label"] for answer in answers] == found.predictions
+    assert sum("answer_cut" in answer for answer in answers) == found.answers_cut
+
+
+@pytest.mark.parametrize("limit", [1, 3, 40, None])
+def test_an_answer_that_the_limit_cut_says_so(limit, posterior, tiny_backbone, tiny_hf, tiny_tasks):
+    data = tiny_tasks["answers"]
+    prompt = trained(posterior, data, tiny_backbone)
+    prompt = replace(prompt, card=prompt.card.model_copy(update={"answer_tokens": limit}))  # None: of version 1
+    answers = list(predict(tiny_backbone, prompt, data.test))
+    for answer, example in zip(answers, data.test, strict=True):
+        ids = torch.tensor(tiny_backbone.tokenizer(example.text).input_ids)
+        embedded = torch.cat([prompt.prompts[0], tiny_hf.shared(ids)])[None]
+        most = limit or ANSWER_TOKENS
+        mask = torch.ones(1, embedded.shape[1])
+        out = tiny_hf.generate(inputs_embeds=embedded, attention_mask=mask, max_new_tokens=most, do_sample=False)
+        assert answer["label"] == tiny_backbone.tokenizer.decode(out[0], skip_special_tokens=True).strip()
+        assert answer.get("answer_cut", False) == (1 not in out[0].tolist())  # no end of sequence
+
+
+def test_the_limit_on_answers_comes_from_the_training_answers_and_is_in_the_card(posterior, tiny_backbone, tiny_tasks):
+    data = tiny_tasks["answers"]
+    assert trained(posterior, data, tiny_backbone).card.answer_tokens == ANSWER_TOKENS  # its answers are short
+    long = [replace(example, target="paris " * 40) for example in data.train]
+    card = trained(posterior, replace(data, train=tuple(long)), tiny_backbone).card
+    assert card.answer_tokens == 40 + 1 + ANSWER_ROOM
 
 
 def test_answers_stream_in_order_and_in_batches(posterior, tiny_backbone, tiny_tasks):

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
 from bmtpt.errors import SettingsError, TaskError
-from bmtpt.inference.score import evaluate_prompts, label_probabilities, make_scorer, metric_names, score_prompts
+from bmtpt.inference.score import (
+    ANSWER_ROOM,
+    ANSWER_TOKENS,
+    evaluate_prompts,
+    label_probabilities,
+    make_scorer,
+    metric_names,
+    score_prompts,
+)
 from bmtpt.tasks.metrics import calibration
 from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.types import Example, TokenBatch
@@ -83,11 +91,12 @@ def test_an_ensemble_of_one_is_the_prompt_itself(engine, rows, tiny_tasks, tiny_
 def test_generation_is_hugging_faces_with_the_prompt_in_front(name, engine, rows, tiny_tasks, tiny_backbone, tiny_hf):
     scorer = make_scorer(tiny_backbone, tiny_tasks[name].task, "generate")
     found = evaluate_prompts(engine, PROMPTS[:1], rows[name], scorer)
-    longest = max(len(tiny_backbone.tokenizer(example.target).input_ids) for example in rows[name].examples)
+    longest = max(len(tiny_backbone.tokenizer(word).input_ids) for word in tiny_tasks["pairs"].task.label_words)
+    most = {"answers": ANSWER_TOKENS, "pairs": longest + ANSWER_ROOM}[name]
     for prediction, ids in zip(found.predictions, rows[name].batch.inputs, strict=True):
         embedded = torch.cat([PROMPTS[0], tiny_hf.shared(ids)])[None]
         out = tiny_hf.generate(
-            inputs_embeds=embedded, attention_mask=torch.ones(1, embedded.shape[1]), max_new_tokens=longest + 4,
+            inputs_embeds=embedded, attention_mask=torch.ones(1, embedded.shape[1]), max_new_tokens=most,
             do_sample=False, num_beams=1,
         )  # fmt: skip
         assert prediction == tiny_backbone.tokenizer.decode(out[0], skip_special_tokens=True).strip()
@@ -136,6 +145,38 @@ def test_outputs_that_are_no_answer_are_counted_and_wrong(rows, tiny_tasks, tiny
     assert found.metrics["accuracy"] == 50
     assert found.invalid_share == 50
     assert found.predictions == [*right[:2], "film", ""]
+
+
+UNWRITABLE = ["paris unheard", "rome, unheard", "unheard"]
+
+
+def test_a_perfect_answer_is_right_though_the_tokenizer_cannot_write_it(tiny_backbone, tiny_tasks):
+    """What a model writes that has learned the answers' own tokens is what the tokenizer makes of them."""
+    examples = [Example("where ?", "", "", answer, references=(answer, "in " + answer)) for answer in UNWRITABLE]
+    part = tokenise(tiny_backbone, examples, 64)
+    perfect = [tiny_backbone.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in part.batch.targets]
+    assert perfect == ["paris", "rome ,", ""]
+    scorer = make_scorer(tiny_backbone, tiny_tasks["answers"].task)
+    found = evaluate_prompts(Echo([*perfect[:2], "in"]), PROMPTS[:1], part, scorer)
+    assert found.metrics == {"f1": 100, "em": 100}
+    assert found.predictions == ["paris", "rome ,", "in"]
+    assert set(found.unwritable) == {*UNWRITABLE, *(f"in {answer}" for answer in UNWRITABLE)}
+    empty = evaluate_prompts(Echo([""] * 3), PROMPTS[:1], part, scorer)
+    assert empty.metrics == {"f1": 0, "em": 0}  # nothing is not the answer of which nothing can be written
+
+
+def test_a_label_word_counts_as_itself_however_the_tokenizer_writes_it(tiny_backbone, tiny_tasks):
+    task = tiny_tasks["sentiment"].task.model_copy(update={"labels": {"0": "not-good", "1": "unheard good"}})
+    words = task.label_words
+    examples = [Example("film", "", "", word, label=i, references=(word,)) for i, word in enumerate(words)]
+    scorer = make_scorer(tiny_backbone, task, "generate")
+    part = tokenise(tiny_backbone, examples, 64)
+    written = [tiny_backbone.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in part.batch.targets]
+    assert written == ["not - good", "good"]
+    found = evaluate_prompts(Echo(written), PROMPTS[:1], part, scorer)
+    assert found.predictions == list(words)
+    assert found.metrics["accuracy"] == 100
+    assert found.invalid_share == 0
 
 
 def test_the_best_constant_answer_is_told_beside_the_score(rows, tiny_tasks, tiny_backbone):

@@ -434,6 +434,19 @@ def test_every_metric_of_an_evaluation_becomes_one_result_line(tiny_backbone, ti
     assert rows["f1"].trained_share == pytest.approx((P * D + P + D) / tiny_backbone.parameters)
 
 
+def test_answers_that_the_tokenizer_cannot_write_are_counted_in_one_warning(tiny_backbone, tiny_tasks, caplog):
+    data = tiny_tasks["answers"]
+    target_rows(tiny_backbone, data, adapting())
+    assert not caplog.text
+    odd = [
+        replace(each, target=f"unheard {each.target}", references=(f"unheard {each.target}",)) for each in data.train
+    ]
+    different = len({each.target for each in odd})
+    target_rows(tiny_backbone, replace(data, train=tuple(odd)), adapting())
+    (record,) = caplog.records
+    assert f"cannot write {different} of {different} answers, such as 'unheard " in record.getMessage()
+
+
 def test_the_listener_hears_every_step_of_both_stages(tiny_backbone, sources, tiny_tasks):
     heard: list[dict[str, Any]] = []
     found = learn(tiny_backbone, sources, learning(), listener=heard.append)

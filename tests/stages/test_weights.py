@@ -147,5 +147,5 @@ def test_free_answers_are_generated_by_the_tuned_model(tiny_backbone, tiny_tasks
     model = found.engine.backbone.model
     for example, answer in zip(tiny_tasks["answers"].test, evaluation.predictions, strict=True):
         ids = torch.tensor([tiny_backbone.tokenizer(example.text).input_ids])
-        tokens = model.generate(input_ids=ids, max_new_tokens=6, do_sample=False, num_beams=1)
+        tokens = model.generate(input_ids=ids, max_new_tokens=32, do_sample=False, num_beams=1)
         assert answer == tiny_backbone.tokenizer.decode(tokens[0], skip_special_tokens=True).strip()

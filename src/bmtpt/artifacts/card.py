@@ -146,6 +146,7 @@ class TargetCard(Card):
         posterior: ``weights_sha256`` of the posterior that was its prior, or None.
         selection: How the model was chosen (validation curve, prior_std curve, ...).
         trained_parameters: Numbers trained for this task.
+        answer_tokens: Most tokens of a generated answer; None in cards from before it was noted.
     """
 
     task: str
@@ -154,6 +155,7 @@ class TargetCard(Card):
     posterior: str | None
     selection: Annotated[dict[str, Any], _reads(_Selection)]
     trained_parameters: NonNegativeInt
+    answer_tokens: PositiveInt | None = None
 
 
 class PromptCard(TargetCard):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from jaxtyping import Float, Int
@@ -33,16 +33,31 @@ class Query(NamedTuple):
     max_new_tokens: int = 0
 
 
+class Written(str):
+    """A generated text, without special tokens.
+
+    Attributes:
+        ended: Whether the model ended it; otherwise the limit on new tokens cut it.
+    """
+
+    ended: bool
+
+    def __new__(cls, text: str = "", ended: bool = True) -> Self:
+        made = super().__new__(cls, text)
+        made.ended = ended
+        return made
+
+
 class Reply(NamedTuple):
     """What a query asked for.
 
     Attributes:
         log_likelihoods: log p(answer_c | [θ; embed(x)]) of its answers, on the CPU.
-        text: What was generated, without special tokens.
+        text: What was generated.
     """
 
     log_likelihoods: Float[Tensor, " C"]
-    text: str
+    text: Written
 
 
 Shared = tuple[Tensor, ...]
@@ -135,9 +150,9 @@ class Engine(ABC):
     @torch.no_grad()
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
-    ) -> list[list[str]]:
-        """Decode greedily; return M lists of N texts without special tokens."""
-        found = [[""] * len(inputs) for _ in prompts]
+    ) -> list[list[Written]]:
+        """Decode greedily; return M lists of N texts."""
+        found = [[Written()] * len(inputs) for _ in prompts]
         parts = self.cut(prompts, inputs, [max_new_tokens] * len(inputs))
         shared = self.prefix(prompts)
 
@@ -172,7 +187,7 @@ class Engine(ABC):
         """Return the log-likelihoods of all answers to each row."""
 
     @abstractmethod
-    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[str]:
+    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:
         """Decode greedily after each row."""
 
     def pulled_back(self, total: Float[Tensor, ""], shared: Shared) -> Sequence[Tensor]:
@@ -196,9 +211,11 @@ class Engine(ABC):
         """Return targets padded with `IGNORED`, on the device."""
         return self.sent(pad_sequence(list(targets), batch_first=True, padding_value=IGNORED))
 
-    def written(self, ids: Int[Tensor, "R T"]) -> list[str]:
-        """Return generated tokens as texts without special tokens."""
-        return [text.strip() for text in self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    def written(self, ids: Int[Tensor, "R T"]) -> list[Written]:
+        """Return generated tokens as texts; a row that ended before others is filled up with its end or padding."""
+        texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        ends = self.backbone.end_ids
+        return [Written(text.strip(), last in ends) for text, last in zip(texts, ids[:, -1].tolist(), strict=True)]
 
 
 def _key(prompts: Tensor, part: Pass) -> slice | tuple[slice, list[int]]:

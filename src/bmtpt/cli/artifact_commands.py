@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import OUT, doing, note_cut, say
+from bmtpt.cli.console import OUT, doing, note, note_answers_cut, note_cut, say
 from bmtpt.cli.options import (
     Data,
     Defaults,
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 Split = Literal["test", "select"]
 ExportFormat = Literal["peft"]
+SHOWN = 60
+"""Most characters of an answer in a message."""
 
 
 def evaluate(
@@ -67,6 +69,13 @@ def evaluate(
     if out:
         append_results(out, results)
     note_cut(evaluation.texts_cut, len(examples))
+    note_answers_cut(evaluation.answers_cut)
+    if evaluation.unwritable:
+        answer, written = next(iter(evaluation.unwritable.items()))
+        note(
+            f"reference answers that the tokenizer cannot write: {len(evaluation.unwritable):,}; answers are compared "
+            f"with what it writes instead ({answer[:SHOWN]!r} becomes {written[:SHOWN]!r})"
+        )
     for result in results:
         print(result.model_dump_json())
 
@@ -89,11 +98,13 @@ def predict(
     lines = _decoded(_open(file), name)
     name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
     model = load_backbone(name_of_model, execution_of(device, precision, engine))
-    cut = 0
+    cut = answers_cut = 0
     for answer in _answers(model, prompts, lines, name):
         print(json.dumps(answer, ensure_ascii=False), flush=True)
         cut += "cut" in answer
+        answers_cut += "answer_cut" in answer
     note_cut(cut)
+    note_answers_cut(answers_cut)
 
 
 def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:

@@ -55,6 +55,12 @@ def show_log() -> None:
     log.addHandler(LogLines())
 
 
+def note_answers_cut(count: int) -> None:
+    """Say how many generated answers were cut, if any were."""
+    if count:
+        note(f"generated answers cut at the limit, which the training answers set: {count:,}")
+
+
 def note_cut(count: int, rows: int | None = None) -> None:
     """Say how many texts were cut, if any were."""
     if count:

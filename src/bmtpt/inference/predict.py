@@ -16,20 +16,17 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.errors import ArtifactError, BackboneError, DataError, described, nearest
-from bmtpt.inference.score import make_scorer
+from bmtpt.inference.score import Scorer, make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.prepare import prepared
 from bmtpt.tasks.sources import from_memory
 from bmtpt.tasks.spec import placeholders
 from bmtpt.tasks.text import render
-from bmtpt.tasks.tokens import tokenise
+from bmtpt.tasks.tokens import tokenise_text
 from bmtpt.types import Example
 
 BATCH = 64
 """Rows answered at a time, so that answers stream while a long input is still being read."""
-
-ANSWER_TOKENS = 32
-"""Longest free answer."""
 
 
 def read_rows(lines: Iterable[str], task: TaskSpec, source: str = "input") -> Iterator[Example]:
@@ -120,7 +117,8 @@ def predict(
 
     With prompts by task, examples are pairs (task, example), and answers begin with ``task``; rows of all tasks go
     through the model together, and each gets the answer that it would get alone.
-    An answer to a text that was cut to the prompt's length limit also has ``cut``: true.
+    An answer to a text that was cut to the prompt's length limit also has ``cut``: true, and a generated answer that
+    was cut to the limit on its own tokens ``answer_cut``: true.
     The probabilities of an ensemble's prompts are averaged. They are softmax shares over the label words and
     tend to be overconfident (docs/method.md, Diagnostics).
 
@@ -155,24 +153,25 @@ class _Route:
 
     Attributes:
         prompts: Of an ensemble, or one.
-        words: Token ids of the label words; none for free answers.
+        scorer: How answers are read off the model.
         limit: Most tokens of a text.
     """
 
     task: TaskSpec
     prompts: tuple[Tensor, ...]
-    words: tuple[Tensor, ...]
+    scorer: Scorer
     limit: int
 
     def ask(self, backbone: Backbone, example: Example) -> tuple[list[Query], bool]:
         """Return a query for each prompt of an ensemble, and whether the text was cut."""
-        row = tokenise(backbone, [example], self.limit)
-        new_tokens = 0 if self.words else ANSWER_TOKENS
-        return [Query(each, row.batch.inputs[0], self.words, new_tokens) for each in self.prompts], row.cut > 0
+        text, cut = tokenise_text(backbone, example, self.limit)
+        new_tokens = 0 if self.scorer.answers else self.scorer.answer_tokens
+        return [Query(each, text, self.scorer.answers, new_tokens) for each in self.prompts], cut
 
     def read(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        if not self.words:
-            return {"label": replies[0].text}
+        if not self.scorer.answers:
+            text = replies[0].text
+            return {"label": text} if text.ended else {"label": text, "answer_cut": True}
         likelihoods = torch.stack([reply.log_likelihoods for reply in replies])  # [M, C]
         shares = likelihoods.softmax(dim=1).mean(dim=0).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
@@ -187,7 +186,7 @@ def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
     task = saved_task(card.task_definition)
-    words = make_scorer(backbone, task).answers
-    prompts = prompt.prompts if words else prompt.prompts[:1]  # texts cannot be averaged
+    scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens)
+    prompts = prompt.prompts if scorer.answers else prompt.prompts[:1]  # texts cannot be averaged
     limit = card.settings.get("max_length") or task.max_length
-    return _Route(task, tuple(prompts.to(backbone.device)), words, limit)
+    return _Route(task, tuple(prompts.to(backbone.device)), scorer, limit)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -11,15 +11,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone import Backbone
-from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.engine import Engine, Written
 from bmtpt.errors import SettingsError, TaskError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
-from bmtpt.tasks.tokens import Tokenised, tokenise_answer
-from bmtpt.types import ScorerKind
+from bmtpt.tasks.tokens import Tokenised, as_written, tokenise_answer
+from bmtpt.types import Example, ScorerKind, TokenBatch
 
 ANSWER_ROOM = 4
-"""Tokens that generation may write beyond the longest reference answer, so that a wrong answer can show itself."""
+"""Tokens that generation may write beyond the longest training answer, so that a wrong answer can show itself."""
+
+ANSWER_TOKENS = 32
+"""Fewest tokens that a free answer may have: a few training answers do not show how long others are."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,15 @@ class Scorer:
         task: What the task is.
         kind: `rank` takes the likeliest label word; `generate` decodes greedily.
         answers: Token ids of each label word, end of sequence included; empty for free answers.
+        words: What each label word reads as the tokenizer writes it, and the word.
+        answer_tokens: Most tokens of a generated answer.
     """
 
     task: TaskSpec
     kind: ScorerKind
     answers: tuple[Tensor, ...]
+    words: Mapping[str, str]
+    answer_tokens: int
 
 
 InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
@@ -66,6 +73,9 @@ class Evaluation:
         predictions: N answers.
         probabilities: Of the label words, [N, C]; None for free answers.
         texts_cut: How many texts were cut to the length limit.
+        answers_cut: How many generated answers were cut to the limit on their tokens.
+        unwritable: Reference answers that the tokenizer cannot write, and what the tokens say instead. Generated
+            answers are compared with the latter.
     """
 
     metrics: dict[str, float]
@@ -75,6 +85,8 @@ class Evaluation:
     predictions: list[str]
     probabilities: Float[Tensor, "N C"] | None
     texts_cut: int
+    answers_cut: int = 0
+    unwritable: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def figures(self) -> dict[str, float]:
@@ -98,8 +110,20 @@ def metric_names(task: TaskSpec) -> set[str]:
     return {*task.metrics, *(("ece", "nll") if task.fixed_words else ())}
 
 
-def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None) -> Scorer:
+def answer_limit(task: TaskSpec, train: TokenBatch) -> int:
+    """Return the most tokens of a generated answer, given the training answers."""
+    longest = max(train.target_tokens()) + ANSWER_ROOM
+    return longest if task.fixed_words or task.kind == "number" else max(longest, ANSWER_TOKENS)
+
+
+def make_scorer(
+    backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None, answer_tokens: int | None = None
+) -> Scorer:
     """Choose rank classification where the task has label words, else generation.
+
+    Args:
+        answer_tokens: Most tokens of a generated answer (`answer_limit`); all label words fit in any case. None allows
+            `ANSWER_TOKENS`, or what label words need.
 
     Raises:
         SettingsError: Rank classification is asked of a task without label words.
@@ -107,16 +131,21 @@ def make_scorer(backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = No
     """
     if kind == "rank" and not task.fixed_words:
         raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
-    answers = tuple(tokenise_answer(backbone, word) for word in task.label_words) if task.fixed_words else ()
+    if not task.fixed_words:
+        return Scorer(task, "generate", (), {}, answer_tokens or ANSWER_TOKENS)
+    answers = {word: tokenise_answer(backbone, word) for word in task.label_words}
     words: dict[tuple[int, ...], str] = {}
-    for word, ids in zip(task.label_words, answers, strict=False):  # a task without fixed words has no answers
+    for word, ids in answers.items():
         other = words.setdefault(tuple(ids.tolist()), word)
         if other != word:  # the model could not tell them apart: every answer would be the first of them
             raise TaskError(
                 f"task {task.name}: the tokenizer of backbone '{backbone.name}' writes the label words '{other}' and "
                 f"'{word}' as the same tokens, so no answer could tell them apart; choose other words"
             )
-    return Scorer(task, kind or ("rank" if answers else "generate"), answers)
+    written = as_written(backbone, answers)
+    shown = {text: word for word, text in written.items()} | {word: word for word in answers if word not in written}
+    longest = max(map(len, answers.values())) + ANSWER_ROOM
+    return Scorer(task, kind or "rank", tuple(answers.values()), shown, max(longest, answer_tokens or 0))
 
 
 def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
@@ -130,14 +159,15 @@ def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Sco
         blocks = _blocks(prompts, rows.batch.inputs)
         losses = [engine.losses(each, rows.rows(block)) for each, block in blocks]
         nll = torch.cat(losses, dim=1).mean(dim=1)
-        answers = _generate(engine, prompts, rows)
-    values = [score(scorer.task, each, rows.examples)[scorer.task.primary] for each in answers]
+        answers = _generate(engine, prompts, rows, scorer)
+    references = _references(rows, scorer)
+    values = [score(scorer.task, each, references)[scorer.task.primary] for each in answers]
     return [PromptScore(value, loss) for value, loss in zip(values, nll.tolist(), strict=True)]
 
 
 def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> Evaluation:
     """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged."""
-    probabilities, reliability = None, {}
+    probabilities, reliability, cut = None, {}, 0
     if scorer.answers:
         probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)
         found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
@@ -149,15 +179,19 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
     elif isinstance(prompts, Tensor) and len(prompts) > 1:
         raise SettingsError(f"an ensemble of {len(prompts)} prompts can only rank label words; use the scorer 'rank'")
     else:
-        (predictions,) = _generate(engine, prompts, rows)
+        (predictions,) = _generate(engine, prompts, rows, scorer)
+        cut = sum(isinstance(text, Written) and not text.ended for text in predictions)
+    references = _references(rows, scorer)
     return Evaluation(
-        metrics=score(scorer.task, predictions, rows.examples),
-        constant_answer=constant_answer(scorer.task, rows.examples),
+        metrics=score(scorer.task, predictions, references),
+        constant_answer=constant_answer(scorer.task, references),
         invalid_share=invalid_share(scorer.task, predictions),
         calibration=reliability,
         predictions=predictions,
         probabilities=probabilities,
         texts_cut=rows.cut,
+        answers_cut=cut,
+        unwritable={} if scorer.answers else rows.written,
     )
 
 
@@ -187,11 +221,28 @@ def _answer_log_likelihoods(
     return torch.cat(found, dim=1)
 
 
-def _generate(engine: Engine, prompts: Prompts, rows: Tokenised) -> list[list[str]]:
-    """Return M lists of N texts."""
-    inputs, most = rows.batch.inputs, max(rows.batch.target_tokens()) + ANSWER_ROOM
+def _generate(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[list[str]]:
+    """Return M lists of N texts; a label word is named as the task names it, however the tokenizer writes it."""
+    inputs, most = rows.batch.inputs, scorer.answer_tokens
     found = [engine.generate(each, [inputs[i] for i in block], most) for each, block in _blocks(prompts, inputs)]
-    return [[text for texts in each for text in texts] for each in zip(*found, strict=True)]
+    return [[scorer.words.get(text, text) for texts in each for text in texts] for each in zip(*found, strict=True)]
+
+
+def _references(rows: Tokenised, scorer: Scorer) -> Sequence[Example]:
+    """Return the examples with their answers as the tokenizer writes them, as a generated answer is written, too.
+
+    An answer of which nothing can be written stays as it is: an empty output is not right.
+    """
+    if scorer.answers or not rows.written:
+        return rows.examples
+
+    def shown(answer: str) -> str:
+        return rows.written.get(answer, answer) or answer
+
+    return [
+        replace(example, target=shown(example.target), references=tuple(map(shown, example.references)))
+        for example in rows.examples
+    ]
 
 
 def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:

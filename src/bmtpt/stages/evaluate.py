@@ -53,7 +53,9 @@ def evaluate(
         prompts = prompt.engine.no_prompt
     else:
         prompts = mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
-    return evaluate_prompts(engine, prompts, rows, make_scorer(backbone, task, scorer))
+    own = task.name == prompt.card.task  # the limit on its answers is that of the training answers
+    limit = prompt.card.answer_tokens if own else None
+    return evaluate_prompts(engine, prompts, rows, make_scorer(backbone, task, scorer, limit))
 
 
 STILL_RATE = 1e-9

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.inference.score import make_scorer
+from bmtpt.inference.score import answer_limit, make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.tasks import TaskData, few_shot
+from bmtpt.tasks import TaskData, TaskSpec, few_shot
 from bmtpt.tasks.splits import stratified
 from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.types import Example
+
+log = logging.getLogger("bmtpt")
+
+SHOWN = 60
+"""Most characters of an answer in a message."""
 
 HELD_BACK_SHARE = 0.2
 """Share of a source's training rows that is held back if the source has no validation rows of its own."""
@@ -37,6 +43,7 @@ def source_rows(
         if not rows or not held:
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 are needed")
         train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
+        warn_of_unwritable(backbone, source.task, train[name])
         held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
     return train, held_back
 
@@ -72,9 +79,22 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
             "for each (selection 'none' trains on all)"
         )
     length = settings.max_length or target.task.max_length
-    return TargetRows(
-        tokenise(backbone, train, length), tokenise(backbone, select, length), make_scorer(backbone, target.task)
-    )
+    training = tokenise(backbone, train, length)
+    warn_of_unwritable(backbone, target.task, training)
+    scorer = make_scorer(backbone, target.task, answer_tokens=answer_limit(target.task, training.batch))
+    return TargetRows(training, tokenise(backbone, select, length), scorer)
+
+
+def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> None:
+    """Warn if answers cannot be written by the tokenizer: a model cannot be taught to write them."""
+    if task.fixed_words or not rows.written:
+        return
+    answers = {answer for example in rows.examples for answer in (example.target, *example.references)}
+    answer, shown = min(rows.written.items(), key=lambda pair: len(pair[0]))
+    log.warning(
+        "task %s: the tokenizer of backbone '%s' cannot write %d of %d answers, such as %r, which becomes %r",
+        task.name, backbone.name, len(rows.written), len(answers), answer[:SHOWN], shown[:SHOWN],
+    )  # fmt: skip
 
 
 def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

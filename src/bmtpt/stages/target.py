@@ -127,6 +127,7 @@ def _card(
             "texts_cut": rows.train.cut + rows.select.cut,
         },
         trained_parameters=stage.trained_parameters() * len(winners),
+        answer_tokens=rows.scorer.answer_tokens,
     )
 
 

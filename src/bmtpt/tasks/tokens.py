@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -27,11 +27,13 @@ class Tokenised:
         examples: N rows.
         batch: Their tokens, in the same order.
         cut: How many texts were cut to the length limit.
+        written: Each answer that the tokenizer cannot write as it is, and what the tokens say instead.
     """
 
     examples: tuple[Example, ...]
     batch: TokenBatch
     cut: int
+    written: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -55,17 +57,39 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
 
     Ids stay on the CPU whatever the device: a pass is sent as one tensor, not as a million small ones.
     """
-    framing = backbone.framing
-    sources = [_without_end_blank(example) for example in examples] if framing.joined else examples
-    texts = [truncate(source, backbone.tokenizer, max_length, framing.text) for source in sources]
-    inputs = [torch.tensor(ids) for ids, _ in texts]
+    texts = [tokenise_text(backbone, example, max_length) for example in examples]
+    inputs = [ids for ids, _ in texts]
     targets = [tokenise_answer(backbone, example.target) for example in examples]
-    return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts))
+    answers = {example.target: ids for example, ids in zip(examples, targets, strict=True)}
+    for reference in {reference for example in examples for reference in example.references}.difference(answers):
+        answers[reference] = tokenise_answer(backbone, reference)
+    written = as_written(backbone, answers)
+    return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts), written)
+
+
+def tokenise_text(backbone: Backbone, example: Example, max_length: int) -> tuple[torch.Tensor, bool]:
+    """Return the int64 ids [L] of an example's text, and whether it was cut to ``max_length`` tokens."""
+    framing = backbone.framing
+    source = _without_end_blank(example) if framing.joined else example
+    ids, cut = truncate(source, backbone.tokenizer, max_length, framing.text)
+    return torch.tensor(ids, dtype=torch.int64), cut
 
 
 def tokenise_answer(backbone: Backbone, answer: str) -> torch.Tensor:
     """Return the int64 ids [T] of an answer, end of sequence included."""
     return torch.tensor(answer_ids(backbone.tokenizer, backbone.framing, answer))
+
+
+def as_written(backbone: Backbone, answers: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Return the answers whose tokens say something else, as those tokens read; others are left out.
+
+    A tokenizer may lack characters (T5's has no "ï") or change them ("…" into "...").
+    """
+    if not answers:  # of no rows, transformers decodes one empty text
+        return {}
+    shown = backbone.tokenizer.batch_decode(list(answers.values()), skip_special_tokens=True)
+    pairs = ((answer, text.strip()) for answer, text in zip(answers, shown, strict=True))
+    return {answer: text for answer, text in pairs if text != answer.strip()}
 
 
 def truncate(

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.engine import Engine, Query, Reply, Shared
+from bmtpt.backbone.engine import Engine, Query, Reply, Shared, Written
 from bmtpt.backbone.passes import Pass, grouped, passes, summed_nll
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
@@ -83,7 +83,7 @@ class CausalPassEngine(Engine):
     @torch.no_grad()
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
-    ) -> list[list[str]]:
+    ) -> list[list[Written]]:
         if prompts.ndim == 3:
             return super().generate(prompts, inputs, max_new_tokens)
         found = [each.text for each in self.answer(_own_queries(prompts, inputs, max_new_tokens=max_new_tokens))]
@@ -121,7 +121,7 @@ class CausalPassEngine(Engine):
         reading, first = self.read_texts(shared, inputs)  # [n·m, 1, V]
         return self.answer_scores(reading, first, labels.repeat(len(first), 1), len(labels))
 
-    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[str]:
+    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:
         return self.continued(*self.read_texts(shared, inputs), limit)
 
     def read_texts(
@@ -148,8 +148,8 @@ class CausalPassEngine(Engine):
             logits = torch.cat([logits, fed], dim=1)  # [R·C, T, V]
         return -summed_nll(logits, labels).view(-1, answers)
 
-    def continued(self, reading: Reading, first: Float[Tensor, "R 1 V"], most: int) -> list[str]:
-        """Write up to ``most`` tokens after each row that was read; return the texts without special tokens."""
+    def continued(self, reading: Reading, first: Float[Tensor, "R 1 V"], most: int) -> list[Written]:
+        """Write up to ``most`` tokens after each row that was read."""
         return self.written(greedy(reading, first, most, self.backbone.tokenizer.eos_token_id))
 
     @torch.no_grad()
@@ -159,7 +159,7 @@ class CausalPassEngine(Engine):
         Those whose prompts are of one length share passes if they have as many answers to rank, of one longest length,
         or if they ask for a text of one limit. What is both ranked and continued is read twice.
         """
-        scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
+        scores, texts = [torch.empty(0)] * len(queries), [Written()] * len(queries)
         prefixes = Prefixes(self, queries)
         padded = {id(query.answers): self.padded(query.answers) for query in queries if query.answers}  # [C, T]
         ranked = [(len(query.prompt), *padded[id(query.answers)].shape) if query.answers else None for query in queries]
@@ -173,7 +173,7 @@ class CausalPassEngine(Engine):
         limits = [(len(query.prompt), query.max_new_tokens) if query.max_new_tokens else None for query in queries]
         for (_, limit), rows in grouped(limits).items():
 
-            def continued(_: Sequence[Query], reading: Reading, first: Tensor, limit: int = limit) -> list[str]:
+            def continued(_: Sequence[Query], reading: Reading, first: Tensor, limit: int = limit) -> list[Written]:
                 return self.continued(reading, first, limit)
 
             self._fill(texts, continued, prefixes, rows, after=limit, copies=1)

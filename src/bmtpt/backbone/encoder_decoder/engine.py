@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.engine import Engine, Query, Reply, Shared
+from bmtpt.backbone.engine import Engine, Query, Reply, Shared, Written
 from bmtpt.backbone.passes import Pass, grouped, passes, sound_attention
 from bmtpt.types import TokenBatch
 
@@ -60,7 +60,7 @@ class PassEngine(Engine):
         states, mask = self.encode_texts(shared[0], self.texts(shared[0], inputs))  # [n·m, S, D]
         return -self.decode_losses(states, mask, labels[None])  # the same for all rows
 
-    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[str]:
+    def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:
         return self.continued(*self.encode_texts(shared[0], self.texts(shared[0], inputs)), limit)
 
     def texts(self, prompts: Float[Tensor, "m *n P D"], inputs: Sequence[Tensor]) -> Texts:
@@ -84,8 +84,8 @@ class PassEngine(Engine):
         each = None if mask is None else mask.repeat_interleave(m, dim=0)
         return self.encode(joined, each), each
 
-    def continued(self, states: Float[Tensor, "R S D"], mask: Tensor | None, max_new_tokens: int) -> list[str]:
-        """Decode greedily from encoder outputs; return texts without special tokens."""
+    def continued(self, states: Float[Tensor, "R S D"], mask: Tensor | None, max_new_tokens: int) -> list[Written]:
+        """Decode greedily from encoder outputs."""
         from transformers.modeling_outputs import BaseModelOutput
 
         ids = self.backbone.model.generate(
@@ -103,7 +103,7 @@ class PassEngine(Engine):
 
         Any of them share an encoder pass, and those that ask for texts of one limit share a run of the decoder.
         """
-        scores, texts = [torch.empty(0)] * len(queries), [""] * len(queries)
+        scores, texts = [torch.empty(0)] * len(queries), [Written()] * len(queries)
         padded = {id(query.answers): self.padded(query.answers) for query in queries if query.answers}  # [C, T] each
         to_continue: list[tuple[int, Encoded]] = []
 

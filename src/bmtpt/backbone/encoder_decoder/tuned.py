@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.backbone.engine import Shared
+from bmtpt.backbone.engine import Shared, Written
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class TunedEngine(HuggingFaceEngine):
 
     def generate(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], max_new_tokens: int
-    ) -> list[list[str]]:
+    ) -> list[list[Written]]:
         with self._autocast():
             return super().generate(prompts, inputs, max_new_tokens)
 

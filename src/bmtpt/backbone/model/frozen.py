@@ -68,6 +68,14 @@ class FrozenModel:
         """The special tokens around texts and answers that this model was trained with."""
         return framing_of(self.tokenizer, decoder_only=self.decoder_only)
 
+    @cached_property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a generated text, or pad one that has ended."""
+        stop = getattr(self.model.config, "eos_token_id", None)
+        padding = getattr(self.tokenizer, "pad_token_id", None)
+        found = {self.tokenizer.eos_token_id, padding, *(stop if isinstance(stop, list) else [stop])}
+        return frozenset(found - {None})
+
     @torch.no_grad()
     def embed(self, ids: Int[Tensor, "*n"]) -> Float[Tensor, "*n D"]:
         """Return what the model's first layer gets for token ids, in fp32 or better.
