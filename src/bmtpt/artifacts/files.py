@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 
 from bmtpt.errors import ArtifactError
@@ -20,7 +21,8 @@ def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write several files into a folder (made if missing); its other files are left alone.
 
     All of them are on disk under hidden names before the first is renamed, so a full disk changes nothing. The
-    renames follow the mapping's order: put the file that vouches for the others last.
+    renames follow the mapping's order: put the file that vouches for the others last. What a killed process left of
+    earlier tries to write the same files is removed.
 
     Raises:
         ArtifactError: The folder or a file cannot be written; no part of a file is left.
@@ -29,6 +31,8 @@ def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     scratch = {name: folder / f".{name}.{secrets.token_hex(4)}.tmp" for name in files}
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in (path for name in files for path in folder.glob(f".{escape(name)}.{'[0-9a-f]' * 8}.tmp")):
+            leftover.unlink(missing_ok=True)
         for name, content in files.items():
             _write_to_disk(scratch[name], content)
         for name in files:
