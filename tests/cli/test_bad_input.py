@@ -196,9 +196,15 @@ def test_debug_shows_the_traceback_and_the_sentence_wherever_it_is_written():
         assert (ran.stderr == sentence) == ("--debug" not in words)
 
 
-def test_ctrl_c_says_how_to_go_on(bmtpt, place, monkeypatch):
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c_says_how_to_go_on_even_where_a_library_wraps_it(wrapped, bmtpt, place, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if wrapped:
+                raise RuntimeError("while it imports") from error
+            raise
 
     monkeypatch.setattr("bmtpt.stages.source.learn", interrupted)
     ran = bmtpt(*f"{LEARN} {GOOD}".split())

@@ -91,11 +91,10 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(args=arguments)
-    except SystemExit as stop:  # typer's own end, which is how a Ctrl-C comes out of it
-        if stop.code == INTERRUPTED:
+    except BaseException as error:
+        if _is_interruption(error):
             print(f"interrupted; {_how_to_continue(arguments)}", file=sys.stderr)
-        raise
-    except Exception as error:
+            raise SystemExit(INTERRUPTED) from None
         sentence = _sentence(error)
         if sentence is None:
             raise
@@ -105,13 +104,22 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
+def _is_interruption(error: BaseException | None) -> bool:
+    """Tell whether an error comes from Ctrl-C: typer makes an exit status of it, libraries wrap it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == INTERRUPTED):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _how_to_continue(arguments: list[str]) -> str:
     if arguments[:1] in (["study"], ["quickstart"]):
         return "finished jobs are kept: give the same command again to continue"
     return "give the command again with --resume to continue a training run"
 
 
-def _sentence(error: Exception) -> str | None:
+def _sentence(error: BaseException) -> str | None:
     """Return a sentence about something that the user can change, or None for a bug of ours."""
     if isinstance(error, BmtptError):
         return str(error)
