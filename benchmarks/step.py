@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from baselines import NAMES, OURS, RECOMPUTE, SLOW, Variant, build, reference
-from bmtpt.posterior import svgd_direction
+from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.train.optimisers import ParameterGroup, make_optimiser
 from cases import Case, draw_lengths, make_case

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bmtpt.posterior import annealing, svgd_direction
+from bmtpt.posterior.svgd import annealing, svgd_direction
 
 FREEDOM = 3.0
 """Of Student's t: the smallest whole number with a variance."""

@@ -21,7 +21,7 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from bmtpt.posterior import svgd_direction
+from bmtpt.posterior.svgd import svgd_direction
 
 
 class Gaussian(NamedTuple):

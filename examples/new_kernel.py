@@ -17,8 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from bmtpt.posterior import svgd_direction
 from bmtpt.posterior.kernels import KERNELS, KernelName, Pairs, squared_distances
+from bmtpt.posterior.svgd import svgd_direction
 
 
 def matern(points: Tensor, h: Tensor) -> Pairs:

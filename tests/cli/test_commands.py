@@ -274,14 +274,16 @@ def test_report_writes_one_page_of_runs_and_scores(bmtpt, tmp_path, runs):
     assert "sentiment" in text
 
 
-def test_a_table_of_result_lines_does_not_load_torch():
+def test_tables_and_reports_do_not_load_torch(runs, tmp_path):
     code = (
-        "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt', 'table', sys.argv[1]]\n"
+        "import sys\nfrom bmtpt.cli import main\nsys.argv[0] = 'bmtpt'\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert stop.code == 0\nassert 'torch' not in sys.modules"
     )
     file = ROOT / "studies" / "results" / "kernels.jsonl"
-    ran = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, check=True)
-    assert "BMTPT" in ran.stdout
+    for words in (["table", file], ["report", file, runs / "post", runs / "prompt", "--out", tmp_path / "page.html"]):
+        ran = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stderr
+        assert ran.stdout
 
 
 def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(

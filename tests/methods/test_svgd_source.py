@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.methods.svgd_source import SvgdSource
-from bmtpt.posterior import svgd_direction
+from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import epoch_rows, tokenise
 from bmtpt.train.loop import Loop

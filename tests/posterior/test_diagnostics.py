@@ -1,4 +1,4 @@
-"""Diagnostics against brute force and Gaussians; warnings against histories made to show one failure each."""
+"""Diagnostics against brute force and Gaussians."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.posterior import History, diagnose, stein_discrepancy, svgd_direction, warnings
-from bmtpt.posterior.diagnostics import instability_warning, mean_gap_warning, no_gain_warning, plateau_warning
+from bmtpt.posterior.diagnostics import diagnose, stein_discrepancy
+from bmtpt.posterior.svgd import svgd_direction
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -100,66 +100,3 @@ def test_without_a_drive_the_ratio_is_none():
 def test_the_kernel_rank_counts_the_particles_that_act_as_different(bandwidth, rank):
     found = diagnosed(draw(5, 1, 4), draw(5, 1, 4, seed=1), bandwidth=bandwidth)
     assert found.kernel_rank == pytest.approx(rank, abs=1e-6)
-
-
-FALLING = [3 * 0.97**step + 0.2 for step in range(100)]
-
-
-def test_a_run_that_learns_gives_no_warning():
-    good = History(5, FALLING, [0.3, 0.4], mean_nll=0.33)
-    assert warnings(good) == []
-    assert warnings(History(particles=1)) == []
-
-
-def test_every_failure_of_a_history_is_told():
-    flat_then_up = [1.0] * 90 + [2.0] * 10
-    told = warnings(History(5, flat_then_up, [0.3, 0.4], 2.4))
-    assert [sentence.split()[1] for sentence in told] == ["is", "loss", "posterior"]
-
-
-def test_an_early_plateau_is_told_with_what_to_change():
-    sentence = plateau_warning([3.0, 2.0, 1.5, *[1.2] * 97], particles=5)
-    assert sentence is not None
-    assert "More particles than 5" in sentence
-    assert "'row'" in sentence
-
-
-@pytest.mark.parametrize(
-    "losses",
-    [
-        pytest.param([1.0] * 19, id="too short"),
-        pytest.param([2.0] * 10 + [0.01] * 90, id="solved"),
-        pytest.param(FALLING, id="falling"),
-    ],
-)
-def test_what_is_no_plateau_is_not_called_one(losses):
-    assert plateau_warning(losses, particles=5) is None
-
-
-def test_an_unstable_run_is_told():
-    assert "unstable" in (instability_warning(FALLING + [3.0] * 20) or "")
-    assert "not a number" in (instability_warning([1.0, math.nan]) or "")
-    assert "not a number" in (instability_warning([1.0, math.inf]) or "")
-    assert instability_warning(FALLING) is None
-
-
-def test_noise_near_zero_loss_is_not_instability():
-    assert instability_warning([0.01] * 90 + [0.03] * 10) is None
-
-
-def test_the_measured_gap_between_mean_and_particles_is_told_with_the_cure():
-    sentence = mean_gap_warning(2.36, [0.19, 0.25, 0.30, 0.33, 0.36])
-    assert sentence is not None
-    assert all(cure in sentence for cure in ("'shared'", "'prompt'", "best particle", "mixture"))
-    assert mean_gap_warning(math.nan, [0.2, 0.3]) is not None
-
-
-def test_a_mean_as_good_as_its_particles_is_not_warned_about():
-    assert mean_gap_warning(0.31, [0.28, 0.30]) is None
-    assert mean_gap_warning(0.31, []) is None
-    assert mean_gap_warning(None, [0.28]) is None
-
-
-@pytest.mark.parametrize(("ours", "told"), [(0.5, False), (0.6, True), (0.7, True)])
-def test_no_gain_over_plain_prompt_tuning_is_told(ours, told):
-    assert (no_gain_warning(ours, 0.6) is not None) == told

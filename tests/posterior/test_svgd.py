@@ -14,8 +14,8 @@ from jaxtyping import TypeCheckError, jaxtyped
 from torch import Tensor
 
 from bmtpt.errors import SettingsError
-from bmtpt.posterior import annealing, evaluate_kernel, svgd_direction
-from bmtpt.posterior.kernels import as_points, as_prompts
+from bmtpt.posterior.kernels import as_points, as_prompts, evaluate_kernel
+from bmtpt.posterior.svgd import annealing, svgd_direction
 
 KERNELS = ["imq", "laplacian", "linear", "polynomial", "rbf"]
 REFUSED = (SettingsError, TypeCheckError)  # the second if jaxtyping's import hook is on

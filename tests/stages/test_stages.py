@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from bmtpt.artifacts.inspect import learn_warnings
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
@@ -20,7 +19,8 @@ from bmtpt.inference.score import make_scorer, metric_names, score_prompts
 from bmtpt.methods.map_target import posterior_candidates
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.svgd_source import SvgdSource, joined
-from bmtpt.posterior import diagnose, svgd_direction
+from bmtpt.posterior.diagnostics import diagnose
+from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.rows import divided, source_rows, target_rows
@@ -300,12 +300,54 @@ def test_a_learning_rate_that_is_far_too_high_is_reported_as_such(tiny_backbone,
     assert not (tmp_path / "card.json").exists()
 
 
-def test_a_worthless_mean_is_warned_about(posterior):
-    bad = {**posterior.card.diagnostics, "mean_nll": {"a": 5.0}, "particle_nll": {"a": [0.2, 0.3]}}
-    (warning,) = learn_warnings(replace(posterior, card=posterior.card.model_copy(update={"diagnostics": bad})))
-    assert "lies in no mode" in warning
-    good = {**bad, "mean_nll": {"a": 0.25}}
-    assert not learn_warnings(replace(posterior, card=posterior.card.model_copy(update={"diagnostics": good})))
+# What a stage says although it goes on.
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_quiet_run_says_nothing(tiny_backbone, sources, posterior, tiny_tasks, caplog):
+    caplog.clear()
+    learn(tiny_backbone, sources, learning())
+    adapt(posterior, tiny_tasks["pairs"], adapting(), backbone=tiny_backbone)
+    assert told(caplog) == []
+
+
+def test_a_worthless_mean_is_told_when_learning_ends(tiny_backbone, sources, monkeypatch, caplog):
+    def worthless(stage: SvgdSource) -> dict[str, list[float]]:
+        return {name: [4.7, 4.0, 4.0] for name in stage.held_back}
+
+    monkeypatch.setattr(SvgdSource, "held_back_nll", worthless)
+    learn(tiny_backbone, sources, learning())
+    (warning,) = told(caplog)
+    assert "lies in no mode: its held-back loss is 4.7, the particles' own is 4" in warning
+
+
+@pytest.mark.parametrize("rate", [1e3, 1e9])
+def test_particles_that_fly_off_are_told_though_the_loss_stays_finite(tiny_backbone, sources, caplog, rate):
+    found = learn(tiny_backbone, sources, learning(learning_rate=rate))
+    assert found.card.diagnostics["svgd"]["spread"] > 100
+    assert [f"the likely cause is a learning rate of {rate:g}" in each for each in told(caplog)] == [True]
+
+
+def test_a_batch_larger_than_the_rows_is_told_and_takes_each_row_once(tiny_backbone, sources, caplog):
+    train, held_back = source_rows(tiny_backbone, sources, learning(batch_size=10_000))
+    assert told(caplog) == [
+        f"batch_size is 10,000, and source {name} has 24 training rows: every step takes each of them once"
+        for name in ("sentiment", "answers")
+    ]
+    stage = SvgdSource(tiny_backbone.engine, torch.ones(1, P, D), train, held_back, learning(batch_size=10_000))
+    assert [len(batch) for batch in stage.draw(1).values()] == [24, 24]
+    texts = [tuple(ids.tolist()) for ids in stage.draw(1)["answers"].inputs]
+    assert Counter(texts) == Counter(tuple(ids.tolist()) for ids in train["answers"].batch.inputs)
+
+
+def test_a_target_that_was_a_source_is_told(tiny_backbone, sources, posterior, caplog):
+    adapt(posterior, sources[0], adapting(), backbone=tiny_backbone)
+    assert told(caplog) == [
+        "target sentiment was a source task, so its scores do not tell how well a new task is learned"
+    ]
 
 
 # The target stage.

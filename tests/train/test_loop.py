@@ -51,6 +51,8 @@ class Toy:
         losses.sum().backward()
         if trouble == "gradient":
             self.theta.grad[0, 0, 0] = math.nan
+        if trouble == "growth":
+            self.theta.data.mul_(1e3)
         if trouble == "overflow":
             self.theta.data.fill_(3e38)
             self.theta.grad.fill_(-3e38)
@@ -217,6 +219,21 @@ def test_a_number_that_is_not_finite_stops_the_run_and_the_last_good_checkpoint_
     assert "\n" not in str(error.value)
     assert load_checkpoint(tmp_path / CHECKPOINT)[1]["state"]["step"] == 6
     assert same(run(Toy(), tmp_path, resume=True, **changes), run(Toy(), **changes))
+
+
+@pytest.mark.parametrize(("trouble", "told"), [({3: "growth"}, 1), ({3: "growth", 4: "growth"}, 1), ({}, 0)])
+def test_what_leaves_its_scale_is_told_once_with_the_cure(caplog, trouble, told):
+    run(Toy(trouble=trouble), steps=20, learning_rate=90.0)
+    found = [record.getMessage() for record in caplog.records if "times as large" in record.getMessage()]
+    assert len(found) == told
+    assert all("after 6 steps" in each and "a learning rate of 90 that is too high (try 0.3)" in each for each in found)
+
+
+def test_tensors_that_start_at_zero_have_no_scale_to_leave(caplog):
+    toy = Toy()
+    toy.theta.data.zero_()
+    run(toy)
+    assert "times as large" not in caplog.text
 
 
 def test_no_checkpoint_is_promised_before_there_is_one(tmp_path):

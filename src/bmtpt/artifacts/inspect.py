@@ -13,7 +13,6 @@ from bmtpt.artifacts.card import PromptCard, require_backbone
 from bmtpt.artifacts.folder import UNSEALED_VERSION
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.posterior.diagnostics import mean_gap_warning
 
 NEAREST = 3
 
@@ -82,12 +81,3 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
 
 def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:
     return artifact.particles if isinstance(artifact, Posterior) else artifact.prompts
-
-
-def learn_warnings(posterior: Posterior) -> list[str]:
-    """Return what the last validation of a source stage warns about, as sentences."""
-    facts = posterior.card.diagnostics
-    mean = list(facts["mean_nll"].values())
-    particles = list(zip(*facts["particle_nll"].values(), strict=True))
-    warning = mean_gap_warning(sum(mean) / len(mean), [sum(each) / len(each) for each in particles])
-    return [] if warning is None else [warning]

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, predict, report
-from bmtpt.cli.console import show_log
+from bmtpt.cli.console import log_shown
 from bmtpt.cli.quickstart_command import quickstart
 from bmtpt.cli.study_commands import study
 from bmtpt.cli.table_commands import table
@@ -87,10 +87,10 @@ def main() -> None:
     # Waiting threads must sleep, not spin: with any other busy process on 2 cores, spinning made a step many times
     # slower. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    show_log()
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(args=arguments)
+        with log_shown():
+            app(args=arguments)
     except BaseException as error:
         if _is_interruption(error):
             print(f"interrupted; {_how_to_continue(arguments)}", file=sys.stderr)

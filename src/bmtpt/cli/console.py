@@ -34,7 +34,7 @@ def doing(what: str) -> Iterator[None]:
 
 
 class LogLines(logging.Handler):
-    """Prints what the library logs (which engine runs, and why) on standard error, each sentence once."""
+    """Prints what the library logs (warnings; which engine runs, and why) on standard error, each sentence once."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -45,14 +45,22 @@ class LogLines(logging.Handler):
         text = record.getMessage()
         if text not in self._printed:
             self._printed.add(text)
-            ERR.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
+            if record.levelno >= logging.WARNING:
+                note(text)
+            else:
+                ERR.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def show_log() -> None:
+@contextmanager
+def log_shown() -> Iterator[None]:
     """Have the library's log lines printed."""
-    log = logging.getLogger("bmtpt")
+    log, lines = logging.getLogger("bmtpt"), LogLines()
     log.setLevel(logging.INFO)
-    log.addHandler(LogLines())
+    log.addHandler(lines)
+    try:
+        yield
+    finally:
+        log.removeHandler(lines)
 
 
 def note_answers_cut(count: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings
-from bmtpt.cli.console import ERR, note, note_cut, say
+from bmtpt.cli.console import ERR, note_cut, say
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Resume, ShowConfig, with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
@@ -61,7 +61,6 @@ def learn(
         print_settings(settings)
         return
     from bmtpt.artifacts.folder import output_folder
-    from bmtpt.artifacts.inspect import learn_warnings
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages import source
 
@@ -82,8 +81,6 @@ def learn(
     note_cut(sum(facts["texts_cut"].values()))
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
     say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats per token")
-    for warning in learn_warnings(posterior):
-        note(warning)
     say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
 
 

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Engine
-from bmtpt.posterior import SvgdInfo, annealing, diagnose, svgd_direction
-from bmtpt.posterior.diagnostics import History, warnings
+from bmtpt.posterior.diagnostics import diagnose
+from bmtpt.posterior.history import History, warnings
+from bmtpt.posterior.svgd import SvgdInfo, annealing, svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import Tokenised, epoch_rows
 from bmtpt.train.loop import Validation
@@ -56,10 +57,11 @@ class SvgdSource:
         return [ParameterGroup("particles", [self.particles], self.settings.learning_rate)]
 
     def draw(self, step: int) -> dict[str, TokenBatch]:
-        """The same number of examples from every source task."""
-        settings = self.settings
+        """The same number of examples from every source task; all rows, once, of a task that has fewer."""
         return {
-            name: rows.rows(epoch_rows(len(rows), settings.batch_size, step, seed=settings.seed, task=k))
+            name: rows.rows(
+                epoch_rows(len(rows), min(self.settings.batch_size, len(rows)), step, seed=self.settings.seed, task=k)
+            )
             for k, (name, rows) in enumerate(self.train.items())
         }
 

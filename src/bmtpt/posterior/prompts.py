@@ -39,7 +39,7 @@ def independent_particles(
     """Start each particle from another draw (the paper). Errors as `from_vocabulary`.
 
     On FLAN-T5-small such particles stayed near their own starts: each was good and their mean was not
-    (docs/results.md; `bmtpt.posterior.diagnostics.mean_gap_warning`).
+    (docs/results.md; `bmtpt.posterior.history.mean_gap_warning`).
     """
     _check_particles(particles)
     return torch.stack([from_vocabulary(rows, prompt_length, generator) for _ in range(particles)])

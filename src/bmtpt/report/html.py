@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import ArtifactError
+from bmtpt.posterior.history import mean_gap_warning, no_gain_warning
 from bmtpt.report import training_plots as plots
 from bmtpt.report.lines import by_measure, frame, of_metric
 from bmtpt.report.names import MEASURES, display_name, method_and_variant
@@ -93,8 +94,6 @@ def _no_gain(lines: pd.DataFrame) -> list[str]:
     names = [name for name in contenders(losses) if method_and_variant(name)[0] in (JUDGED, "pt")]
     if [method_and_variant(name)[0] for name in names] != ["pt", JUDGED]:
         return []
-    from bmtpt.posterior.diagnostics import no_gain_warning  # loads torch
-
     cells = scores(of_metric(losses, "nll"))
     means = cells.pivot(index="row", columns="contender", values="mean").reindex(cells.row.unique())[names].dropna()
     bad = means[[no_gain_warning(ours, plain) is not None for plain, ours in means.to_numpy()]]
@@ -168,8 +167,6 @@ def _warnings(run: Run, gaps: Mapping[str, tuple[float, list[float]]]) -> list[s
     logged = [str(sentence) for sentence in checks[-1]] if checks and isinstance(checks[-1], list) else []
     if not gaps:
         return logged
-    from bmtpt.posterior.diagnostics import mean_gap_warning  # loads torch
-
     bad = {task: gap for task, gap in gaps.items() if mean_gap_warning(*gap)}
     if not bad:
         return logged

@@ -45,6 +45,11 @@ def source_rows(
         train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
         warn_of_unwritable(backbone, source.task, train[name])
         held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
+        if settings.batch_size > len(train[name]):
+            log.warning(
+                f"batch_size is {settings.batch_size:,}, and source {name} has {len(train[name]):,} training rows: "
+                "every step takes each of them once"
+            )
     return train, held_back
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +28,8 @@ from bmtpt.tasks import TaskData
 from bmtpt.tasks.tokens import Tokenised
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Loop
+
+log = logging.getLogger("bmtpt")
 
 SVGD_ONLY = [
     "kernel",
@@ -91,6 +94,8 @@ def learn(
         identity = _identity(backbone, train, held_back)
         outcome = Loop(method, stage, folder=place, identity=identity, listener=listener).run(resume=resume)
         found = outcome.state.found
+        for warning in found["diagnostics"]["warnings"]:
+            log.warning(warning)
         mean, own = found["validation"]["mean_nll"], found["validation"]["particle_nll"]
         card = PosteriorCard(
             backbone=backbone_card(backbone),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Loop, Outcome
+
+log = logging.getLogger("bmtpt")
 
 Trained = Prompt | PromptMixture | TunedModel
 """What predicts a target, by the method that trained it."""
@@ -63,6 +66,9 @@ def fit_method(
     names = distinct([target.task.name for target in targets], "target")
     if len(names) > 1 and not method.together:
         raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
+    for name in names:
+        if name in learned.sources:
+            log.warning(f"target {name} was a source task, so its scores do not tell how well a new task is learned")
     with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
         places = {name: place if place is None or len(names) == 1 else place / name for name in names}
         for each in places.values():
