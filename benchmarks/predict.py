@@ -201,7 +201,7 @@ class Ours:
 
 def answer_task_by_task(engine: Engine, queries: Sequence[Query]) -> list[Reply]:
     """Return what `Engine.answer` does, with calls of their own for each task of the batch."""
-    replies = [Reply(torch.empty(0), "")] * len(queries)
+    replies = [Reply(torch.empty(0), torch.empty(0), "")] * len(queries)
     groups: dict[tuple[int, int, int], list[int]] = {}
     for i, query in enumerate(queries):
         groups.setdefault((id(query.prompt), id(query.answers), query.max_new_tokens), []).append(i)
@@ -212,7 +212,7 @@ def answer_task_by_task(engine: Engine, queries: Sequence[Query]) -> list[Reply]
         scores = engine.answer_log_likelihoods(prompt, inputs, answers)[0].cpu() if answers else nothing
         texts = engine.generate(prompt, inputs, limit)[0] if limit else [""] * len(rows)
         for i, score, text in zip(rows, scores, texts, strict=True):
-            replies[i] = Reply(score, text)
+            replies[i] = Reply(score, torch.empty(0), text)
     return replies
 
 

@@ -53,11 +53,26 @@ class Reply(NamedTuple):
 
     Attributes:
         log_likelihoods: log p(answer_c | [θ; embed(x)]) of its answers, on the CPU.
+        states: What the model makes of the text, pooled (see `Readings`), on the CPU; empty if nothing was ranked.
         text: What was generated.
     """
 
     log_likelihoods: Float[Tensor, " C"]
+    states: Float[Tensor, " D"]
     text: Written
+
+
+class Readings(NamedTuple):
+    """What M prompts make of N texts, in fp32: s and h of docs/method.md, section 5.
+
+    Attributes:
+        log_likelihoods: log p(answer_c | [θ_m; embed(x_n)]).
+        states: The mean of the encoder's output over the text's tokens; of a decoder-only model, what its head reads
+            after the last one.
+    """
+
+    log_likelihoods: Float[Tensor, "M N C"]
+    states: Float[Tensor, "M N D"]
 
 
 Shared = tuple[Tensor, ...]
@@ -128,21 +143,28 @@ class Engine(ABC):
         (gradient,) = torch.autograd.grad(states, leaf, pulled)
         return result, gradient
 
-    @torch.no_grad()
     def answer_log_likelihoods(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
     ) -> Float[Tensor, "M N C"]:
         """Return log p(answer_c | [θ_m; embed(x_n)]) for every answer; each text is read once for all of them."""
-        C = len(answers)
-        result = prompts.new_empty(len(prompts), len(inputs), C)
+        return self.readings(prompts, inputs, answers).log_likelihoods
+
+    @torch.no_grad()
+    def readings(
+        self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
+    ) -> Readings:
+        """Return the log-likelihood of every answer and the pooled states; each text is read once for all of them."""
+        M, N, C = len(prompts), len(inputs), len(answers)
+        result = Readings(prompts.new_empty(M, N, C), prompts.new_empty(M, N, prompts.shape[-1]))
         labels = self.padded(answers)  # [C, T]
         parts = self.cut(prompts, inputs, [labels.shape[1]] * len(inputs), copies=C)
         shared = self.prefix(prompts)
 
         def one_pass(part: Pass) -> None:
             own = tuple(state[_key(prompts, part)] for state in shared)
-            scores = self.pass_scores(own, [inputs[i] for i in part.rows], labels)
-            result[part.prompts, part.rows] = scores.view(len(part.rows), -1, C).transpose(0, 1)
+            found = self.pass_readings(own, [inputs[i] for i in part.rows], labels)
+            for whole, rows in zip(result, found, strict=True):
+                whole[part.prompts, part.rows] = rows.view(len(part.rows), -1, rows.shape[1]).transpose(0, 1)
 
         self.run(parts, one_pass)
         return result
@@ -183,8 +205,10 @@ class Engine(ABC):
         """Return the losses of some rows of the batch, given what the pass's prompts share."""
 
     @abstractmethod
-    def pass_scores(self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]) -> Float[Tensor, "R C"]:
-        """Return the log-likelihoods of all answers to each row."""
+    def pass_readings(
+        self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]
+    ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R D"]]:
+        """Return the log-likelihoods of all answers to each row, and its pooled states."""
 
     @abstractmethod
     def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:

@@ -20,8 +20,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.engine import Engine, Query, Reply, Shared, Written
-from bmtpt.backbone.passes import Pass, grouped, passes, summed_nll
+from bmtpt.backbone.engine import Engine, Query, Readings, Reply, Shared, Written
+from bmtpt.backbone.passes import Pass, at_least_fp32, grouped, passes, summed_nll
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
 
@@ -29,7 +29,13 @@ Answer = TypeVar("Answer")
 
 
 class Reading(ABC):
-    """R rows that the model reads from left to right, each begun with its prompt."""
+    """R rows that the model reads from left to right, each begun with its prompt.
+
+    Attributes:
+        last: What the vocabulary head read after the last token of each row.
+    """
+
+    last: Float[Tensor, "R D"]
 
     @abstractmethod
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
@@ -71,14 +77,17 @@ class CausalPassEngine(Engine):
         return result, gradient
 
     @torch.no_grad()
-    def answer_log_likelihoods(
+    def readings(
         self, prompts: Float[Tensor, "M *N P D"], inputs: Sequence[Tensor], answers: Sequence[Tensor]
-    ) -> Float[Tensor, "M N C"]:
+    ) -> Readings:
         if prompts.ndim == 3:
-            return super().answer_log_likelihoods(prompts, inputs, answers)
-        result = prompts.new_empty(len(prompts), len(inputs), len(answers))
-        found = [each.log_likelihoods for each in self.answer(_own_queries(prompts, inputs, answers=answers))]
-        return result.copy_(torch.stack(found).view_as(result)) if found else result
+            return super().readings(prompts, inputs, answers)
+        M, N = len(prompts), len(inputs)
+        found = Readings(prompts.new_empty(M, N, len(answers)), prompts.new_empty(M, N, prompts.shape[-1]))
+        for i, reply in enumerate(self.answer(_own_queries(prompts, inputs, answers=answers))):
+            found.log_likelihoods[i // N, i % N] = reply.log_likelihoods
+            found.states[i // N, i % N] = reply.states
+        return found
 
     @torch.no_grad()
     def generate(
@@ -117,9 +126,12 @@ class CausalPassEngine(Engine):
         logits = self.read(shared, len(rows)).feed(_each(ids, M), _each(real, M), keep=T)  # [n·M, T, V]
         return summed_nll(logits, _each(targets, M)).view(len(rows), M).T
 
-    def pass_scores(self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]) -> Float[Tensor, "R C"]:
+    def pass_readings(
+        self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]
+    ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R D"]]:
         reading, first = self.read_texts(shared, inputs)  # [n·m, 1, V]
-        return self.answer_scores(reading, first, labels.repeat(len(first), 1), len(labels))
+        states = at_least_fp32(reading.last)
+        return self.answer_scores(reading, first, labels.repeat(len(first), 1), len(labels)), states
 
     def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:
         return self.continued(*self.read_texts(shared, inputs), limit)
@@ -159,17 +171,20 @@ class CausalPassEngine(Engine):
         Those whose prompts are of one length share passes if they have as many answers to rank, of one longest length,
         or if they ask for a text of one limit. What is both ranked and continued is read twice.
         """
-        scores, texts = [torch.empty(0)] * len(queries), [Written()] * len(queries)
+        ranks, texts = [(torch.empty(0), torch.empty(0))] * len(queries), [Written()] * len(queries)
         prefixes = Prefixes(self, queries)
         padded = {id(query.answers): self.padded(query.answers) for query in queries if query.answers}  # [C, T]
         ranked = [(len(query.prompt), *padded[id(query.answers)].shape) if query.answers else None for query in queries]
         for (_, C, T), rows in grouped(ranked).items():
 
-            def scored(asked: Sequence[Query], reading: Reading, first: Tensor, C: int = C) -> Tensor:
+            def ranked_rows(
+                asked: Sequence[Query], reading: Reading, first: Tensor, C: int = C
+            ) -> Iterable[tuple[Tensor, Tensor]]:
                 labels = torch.cat([padded[id(query.answers)] for query in asked])  # [R·C, T]
-                return self.answer_scores(reading, first, labels, C).cpu()
+                states = at_least_fp32(reading.last).cpu()
+                return zip(self.answer_scores(reading, first, labels, C).cpu(), states, strict=True)
 
-            self._fill(scores, scored, prefixes, rows, after=T, copies=C)
+            self._fill(ranks, ranked_rows, prefixes, rows, after=T, copies=C)
         limits = [(len(query.prompt), query.max_new_tokens) if query.max_new_tokens else None for query in queries]
         for (_, limit), rows in grouped(limits).items():
 
@@ -177,7 +192,7 @@ class CausalPassEngine(Engine):
                 return self.continued(reading, first, limit)
 
             self._fill(texts, continued, prefixes, rows, after=limit, copies=1)
-        return [Reply(*each) for each in zip(scores, texts, strict=True)]
+        return [Reply(*rank, text) for rank, text in zip(ranks, texts, strict=True)]
 
     def _fill(
         self,
@@ -224,16 +239,21 @@ class Prefixes:
 
 
 @contextmanager
-def folded_head(model: Any) -> Iterator[None]:
-    """Hand the vocabulary product contiguous states while the model runs.
+def folded_head(model: Any) -> Iterator[list[Tensor]]:
+    """Hand the vocabulary product contiguous states while the model runs; yield a list that receives them.
 
     What `logits_to_keep` cuts out of [R, S, D] is a slice, which torch does not fold into one product with frozen
     weights: it would copy all V × D of them once per row.
     """
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: tuple(each.contiguous() for each in inputs))
+    head, read = model.get_output_embeddings(), list[Tensor]()
+
+    def contiguous(_: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        read[:] = [each.contiguous() for each in inputs]
+        return tuple(read)
+
+    hook = head.register_forward_pre_hook(contiguous)
     try:
-        yield
+        yield read
     finally:
         hook.remove()
 

@@ -56,8 +56,9 @@ class PlainReading(Reading):
         assert real.all(), "texts of one pass have one length"
         self.embeddings = torch.cat([self.embeddings, self.model.get_input_embeddings()(ids)], dim=1)
         fewer = {"logits_to_keep": keep} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
-        with folded_head(self.model):
+        with folded_head(self.model) as read:
             logits: Tensor = self.model(inputs_embeds=self.embeddings, use_cache=False, **fewer).logits
+        self.last = read[0][:, -1]
         return logits[:, -keep:]
 
     def repeat(self, copies: int) -> None:

@@ -104,7 +104,7 @@ class CachedReading(Reading):
     def feed(self, ids: Int[Tensor, "R S"], real: Int[Tensor, "R S"], keep: int) -> Float[Tensor, "R T V"]:
         start = self.mask.sum(dim=1, keepdim=True)  # [R, 1] tokens read so far: the next one's position
         self.mask = torch.cat([self.mask, real], dim=1)
-        with folded_head(self.model):
+        with folded_head(self.model) as read:
             logits: Tensor = self.model(
                 inputs_embeds=self.model.get_input_embeddings()(ids),
                 past_key_values=self.cache,
@@ -113,6 +113,7 @@ class CachedReading(Reading):
                 use_cache=True,
                 logits_to_keep=keep,
             ).logits
+        self.last = read[0][:, -1]
         return logits
 
     def repeat(self, copies: int) -> None:

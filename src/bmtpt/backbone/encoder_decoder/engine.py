@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.engine import Engine, Query, Reply, Shared, Written
-from bmtpt.backbone.passes import Pass, grouped, passes, sound_attention
+from bmtpt.backbone.passes import Pass, at_least_fp32, grouped, passes, sound_attention
 from bmtpt.types import TokenBatch
 
 Texts = tuple[Int[Tensor, "n L"], Int[Tensor, "n S"] | None]
@@ -56,9 +56,12 @@ class PassEngine(Engine):
         loss = self.decode_losses(states, mask, self.padded([batch.targets[i] for i in rows])[:, None])  # [n·m, 1]
         return loss.view(len(rows), -1).T
 
-    def pass_scores(self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]) -> Float[Tensor, "R C"]:
+    def pass_readings(
+        self, shared: Shared, inputs: Sequence[Tensor], labels: Int[Tensor, "C T"]
+    ) -> tuple[Float[Tensor, "R C"], Float[Tensor, "R D"]]:
         states, mask = self.encode_texts(shared[0], self.texts(shared[0], inputs))  # [n·m, S, D]
-        return -self.decode_losses(states, mask, labels[None])  # the same for all rows
+        scores = -self.decode_losses(states, mask, labels[None])  # the same for all rows
+        return scores, pooled(states, mask, [shared[0].shape[-2]])
 
     def pass_texts(self, shared: Shared, inputs: Sequence[Tensor], limit: int) -> list[Written]:
         return self.continued(*self.encode_texts(shared[0], self.texts(shared[0], inputs)), limit)
@@ -103,7 +106,8 @@ class PassEngine(Engine):
 
         Any of them share an encoder pass, and those that ask for texts of one limit share a run of the decoder.
         """
-        scores, texts = [torch.empty(0)] * len(queries), [Written()] * len(queries)
+        scores, pools = [torch.empty(0)] * len(queries), [torch.empty(0)] * len(queries)
+        texts = [Written()] * len(queries)
         padded = {id(query.answers): self.padded(query.answers) for query in queries if query.answers}  # [C, T] each
         to_continue: list[tuple[int, Encoded]] = []
 
@@ -113,8 +117,10 @@ class PassEngine(Engine):
             shapes = [padded[id(query.answers)].shape if query.answers else None for query in asked]
             for own in grouped(shapes).values():
                 targets = torch.stack([padded[id(asked[i].answers)] for i in own])  # [R, C, T]
-                for i, score in zip(own, -self.decode_losses(states[own], mask[own], targets).cpu(), strict=True):
-                    scores[part.rows[i]] = score
+                found = -self.decode_losses(states[own], mask[own], targets).cpu()
+                means = pooled(states[own], mask[own], [len(asked[i].prompt) for i in own]).cpu()
+                for i, score, mean in zip(own, found, means, strict=True):
+                    scores[part.rows[i]], pools[part.rows[i]] = score, mean
             limits = grouped([query.max_new_tokens or None for query in asked])
             to_continue.extend(
                 [(n, Encoded([part.rows[i] for i in own], states[own], mask[own])) for n, own in limits.items()]
@@ -126,7 +132,7 @@ class PassEngine(Engine):
                 found = self.continued(encoded.states, encoded.mask, limit)
                 for row, text in zip(encoded.rows, found, strict=True):
                     texts[row] = text
-        return [Reply(*each) for each in zip(scores, texts, strict=True)]
+        return [Reply(*each) for each in zip(scores, pools, texts, strict=True)]
 
     def _encode_queries(self, asked: Sequence[Query]) -> tuple[Float[Tensor, "R S D"], Int[Tensor, "R S"]]:
         """Encode [θ; embed(x)] of queries, padded at the end."""
@@ -166,6 +172,17 @@ def joined(parts: Iterable[tuple[int, Encoded]], budget: int) -> Iterator[tuple[
             states = pad_sequence([row for part in group for row in part.states], batch_first=True)
             mask = pad_sequence([row for part in group for row in part.mask], batch_first=True)
             yield limit, Encoded([row for part in group for row in part.rows], states, mask)
+
+
+def pooled(
+    states: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None, prompts: Sequence[int]
+) -> Float[Tensor, "R D"]:
+    """Return the mean of the states over each text's tokens, in fp32, given the length of its prompt (one, or each)."""
+    text = torch.arange(states.shape[1], device=states.device) >= torch.tensor(prompts, device=states.device)[:, None]
+    if mask is not None:
+        text = text & mask.bool()
+    kept = at_least_fp32(states) * text[..., None]
+    return kept.sum(dim=1) / text.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def decoder_inputs(targets: Int[Tensor, "R T"], start: int) -> Int[Tensor, "R T"]:

@@ -1,0 +1,200 @@
+"""A task's readout: what labels say beyond the prompt's words, MAP under Gaussian priors (docs/method.md, section 5).
+
+    z_c(x) = a·s_c(x) + b_c + w_c·h(x)/√D              p(y|x) = softmax_c z
+    a ~ N(1, σ_a²),   b ~ N(0, σ_b² I),   w_c ~ N(0, σ_w² I)
+    MAP: maximise Σ_n log p(y_n|x_n) + log p(a) + log p(b) + log p(w)        strictly concave
+    log Z ≈ the maximum − ½ log det H        H of the negative objective, in units of the prior's widths (Laplace)
+
+s_c(x) is the log-likelihood of label word c under the prompt, and h(x) the frozen model's pooled states, standardised.
+A width of 0 leaves its part out: σ_a = 0 keeps a = 1, σ_w = 0 is the offset alone.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+TOLERANCE = 1e-9
+"""Largest norm of the gradient at the MAP, in nats per prior width."""
+
+SMALLEST_SCALE = 1e-6
+"""Coordinates of h that vary less than this hold nothing, and are left as they are."""
+
+
+class Widths(NamedTuple):
+    """Standard deviations of the readout's priors, in nats; 0 leaves a part out.
+
+    Attributes:
+        offset: σ_b.
+        weights: σ_w, where Σ_d (w_cd h_d)²/D is the squared size of a logit's change.
+        slope: σ_a.
+    """
+
+    offset: float = 2.0
+    weights: float = 0.0
+    slope: float = 0.0
+
+
+class Standardised(NamedTuple):
+    """Mean and standard deviation of h over texts, whose labels are not needed."""
+
+    mean: Float[Tensor, " D"]
+    std: Float[Tensor, " D"]
+
+    @classmethod
+    def over(cls, features: Float[Tensor, "N D"]) -> Standardised:
+        """Measure them over N texts; one text has no spread, and its coordinates are left in their own unit."""
+        std = features.double().std(dim=0, correction=0)
+        return cls(features.double().mean(dim=0), torch.where(std > SMALLEST_SCALE, std, torch.ones_like(std)))
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """What turns a row's s and h into logits; the standardisation of h is folded into ``offset`` and ``weights``.
+
+    Attributes:
+        slope: a.
+        offset: b, float64.
+        weights: w/√D, float64; None where h is not read.
+    """
+
+    slope: float
+    offset: Float[Tensor, " C"]
+    weights: Float[Tensor, "C D"] | None = None
+
+    def logits(
+        self, scores: Float[Tensor, "*N C"], features: Float[Tensor, "*N D"] | None = None
+    ) -> Float[Tensor, "*N C"]:
+        """Return z in float64."""
+        z = self.slope * scores.double() + self.offset.to(scores.device)
+        if self.weights is None:
+            return z
+        assert features is not None, "a linear readout needs the pooled states"
+        return z + features.double() @ self.weights.to(features.device).T
+
+
+def fit(
+    scores: Float[Tensor, "N C"],
+    labels: Int[Tensor, " N"],
+    widths: Widths,
+    features: Float[Tensor, "N D"] | None = None,
+    standardised: Standardised | None = None,
+) -> Readout:
+    """Return the MAP readout of N labelled rows.
+
+    Args:
+        scores: s.
+        labels: y.
+        widths: σ_b, σ_w and σ_a.
+        features: h; needed where σ_w > 0.
+        standardised: Mean and spread of h over texts of the task; None measures them over the N rows themselves.
+    """
+    problem = _Problem(scores, labels, widths, features, standardised)
+    return problem.readout(problem.solve())
+
+
+def log_evidence(
+    scores: Float[Tensor, "N C"],
+    labels: Int[Tensor, " N"],
+    widths: Widths,
+    features: Float[Tensor, "N D"] | None = None,
+    standardised: Standardised | None = None,
+) -> float:
+    """Return log ∫ Π_n p(y_n|x_n) p(a) p(b) p(w) by Laplace's method, in nats. Arguments as `fit`.
+
+    The cost grows with (N·C)³: for a few hundred rows, not for thousands.
+    """
+    problem = _Problem(scores, labels, widths, features, standardised)
+    u = problem.solve()
+    return -problem.objective(u)[0] - problem.half_log_det(u)
+
+
+class _Problem:
+    """The negative log posterior in u, the parameters in units of their prior's widths: u ~ N(0, I).
+
+    u holds (a − 1)/σ_a if σ_a > 0, then b/σ_b if σ_b > 0, then ω/σ_w, [C, r]: the MAP weights lie in the span of the
+    rows, so the r ≤ N coordinates ω of w in that span say as much as its D.
+    """
+
+    def __init__(
+        self,
+        scores: Float[Tensor, "N C"],
+        labels: Int[Tensor, " N"],
+        widths: Widths,
+        features: Float[Tensor, "N D"] | None,
+        standardised: Standardised | None,
+    ) -> None:
+        N, C = scores.shape
+        self.scores, self.widths = scores.double().cpu().numpy(), widths
+        self.right = np.eye(C)[labels.cpu().numpy()]  # [N, C]
+        self.rows, self.basis, self.centre = np.zeros((N, 0)), torch.zeros(0, 0), torch.zeros(0)
+        if widths.weights and features is not None:
+            self.centre, std = standardised or Standardised.over(features.cpu())
+            unit = std * math.sqrt(len(std))
+            left, singular, basis = torch.linalg.svd(
+                (features.double().cpu() - self.centre) / unit, full_matrices=False
+            )
+            self.rows, self.basis = (left * singular).numpy(), basis / unit
+        self.sizes = (int(widths.slope > 0), C * (widths.offset > 0), C * self.rows.shape[1])
+
+    def split(self, u: Array) -> tuple[float, Array, Array]:
+        """Return a − 1, b [C] and ω [C, r]."""
+        C = self.scores.shape[1]
+        slope, offset, weights = np.split(u, np.cumsum(self.sizes)[:-1])
+        b = self.widths.offset * offset if len(offset) else np.zeros(C)
+        return float(self.widths.slope * slope.sum()), b, self.widths.weights * weights.reshape(C, -1)
+
+    def forward(self, u: Array) -> Array:
+        """Return the part of z [N, C] that is linear in u."""
+        slope, offset, weights = self.split(u)
+        return np.asarray(slope * self.scores + offset + self.rows @ weights.T)
+
+    def backward(self, z: Array) -> Array:
+        """Return the adjoint of `forward`."""
+        slope = np.atleast_1d(self.widths.slope * (z * self.scores).sum())[: self.sizes[0]]
+        offset = (self.widths.offset * z.sum(axis=0))[: self.sizes[1]]
+        return np.concatenate([slope, offset, self.widths.weights * (z.T @ self.rows).ravel()])
+
+    def objective(self, u: Array) -> tuple[float, Array]:
+        """Return the negative log posterior, normalisers of the priors left out, and its gradient."""
+        log_p = log_softmax(self.scores + self.forward(u), axis=1)
+        value = -(self.right * log_p).sum() + u @ u / 2
+        return float(value), self.backward(np.exp(log_p) - self.right) + u
+
+    def curvature(self, u: Array, direction: Array) -> Array:
+        """Return H at u times a direction."""
+        p = np.exp(log_softmax(self.scores + self.forward(u), axis=1))
+        moved = p * self.forward(direction)
+        return self.backward(moved - p * moved.sum(axis=1, keepdims=True)) + direction
+
+    def solve(self) -> Array:
+        """Return the MAP u."""
+        start = np.zeros(sum(self.sizes))
+        if not len(start):
+            return start
+        options = {"gtol": TOLERANCE}
+        found = minimize(self.objective, start, jac=True, hessp=self.curvature, method="trust-ncg", options=options)
+        return np.asarray(found.x)
+
+    def half_log_det(self, u: Array) -> float:
+        """Return ½ log det H; on what the rows do not see H is the identity."""
+        H = np.array([self.curvature(u, each) for each in np.eye(len(u))]).reshape(len(u), len(u))
+        return float(np.linalg.slogdet(H)[1]) / 2
+
+    def readout(self, u: Array) -> Readout:
+        """Return the parameters for s and h as they are."""
+        slope, offset, weights = self.split(u)
+        if not len(self.centre):
+            return Readout(1 + slope, torch.from_numpy(offset))
+        own = torch.from_numpy(weights) @ self.basis
+        return Readout(1 + slope, torch.from_numpy(offset) - own @ self.centre, own)
