@@ -23,6 +23,7 @@ else:
 
 Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
+LikelihoodUnit = Literal["example", "token"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
@@ -85,6 +86,8 @@ class LearnSettings(LoopSettings):
         scope: One kernel over the whole `prompt` [paper], or one per prompt `row`.
         repulsion: Factor on ∇k; 1 is SVGD, any other value changes the distribution that is sampled.
         annealing: Factor on the score over time against mode collapse.
+        likelihood_unit: What the mean cross-entropy of a draw is taken over: its `example`s, each with −log p of its
+            whole answer, or their `token`s [paper], which gives every token of a long answer less weight.
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
@@ -107,6 +110,7 @@ class LearnSettings(LoopSettings):
     scope: KernelScope = "prompt"
     repulsion: float = Field(default=1.0, ge=0)
     annealing: Annealing = "none"
+    likelihood_unit: LikelihoodUnit = "example"
     likelihood_scale: Literal["mean", "data"] | PositiveFloat = "mean"
     prompt_length: PositiveInt = 100
     particle_init: ParticleInit = "shared"

@@ -44,13 +44,13 @@ def particles(count: int = M, seed: int = 0) -> Tensor:
     return torch.randn(count, P, 24, generator=torch.Generator().manual_seed(seed))
 
 
-def token_mean(model: Any, prompt: Tensor, batch: TokenBatch) -> Tensor:
-    """Mean cross-entropy per target token of a batch, one example at a time, by Hugging Face's model."""
+def mean_loss(model: Any, prompt: Tensor, batch: TokenBatch, unit: str = "example") -> Tensor:
+    """Mean cross-entropy of a batch per example or target token, one example at a time, by Hugging Face's model."""
     total = torch.zeros(())
     for ids, target in zip(batch.inputs, batch.targets, strict=True):
         embedded = torch.cat([prompt, model.shared(ids)])[None]
         total = total + model(inputs_embeds=embedded, labels=target[None]).loss * len(target)
-    return total / sum(batch.target_tokens())
+    return total / (len(batch) if unit == "example" else sum(batch.target_tokens()))
 
 
 def test_every_source_gives_the_same_number_of_examples_and_the_draw_depends_on_the_step_alone(make, train):
@@ -71,17 +71,34 @@ def test_every_source_gives_the_same_number_of_examples_and_the_draw_depends_on_
 @pytest.mark.parametrize(
     ("scale", "factors"), [("mean", [1.0, 1.0, 1.0]), ("data", [24.0, 24.0, 24.0]), (2.5, [2.5, 2.5, 2.5])]
 )
-def test_the_score_is_minus_the_gradient_of_the_sum_of_the_tasks_token_means(make, tiny_hf, scale, factors):
-    method = make(particles(), likelihood_scale=scale)
+@pytest.mark.parametrize("unit", ["example", "token"])
+def test_the_score_is_minus_the_gradient_of_the_sum_of_the_tasks_means(make, tiny_hf, scale, factors, unit):
+    method = make(particles(), likelihood_scale=scale, likelihood_unit=unit)
     batches = method.draw(3)
     losses = method.backward(batches, 3)
     theta = particles().requires_grad_(True)
-    wanted = {name: [token_mean(tiny_hf, theta[m], batches[name]) for m in range(M)] for name in SOURCES}
+    wanted = {name: [mean_loss(tiny_hf, theta[m], batches[name], unit) for m in range(M)] for name in SOURCES}
     sum(factor * sum(wanted[name]) for factor, name in zip(factors, SOURCES, strict=True)).backward()
     _, score, _ = method.last
     assert torch.allclose(score, -theta.grad, rtol=1e-4, atol=1e-5 * float(theta.grad.abs().max()))
     for name in SOURCES:
         assert losses[name] == pytest.approx([loss.item() for loss in wanted[name]], rel=1e-5)
+
+
+def test_small_draws_have_the_expected_gradient_of_large_ones_however_long_the_answers_are(make, train):
+    single = make(particles(1), batch_size=1)
+    inputs, targets = train["sentiment"].batch.inputs[:4], train["sentiment"].batch.targets[:4]
+    longer = [target.repeat(1 + n) for n, target in enumerate(targets)]
+    whole = single._gradients({"sentiment": TokenBatch(inputs, longer)})[1]
+    alone = [TokenBatch(inputs[n : n + 1], longer[n : n + 1]) for n in range(4)]
+    each = torch.stack([single._gradients({"sentiment": one})[1] for one in alone])
+    torch.testing.assert_close(each.mean(dim=0), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_a_tasks_weight_does_not_depend_on_the_length_of_its_answers(make):
+    method = make(particles(1))
+    short, long = (TokenBatch([torch.ones(3)] * 2, [torch.ones(length)] * 2) for length in (2, 8))
+    assert method._weights({"sentiment": short, "pairs": long}).tolist() == [0.5] * 4
 
 
 @pytest.mark.parametrize(
@@ -118,7 +135,7 @@ def test_one_particle_with_sgd_is_plain_multi_task_prompt_tuning_bit_for_bit(mak
             batch = train[name].rows(epoch_rows(24, 2, step, seed=0, task=k))
             inputs += batch.inputs
             targets += batch.targets
-            weights += [1 / sum(batch.target_tokens())] * 2
+            weights += [1 / 2] * 2
         loss, prompt.grad = engine.gradients(prompt.detach(), TokenBatch(inputs, targets), torch.tensor(weights))
         losses.append(float((loss[0] * torch.tensor(weights)).sum()) / 3)
         optimiser.param_groups[0]["lr"] = 0.1 * ((6 - step) / 6)
@@ -131,9 +148,9 @@ def test_validation_gives_the_loss_of_the_mean_and_of_every_particle_on_held_bac
     method = make(particles())
     (event,) = method.validate([]).events
     for name in SOURCES:
-        wanted = [token_mean(tiny_hf, particle, held_back[name].batch).item() for particle in particles()]
+        wanted = [mean_loss(tiny_hf, particle, held_back[name].batch).item() for particle in particles()]
         assert event["particle_nll"][name] == pytest.approx(wanted, rel=1e-5)
-        mean = token_mean(tiny_hf, particles().mean(dim=0), held_back[name].batch).item()
+        mean = mean_loss(tiny_hf, particles().mean(dim=0), held_back[name].batch).item()
         assert event["mean_nll"][name] == pytest.approx(mean, rel=1e-5)
 
 

@@ -38,12 +38,12 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def token_mean(model: Any, prompt: Tensor, batch: TokenBatch) -> Tensor:
+def mean_loss(model: Any, prompt: Tensor, batch: TokenBatch) -> Tensor:
     total = torch.zeros(())
     for ids, target in zip(batch.inputs, batch.targets, strict=True):
         embedded = torch.cat([prompt, model.shared(ids)])[None]
         total = total + model(inputs_embeds=embedded, labels=target[None]).loss * len(target)
-    return total / sum(batch.target_tokens())
+    return total / len(batch)
 
 
 def test_particles_and_factors_have_the_gradients_of_autograd(make, tiny_hf):
@@ -55,7 +55,7 @@ def test_particles_and_factors_have_the_gradients_of_autograd(make, tiny_hf):
     losses = method.backward(batches, 1)
     theta, row, col = (x.detach().clone().requires_grad_(True) for x in (method.particles, method.row, method.col))
     wanted = {
-        name: [token_mean(tiny_hf, theta[m] * torch.outer(row[k], col[k]), batches[name]) for m in range(M)]
+        name: [mean_loss(tiny_hf, theta[m] * torch.outer(row[k], col[k]), batches[name]) for m in range(M)]
         for k, name in enumerate(SOURCES)
     }
     sum(sum(each) for each in wanted.values()).backward()
@@ -94,5 +94,5 @@ def test_the_posterior_holds_the_shared_particles_and_its_diagnostics_are_theirs
     assert not torch.equal(found[True].particles, found[False].particles)
     card = found[True].card
     rows = tokenise(tiny_backbone, tiny_tasks["pairs"].select, 64).batch
-    losses = HuggingFaceEngine(tiny_backbone).losses(found[True].particles, rows).sum(dim=1) / sum(rows.target_tokens())
+    losses = HuggingFaceEngine(tiny_backbone).losses(found[True].particles, rows).mean(dim=1)
     assert card.diagnostics["particle_nll"]["pairs"] == pytest.approx(losses.tolist(), rel=1e-4)

@@ -78,7 +78,7 @@ def test_the_cards_mean_gap_is_that_of_the_saved_particles_on_held_back_rows(tin
         drawn = [i for i in range(12) if i in _held_back(12, 4)]
         batch = rows.rows(drawn)
         prompts = torch.cat([posterior.mean[None], posterior.particles])
-        nll = HuggingFaceEngine(tiny_backbone).losses(prompts, batch).sum(dim=1) / sum(batch.target_tokens())
+        nll = HuggingFaceEngine(tiny_backbone).losses(prompts, batch).mean(dim=1)
         assert posterior.card.diagnostics["mean_nll"][source.task.name] == pytest.approx(nll[0].item(), rel=1e-4)
         assert posterior.card.diagnostics["particle_nll"][source.task.name] == pytest.approx(nll[1:].tolist(), rel=1e-4)
         gaps.append((nll[0] - nll[1:].mean()).item())
@@ -93,7 +93,7 @@ def test_the_cards_svgd_diagnostics_are_those_of_the_last_step(tiny_backbone, so
     train, held_back = source_rows(tiny_backbone, sources, settings)
     stage = SvgdSource(HuggingFaceEngine(tiny_backbone), before, train, held_back, settings)
     batches = stage.draw(settings.steps - 1)
-    weights = torch.tensor([1 / sum(batch.target_tokens()) for batch in batches.values() for _ in range(len(batch))])
+    weights = torch.tensor([1 / len(batch) for batch in batches.values() for _ in range(len(batch))])
     _, gradient = stage.engine.gradients(before, joined(batches), weights)
     _, info = svgd_direction(before, -gradient)
     wanted = diagnose(before, -gradient, info)._asdict()

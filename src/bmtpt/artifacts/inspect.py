@@ -39,7 +39,8 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
     spread = (posterior.particles - mean).pow(2).mean().sqrt()
     facts = {"spread": f"{spread:.2f} rms around a mean of rms {mean.pow(2).mean().sqrt():.2f}"}
     if (gap := diagnostics.get("mean_gap")) is not None:
-        facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per token on held-back source rows"
+        unit = posterior.card.settings.get("likelihood_unit", "token")  # older posteriors knew no other
+        facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per {unit} on held-back source rows"
     svgd = diagnostics.get("svgd", {})
     if svgd.get("stein_discrepancy") is None:  # with one particle, and in older cards
         return facts

@@ -80,7 +80,7 @@ def learn(
     facts = posterior.card.diagnostics
     note_cut(sum(facts["texts_cut"].values()))
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
-    say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats per token")
+    say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats")
     say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
 
 

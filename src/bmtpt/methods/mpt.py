@@ -63,6 +63,9 @@ class MptSource(FactoredSource):
         self.distillation = distillation
         self.terms: Terms | None = None
 
+    def _units(self, batch: TokenBatch) -> int:
+        return sum(batch.target_tokens())  # as in the authors' code, whatever `likelihood_unit` says
+
     def _pull(
         self, own: Float[Tensor, "1 N P D"], batches: Mapping[str, TokenBatch]
     ) -> tuple[Float[Tensor, "1 N"], Float[Tensor, "1 N P D"]]:

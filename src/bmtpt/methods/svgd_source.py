@@ -1,8 +1,11 @@
 """BMTPT's source stage (arXiv 2402.08594; docs/method.md, section 1): SVGD on the product of the tasks' likelihoods.
 
-    score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j)        L_k = mean cross-entropy per target token over task k's draw
+    score(θ_j) = −∇_{θ_j} Σ_k L_k(θ_j)        L_k = mean over task k's draw of −log p(y | [θ_j; embed(x)])
     φ(θ_i)     = (1/M) Σ_j [ k(θ_j, θ_i)·score(θ_j) + ∇_{θ_j} k(θ_j, θ_i) ]
     θ_i       ← θ_i + ε φ(θ_i)                −φ is what the optimiser is handed as the gradient
+
+The paper's mean is over the tokens of the answers (`likelihood_unit` "token"): the deciding first token of a long
+answer then weighs less than that of a short one, and long answers are learned badly (docs/method.md, section 1).
 
 φ is `posterior/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
 """
@@ -81,7 +84,7 @@ class SvgdSource:
         self.particles.grad = -phi
         # The optimiser is about to move the particles; the score and the kernel belong to where they are now.
         self.last = self.particles.detach().clone(), score, info
-        return _token_means(losses, batches)
+        return self._means(losses, batches)
 
     def _gradients(self, batches: Mapping[str, TokenBatch]) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
         """Return the losses and ∂/∂θ_m Σ_k scale_k · L_k(θ_m)."""
@@ -92,8 +95,18 @@ class SvgdSource:
         weights, scale = [], self.settings.likelihood_scale
         for name, batch in batches.items():
             by_name = len(self.train[name]) if scale == "data" else 1.0  # "mean"
-            weights += [(by_name if isinstance(scale, str) else scale) / sum(batch.target_tokens())] * len(batch)
+            weights += [(by_name if isinstance(scale, str) else scale) / self._units(batch)] * len(batch)
         return torch.tensor(weights, dtype=self.particles.dtype, device=self.particles.device)
+
+    def _units(self, batch: TokenBatch) -> int:
+        """Return how many examples, or target tokens, the mean of a draw is over."""
+        return len(batch) if self.settings.likelihood_unit == "example" else sum(batch.target_tokens())
+
+    def _means(self, losses: Float[Tensor, "M N"], batches: Mapping[str, TokenBatch]) -> dict[str, list[float]]:
+        """Return the mean cross-entropy of each task's share of the columns, per prompt."""
+        shares = torch.split(losses, [len(batch) for batch in batches.values()], dim=1)
+        sums = zip(batches.items(), shares, strict=True)
+        return {name: (share.sum(dim=1) / self._units(batch)).tolist() for (name, batch), share in sums}
 
     def validate(self, losses: Sequence[float]) -> Validation:
         """Watch the gap NLL(θ̄) − mean_m NLL(θ_m) on held-back rows, and the particles' geometry."""
@@ -116,12 +129,12 @@ class SvgdSource:
         return Validation(ranking=[], events=events)
 
     def held_back_nll(self) -> dict[str, list[float]]:
-        """Return the NLL per target token of [θ̄, θ_1, …, θ_M] on each source task's held-back rows."""
+        """Return the mean NLL of [θ̄, θ_1, …, θ_M] on each source's held-back rows, in nats per `likelihood_unit`."""
         particles = self.particles.detach()
         candidates = torch.cat([particles.mean(dim=0, keepdim=True), particles])
         found: dict[str, list[float]] = {}
         for name, rows in self.held_back.items():
-            found |= _token_means(self.engine.losses(candidates, rows.batch), {name: rows.batch})
+            found |= self._means(self.engine.losses(candidates, rows.batch), {name: rows.batch})
         return found
 
 
@@ -131,17 +144,6 @@ def joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:
         [ids for batch in batches.values() for ids in batch.inputs],
         [ids for batch in batches.values() for ids in batch.targets],
     )
-
-
-def _token_means(losses: Float[Tensor, "M N"], batches: Mapping[str, TokenBatch]) -> dict[str, list[float]]:
-    """Return the mean cross-entropy per target token of each task's share of the columns, per prompt."""
-    means = {}
-    start = 0
-    for name, batch in batches.items():
-        share = losses[:, start : start + len(batch)]
-        means[name] = (share.sum(dim=1) / sum(batch.target_tokens())).tolist()
-        start += len(batch)
-    return means
 
 
 def _average(values: list[float]) -> float:

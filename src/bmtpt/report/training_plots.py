@@ -87,7 +87,7 @@ def loss_curves(run: Run) -> str | None:
         axis.set_title(short(task), fontweight="bold")
         axis.set_xlabel("step")
         if index % COLUMNS == 0:
-            axis.set_ylabel("loss (nats per label token)")
+            axis.set_ylabel("loss (nats)")
         logarithmic(axis, [*faint.values.flat, *own.values.flat, *mean.values.flat])
     legend(figure, axes)
     return to_svg(figure, "Loss curves per task and particle")
@@ -173,7 +173,7 @@ def gap_plot(gaps: Mapping[str, tuple[float, list[float]]]) -> str:
     axis.set_yticks(range(len(gaps)), [short(task) for task in gaps])
     axis.set_ylim(len(gaps) - 0.5, -0.5)
     axis.set_xlim(left=0)
-    axis.set_xlabel("held-out loss (nats per label token)")
+    axis.set_xlabel("held-out loss (nats)")
     legend(figure, [axis])
     return to_svg(figure, "Held-out loss of the particles and of their mean")
 
