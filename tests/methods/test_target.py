@@ -54,7 +54,7 @@ def rows(first: int, count: int, scorer: Scorer | None = None) -> TargetRows:
     inputs = [torch.tensor([n]) for n in range(first, first + count)]
     part = Tokenised(examples, TokenBatch(inputs, [torch.tensor([1])] * count), 0)
     words = (torch.tensor([0]), torch.tensor([1]))
-    return TargetRows(part, part, scorer or Scorer(SPEC, "rank", words))
+    return TargetRows(part, part, scorer or Scorer(SPEC, "rank", words, {}, 4))
 
 
 def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
