@@ -47,6 +47,7 @@ class LoopSettings(BaseModel, metaclass=_OneSentence):
         steps: Most optimiser steps.
         batch_size: Examples drawn per task and step.
         optimiser: `adamw`, `adafactor` (scale_parameter and relative_step off), or `sgd`.
+        learning_rate: Its highest value, after the warm-up.
         weight_decay: Explicit, because torch's AdamW defaults to 0.01 [family: 1e-5].
         warmup_steps: Steps over which the learning rate rises from zero.
         schedule: `linear` decay to zero after the warm-up, or `constant`.

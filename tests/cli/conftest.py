@@ -2,6 +2,7 @@
 
 Fixtures:
     bmtpt: Runs one command line; returns its exit code, standard output and standard error.
+    tiny_quickstart: The shipped quickstart's study with tiny tasks, sizes and model.
     runs: A folder with `post` (posterior over `sentiment` and `pairs`) and `prompt` (adapted to `sentiment`, 8 shots).
 """
 
@@ -59,3 +60,23 @@ def runs(tmp_path_factory: pytest.TempPathFactory, tiny_t5_folder: Path, tiny_ta
     adapted = run_command("adapt", "--posterior", folder / "post", *target, *steps, "--out", folder / "prompt")
     assert adapted.code == 0, adapted.err
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_quickstart(tmp_path_factory: pytest.TempPathFactory, tiny_t5_folder: Path, tiny_task_folder: Path) -> Path:
+    """The shipped study with tiny tasks, sizes and model."""
+    import yaml
+
+    from bmtpt.cli.quickstart_command import QUICKSTART
+
+    values = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+    steps = {"steps": 2, "evaluate_every": 2, "validation_rows": 2, "batch_size": 2}
+    tasks = {name: f"{tiny_task_folder}/{name}.yaml" for name in ("pairs", "answers", "sentiment")}
+    values |= {"backbone": str(tiny_t5_folder), "sources": [tasks["pairs"], tasks["answers"]]}
+    values |= {"targets": [tasks["sentiment"]], "shots": [8], "limits": {"test": 6}}
+    values["learn"] |= {**steps, "prompt_length": 3, "particles": 2}
+    values["adapt"] |= {"steps": 2, "evaluate_every": 2, "batch_size": 2}
+    values["scales"] = {"small": {}, "smallest": {"learn": {"steps": 1}}}
+    path = tmp_path_factory.mktemp("quickstart") / "quickstart.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path

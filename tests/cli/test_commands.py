@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -66,6 +67,49 @@ def test_help_of_a_command_describes_every_setting_and_its_default(bmtpt):
     assert shown.count("--no-") == 1  # learn has one switch
     assert "[default: rbf]" in shown
     assert "--decompose" in bmtpt("adapt", "--help").out
+
+
+@pytest.mark.parametrize("command", [[], ["-h"], ["learn", "-h"], ["tasks", "show", "-h"]])
+def test_help_is_shown_for_h_and_without_a_command(bmtpt, command):
+    ran = bmtpt(*command)
+    assert ran.code == 0
+    assert f"Usage: bmtpt {' '.join(command)}".removesuffix(" -h").strip() in ran.out
+    assert ran.out == bmtpt(*(["--help"] if not command else [*command[:-1], "--help"])).out
+
+
+def test_the_version_is_that_of_the_package(bmtpt):
+    from importlib.metadata import version
+
+    assert bmtpt("--version") == (0, f"bmtpt {version('bmtpt')}\n", "")
+
+
+@pytest.mark.parametrize("name", ["learn", "adapt"])
+def test_every_choice_of_a_setting_is_in_the_help(name):
+    from bmtpt.cli.train_commands import AdaptOptions, LearnOptions
+
+    fields = {"learn": LearnOptions, "adapt": AdaptOptions}[name].model_fields
+    options = {option.name: option for option in commands()[name].params}
+    lists = {key: re.findall(r"Literal\[(.*?)\]", str(field.annotation)) for key, field in fields.items()}
+    assert lists["optimiser"] == ["'adamw', 'adafactor', 'sgd'"]
+    for key, found in lists.items():
+        assert all(value in options[key].help for each in found for value in re.findall(r"'(\w+)'", each)), key
+
+
+def test_a_shell_completes_the_names_of_built_in_tasks():
+    words = {"learn --source ss": "sst2", "adapt --target cola": "cola", "tasks show ss": "sst2"}
+    for line, wanted in words.items():
+        shell = {"_BMTPT_COMPLETE": "complete_bash", "COMP_WORDS": f"bmtpt {line}", "COMP_CWORD": "3"}
+        code = "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt']\nmain()"
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | shell)
+        assert ran.stdout.split() == [wanted]
+
+
+def test_without_colour_nothing_is_coloured(bmtpt, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    code = "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt', 'learn', '--kernel', 'rbff']\nmain()"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert not re.findall(r"\x1b\[\d*;?(3\d|4\d|9\d)", ran.stdout + ran.stderr)
 
 
 def test_the_first_help_loads_nothing_heavy():
@@ -147,7 +191,7 @@ def test_learn_reports_the_mean_gap_and_what_to_do_next(bmtpt, tmp_path, tiny_t5
     assert ran.code == 0, ran.err
     assert "posterior of 5 particles written to" in ran.out
     assert re.search(r"held-back NLL of the mean minus that of the particles: [+-]\d", ran.out)
-    assert next_command(ran.out)[:3] == ["adapt", "--posterior", str(tmp_path / "post")]
+    assert next_command(ran.out) == ["adapt", "--posterior", str(tmp_path / "post"), "--target", "TASK", "--out", "DIR"]
 
 
 def test_several_targets_are_adapted_together_into_one_folder_each(bmtpt, tmp_path, runs, tiny_task_folder):
@@ -157,8 +201,9 @@ def test_several_targets_are_adapted_together_into_one_folder_each(bmtpt, tmp_pa
     assert ran.code == 0, ran.err
     advice = [line for line in ran.out.splitlines() if line.startswith("next: ")]
     for line, name in zip(advice, names, strict=True):
-        assert str(tmp_path / "both" / name) in line
-        assert f"{name}.yaml" in line
+        assert (
+            line == f"next: bmtpt evaluate --prompt {tmp_path / 'both' / name}"
+        )  # the prompt knows where its rows are
         done = bmtpt(*shlex.split(line.removeprefix("next: bmtpt ")))
         assert done.code == 0, done.err
         assert json_lines(done.out)[0]["target"] == name

@@ -8,28 +8,11 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-import yaml
 
 from bmtpt.backbone.execution import AUTOMATIC
 from bmtpt.cli import quickstart_command as quickstart
 from bmtpt.cli.quickstart_command import QUICKSTART, what_it_shows
 from bmtpt.results import read_results
-
-
-@pytest.fixture(scope="module")
-def tiny_quickstart(tmp_path_factory, tiny_t5_folder, tiny_task_folder) -> Path:
-    """The shipped study with tiny tasks, sizes and model."""
-    values = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
-    steps = {"steps": 2, "evaluate_every": 2, "validation_rows": 2, "batch_size": 2}
-    tasks = {name: f"{tiny_task_folder}/{name}.yaml" for name in ("pairs", "answers", "sentiment")}
-    values |= {"backbone": str(tiny_t5_folder), "sources": [tasks["pairs"], tasks["answers"]]}
-    values |= {"targets": [tasks["sentiment"]], "shots": [8], "limits": {"test": 6}}
-    values["learn"] |= {**steps, "prompt_length": 3, "particles": 2}
-    values["adapt"] |= {"steps": 2, "evaluate_every": 2, "batch_size": 2}
-    values["scales"] = {"small": {}, "smallest": {"learn": {"steps": 1}}}
-    path = tmp_path_factory.mktemp("quickstart") / "quickstart.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
 
 
 @pytest.fixture(scope="module")

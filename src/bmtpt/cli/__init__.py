@@ -30,18 +30,18 @@ Commands = dict[str, tuple[Callable[..., Any], str]]
 
 COMMANDS: Commands = {
     "quickstart": (quickstart, "bmtpt quickstart --out bmtpt-quickstart"),
-    "learn": (learn, "bmtpt learn --backbone offline --data offline --source sst2 --source mrpc --out post"),
-    "adapt": (adapt, "bmtpt adapt --posterior post --data offline --target cb --shots 16 --out prompts/cb"),
-    "evaluate": (evaluate, "bmtpt evaluate --prompt prompts/cb --task cb --data offline"),
+    "learn": (learn, "bmtpt learn --backbone offline --data offline --source mrpc --source boolq --out post"),
+    "adapt": (adapt, "bmtpt adapt --posterior post --data offline --target sst2 --shots 16 --out prompts/sst2"),
+    "evaluate": (evaluate, "bmtpt evaluate --prompt prompts/sst2 --data offline"),
     "predict": (predict, "echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2"),
     "inspect": (inspect, "bmtpt inspect post --tokens 5"),
-    "export": (export, "bmtpt export prompts/cb --to peft --out cb-peft"),
-    "import": (import_, "bmtpt import cb-peft --task cb --backbone offline --out prompts/cb"),
-    "report": (report, "bmtpt report post prompts/cb --out report.html"),
-    "study": (study, "bmtpt study particles --scale small --data ../shared/data --out runs/particles"),
-    "table": (table, "bmtpt table studies/results/fewshot.jsonl --method bmtpt"),
+    "export": (export, "bmtpt export prompts/sst2 --to peft --out sst2-peft"),
+    "import": (import_, "bmtpt import sst2-peft --task sst2 --backbone offline --out imported/sst2"),
+    "report": (report, "bmtpt report post prompts/sst2 --out report.html"),
+    "study": (study, "bmtpt study particles --scale smoke --out runs/particles"),
+    "table": (table, "bmtpt table runs/particles/results.jsonl --metric seconds"),
 }
-"""Commands by name, each with its example, in the order of the help."""
+"""Commands by name, each with its example, in the order of the help; an example uses what those before it have made."""
 
 TASK_COMMANDS: Commands = {
     "show": (show_task, "bmtpt tasks show sst2 --rows 3 --data offline"),
@@ -49,12 +49,26 @@ TASK_COMMANDS: Commands = {
 }
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"bmtpt {version('bmtpt')}")
+        raise typer.Exit
+
+
 def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (anywhere in a command).")] = (
         False
     ),
 ) -> None:
-    """`--debug` is here for the help; `main` accepts it anywhere in the command."""
+    """Show the help without a command. `--debug` is here for the help; `main` accepts it anywhere in the command."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def _registered(group: typer.Typer, commands: Commands) -> typer.Typer:
@@ -64,13 +78,13 @@ def _registered(group: typer.Typer, commands: Commands) -> typer.Typer:
 
 
 app = typer.Typer(
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Bayesian Multi-Task Prompt Tuning: a posterior over soft prompts as the prior for the next task.",
     epilog="First time? Try: bmtpt quickstart",
 )
-app.callback()(_options)
+app.callback(invoke_without_command=True)(_options)
 _tasks = typer.Typer(
     invoke_without_command=True, help="List tasks (built-in ones and yours), show their examples, check a task file."
 )
@@ -90,7 +104,7 @@ def main() -> None:
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         with log_shown():
-            app(args=arguments)
+            app(args=arguments, prog_name="bmtpt")
     except BaseException as error:
         if _is_interruption(error):
             print(f"interrupted; {_how_to_continue(arguments)}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,11 @@ ERR = Console(stderr=True)
 def say(text: str) -> None:
     """Print a line for the user, never folded: commands and paths in it are there to be copied."""
     OUT.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def say_next(*words: object) -> None:
+    """Print the command to give next, quoted for a shell."""
+    say(f"next: bmtpt {shlex.join(map(str, words))}")
 
 
 def note(text: str) -> None:

@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic import BaseModel
@@ -66,6 +66,13 @@ def choices(vocabulary: Any) -> str:
     """
     *first, last = get_args(vocabulary)
     return f"{', '.join(first)} or {last}" if first else str(last)
+
+
+def complete_task(incomplete: str) -> list[str]:
+    """Return the built-in tasks that a shell may complete to; for other words it completes paths by itself."""
+    from bmtpt.tasks.spec import builtin_tasks
+
+    return [name for name in builtin_tasks() if name.startswith(incomplete)]
 
 
 def require_one_of(option: str, value: str | None, vocabulary: Any) -> None:
@@ -133,6 +140,9 @@ class ExecutionOptions(BaseModel):
 
 # Options from a settings class
 
+TASKS = ("source", "target")
+"""Options that name tasks."""
+
 
 def with_settings(kind: type[BaseModel], *, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
     """Add one option per field of ``kind`` to a command, handed over as the dictionary ``options``.
@@ -177,15 +187,27 @@ def field_docs(kind: type[BaseModel]) -> dict[str, str]:
 
 def _parameter(name: str, field: FieldInfo, doc: str) -> inspect.Parameter:
     option = name.replace("_", "-")
+    allowed = [value for each in (field.annotation, *get_args(field.annotation)) for value in _values(each)]
+    if any(value not in re.findall(r"\w+", doc) for value in allowed):
+        doc += f" One of {', '.join(allowed)}."
     default = "" if field.is_required() or field.default is None else f" [default: {_shown(field.default)}]"
     text = (doc.replace("[", "(").replace("]", ")") + default.replace("[", "\\[")).strip()
     if field.annotation is bool:
         annotation: Any = Annotated[bool | None, typer.Option(f"--{option}/--no-{option}", help=text)]
     elif _is_list(field):
-        annotation = Annotated[list[str] | None, typer.Option(f"--{option}", help=text, metavar="NAME")]
+        annotation = Annotated[
+            list[str] | None,
+            typer.Option(
+                f"--{option}", help=text, metavar="NAME", autocompletion=complete_task if name in TASKS else None
+            ),
+        ]
     else:
         annotation = Annotated[str | None, typer.Option(f"--{option}", help=text, metavar="VALUE")]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _values(annotation: Any) -> tuple[str, ...]:
+    return get_args(annotation) if get_origin(annotation) is Literal else ()
 
 
 def _is_list(field: FieldInfo) -> bool:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bmtpt.cli.console import ERR, OUT, doing, say
-from bmtpt.cli.options import Defaults, Device, Engine, Jobs, MemoryOption, PrecisionOption, StudyFolder, execution_of
+from bmtpt.cli.options import (
+    Defaults,
+    Device,
+    Engine,
+    Jobs,
+    MemoryOption,
+    PrecisionOption,
+    StudyFolder,
+    complete_task,
+    execution_of,
+)
 
 if TYPE_CHECKING:
     from bmtpt.backbone.execution import Execution
@@ -29,8 +39,12 @@ def study(
         str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")
     ] = None,
     backbone: Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")] = None,
-    sources: Annotated[Names, typer.Option("--source", help="Source task, in place of the file's.")] = None,
-    targets: Annotated[Names, typer.Option("--target", help="Target task, in place of the file's.")] = None,
+    sources: Annotated[
+        Names, typer.Option("--source", help="Source task, in place of the file's.", autocompletion=complete_task)
+    ] = None,
+    targets: Annotated[
+        Names, typer.Option("--target", help="Target task, in place of the file's.", autocompletion=complete_task)
+    ] = None,
     shots: Annotated[Names, typer.Option("--shots", help="Training examples, in place of the file's.")] = None,
     seeds: Annotated[Names, typer.Option("--seed", help="In place of the file's.")] = None,
     methods: Annotated[Names, typer.Option("--method", help="In place of the file's.")] = None,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bmtpt.cli.console import OUT, say
-from bmtpt.cli.options import Data
+from bmtpt.cli.options import Data, complete_task
 from bmtpt.errors import SettingsError
 
 
@@ -33,7 +33,9 @@ def list_tasks(
 
 
 def show_task(
-    name: Annotated[str, typer.Argument(help="A task's name, or the path of its YAML file.")],
+    name: Annotated[
+        str, typer.Argument(help="A task's name, or the path of its YAML file.", autocompletion=complete_task)
+    ],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Examples to print.")] = 3,
     data: Data = "hub",
     backbone: Annotated[str, typer.Option("--backbone", help="Whose tokenizer counts tokens.")] = "offline",

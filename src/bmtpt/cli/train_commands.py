@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings
-from bmtpt.cli.console import ERR, note_cut, say
+from bmtpt.cli.console import ERR, note_cut, say, say_next
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Resume, ShowConfig, with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
@@ -81,7 +81,7 @@ def learn(
     note_cut(sum(facts["texts_cut"].values()))
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
     say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats")
-    say(f"next: bmtpt adapt --posterior {settings.out} --target TASK --data {settings.data} --out DIR")
+    say_next("adapt", "--posterior", settings.out, "--target", "TASK", *_data_option(settings.data), "--out", "DIR")
 
 
 @with_settings(AdaptOptions)
@@ -118,9 +118,15 @@ def adapt(
                 overwrite=overwrite,
                 listener=saving_settings(settings.out, settings, progress),
             )
-    for (name, prompt), target in zip(prompts.items(), settings.target, strict=True):
+    for (name, prompt), target in zip(prompts.items(), targets, strict=True):
         folder = settings.out if len(prompts) == 1 else settings.out / name
         facts = describe_artifact(prompt)
         note_cut(prompt.card.selection["texts_cut"])
         say(f"{name}: {facts['selected']}; trained {facts['trained']}; written to {folder}")
-        say(f"next: bmtpt evaluate --prompt {folder} --task {target} --data {settings.data}")
+        own_rows = target.task.file or target.task.files
+        say_next("evaluate", "--prompt", folder, *([] if own_rows else _data_option(settings.data)))
+
+
+def _data_option(data: str) -> list[str]:
+    """Return the option that names where rows come from, unless it is the default."""
+    return [] if data == "hub" else ["--data", data]
