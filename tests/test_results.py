@@ -74,11 +74,45 @@ def test_a_wrong_line_is_named_with_file_and_number(tmp_path, line, named):
     assert "\n" not in str(error.value)
 
 
+def test_of_a_doubled_line_the_last_counts_and_one_sentence_says_so(tmp_path, caplog):
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    append_results(first, [a_result(), a_result(seed=1), a_result(seed=1)])
+    append_results(second, [a_result(value=50.0), a_result(target="rte")])
+    rows = read_results([first, second])
+    assert [(row.target, row.seed, row.value) for row in rows] == [("cb", 0, 50.0), ("cb", 1, 71.25), ("rte", 0, 71.25)]
+    (said,) = caplog.messages
+    assert (
+        said == f"{first}, line 3 repeats the run of {first}, line 2 (and 1 more such lines); the last of each counts"
+    )
+
+
+def test_every_fifth_flipped_bit_of_a_line_is_refused_or_changes_nothing(tmp_path):
+    path, wanted = tmp_path / "results.jsonl", a_result(shots=16, variant="π", moved=True)
+    append_results(path, [wanted])
+    content, refused = path.read_bytes(), 0
+    for bit in range(0, 8 * len(content), 5):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert read_results(path) == [wanted]
+        except ArtifactError:
+            refused += 1
+    assert refused > 0.98 * 8 / 5 * len(content)
+
+
+@pytest.mark.parametrize("separator", ["\x0b", "\x1c", "\x85", "\u2028"])
+def test_a_name_with_what_some_call_a_line_break_stays_on_its_line(tmp_path, separator):
+    path, row = tmp_path / "results.jsonl", a_result(variant=f"a{separator}b")
+    append_results(path, [row, a_result()])
+    assert read_results(path) == [row, a_result()]
+
+
 def test_a_missing_file_and_a_folder_that_cannot_be_written_are_named(tmp_path):
-    with pytest.raises(ArtifactError, match=r"cannot read results from .*none\.jsonl"):
+    with pytest.raises(ArtifactError, match=r"cannot read .*none\.jsonl"):
         read_results(tmp_path / "none.jsonl")
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match="cannot write results to"):
+    with pytest.raises(ArtifactError, match="cannot write"):
         append_results(tmp_path / "file" / "results.jsonl", [a_result()])
 
 

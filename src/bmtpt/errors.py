@@ -3,12 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 400
+"""Most characters of a line of an error."""
+
 
 class BmtptError(Exception):
-    """Base of every error caused by input. The command line prints it and exits with code 2."""
+    """Base of every error caused by input. The command line prints it and exits with code 2.
+
+    What a sentence quotes may be of any length and hold any character. The middle of a long line is left out, since
+    what is wrong is said at its start and the cure at its end; what a terminal would not print is escaped.
+
+    >>> len(str(BmtptError("key '" + "x" * 5000 + "' is unknown")))
+    400
+    >>> print(BmtptError("no task '" + chr(27) + chr(0xD800) + "'"))
+    no task '\\x1b\\ud800'
+    """
+
+    def __init__(self, sentence: object = "") -> None:
+        super().__init__("\n".join(map(_printable, str(sentence).split("\n"))))
+
+
+def _printable(line: str) -> str:
+    if len(line) > LONGEST:
+        line = f"{line[: 2 * LONGEST // 3]} … {line[3 - LONGEST // 3 - 1 :]}"
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
 
 
 class TaskError(BmtptError):
@@ -62,6 +84,35 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+CURES = {
+    errno.ENOSPC: "free some space and try again",
+    errno.EDQUOT: "free some space and try again",
+    errno.ENOENT: "its folder has vanished: choose another one, or bring it back",
+    errno.ESTALE: "its folder has vanished: choose another one, or bring it back",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EPERM: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+    errno.EMFILE: "allow more open files (ulimit -n)",
+    errno.ENFILE: "close other programs, which hold too many files open",
+}
+"""What to do when a file cannot be written."""
+
+
+def cannot_write(path: object, error: OSError) -> str:
+    """Say that a file or a folder cannot be written, why, and what to do.
+
+    >>> cannot_write("out/a.json", OSError(errno.ENOSPC, "No space left on device"))
+    'cannot write out/a.json: no space left on device; free some space and try again'
+    """
+    cure = CURES.get(error.errno or 0, "choose another folder")
+    return f"cannot write {path}: {(error.strerror or str(error)).lower()}; {cure}"
+
+
+def cannot_read(path: object, error: OSError) -> str:
+    """Say that a file cannot be read, and why."""
+    return f"cannot read {path}: {(error.strerror or str(error)).lower()}"
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:

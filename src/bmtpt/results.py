@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, cannot_read, cannot_write
+from bmtpt.sealed import field_problem, line_values, parse_json, sealed_line
 from bmtpt.types import DataStatus
+
+IDENTITY = (
+    "study", "method", "variant", "backbone", "sources", "target", "shots", "seed", "source_seed", "settings_hash",
+    "data", "metric",
+)  # fmt: skip
+"""Fields that tell the figures of all runs apart."""
 
 
 class Result(BaseModel):
@@ -121,13 +129,18 @@ def settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def as_line(row: Result) -> str:
+    """Return a result as a line of a results file, with a seal by which `read_results` notices a change."""
+    return sealed_line(parse_json(row.model_dump_json()))
+
+
 def append_results(path: Path, rows: Iterable[Result]) -> None:
     """Append rows to a JSON-lines file in one write, so that a killed run leaves whole lines.
 
     Raises:
         ArtifactError: The file cannot be written.
     """
-    text = "".join(row.model_dump_json() + "\n" for row in rows)
+    text = "".join(map(as_line, rows))
     if not text:
         return
     try:
@@ -137,27 +150,40 @@ def append_results(path: Path, rows: Iterable[Result]) -> None:
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise ArtifactError(f"cannot write results to {path}: {error.strerror}; choose another folder") from error
+        raise ArtifactError(cannot_write(path, error)) from error
 
 
 def read_results(paths: Path | Sequence[Path]) -> list[Result]:
-    """Read result lines from one or more JSON-lines files.
+    """Read result lines from JSON-lines files; of a figure that is given twice the last counts, with a warning.
 
     Raises:
-        ArtifactError: A file is missing or a line is not a result; the sentence names file and line.
+        ArtifactError: A file is missing, or a line is not a result as it was written; the sentence names it.
     """
-    rows: list[Result] = []
+    found: dict[tuple[Any, ...], tuple[str, Result]] = {}
+    doubled: list[str] = []
     for path in [paths] if isinstance(paths, Path) else paths:
-        for number, line in enumerate(text_of(path).splitlines(), start=1):
+        for number, line in enumerate(text_of(path).split("\n"), start=1):
             if not line.strip():
                 continue
-            try:
-                rows.append(Result.model_validate_json(line))
-            except ValidationError as error:
-                what = error.errors()[0]
-                field = ".".join(str(part) for part in what["loc"]) or "line"
-                raise ArtifactError(f"{path}, line {number}: {field}: {what['msg']}") from error
-    return rows
+            where = f"{path}, line {number}"
+            row = _row(line, where)
+            key = tuple(getattr(row, name) for name in IDENTITY)
+            if key in found:
+                doubled.append(f"{where} repeats the run of {found[key][0]}")
+            found[key] = where, row
+    if doubled:
+        more = f" (and {len(doubled) - 1:,} more such lines)" if len(doubled) > 1 else ""
+        logging.getLogger("bmtpt").warning("%s%s; the last of each counts", doubled[0], more)
+    return [row for _, row in found.values()]
+
+
+def _row(line: str, where: str) -> Result:
+    try:
+        return Result.model_validate(line_values(line))
+    except ValidationError as error:
+        raise ArtifactError(f"{where} is not a result: {field_problem(error)}") from error
+    except ValueError as error:
+        raise ArtifactError(f"{where} is {error}; delete the line and run its cell again") from error
 
 
 def text_of(path: Path) -> str:
@@ -169,6 +195,6 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ArtifactError(f"cannot read results from {path}: {error.strerror}") from error
+        raise ArtifactError(cannot_read(path, error)) from error
     except UnicodeDecodeError as error:
         raise ArtifactError(f"{path} is not UTF-8 text; give a results file (JSON lines)") from error

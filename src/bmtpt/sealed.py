@@ -15,11 +15,11 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from bmtpt.errors import ArtifactError, BmtptError
+from bmtpt.errors import ArtifactError, BmtptError, cannot_read
 
 SEAL = "sha256"
 LINE_DIGITS = 16
-"""Hexadecimal digits of the seal of one line among many."""
+"""Hexadecimal digits of a seal at least, and of the seal of one line among many."""
 
 
 def parse_json(content: str | bytes) -> Any:
@@ -30,7 +30,10 @@ def parse_json(content: str | bytes) -> Any:
     >>> parse_json('{"a": [1, 2.5]}')
     {'a': [1, 2.5]}
     """
-    return from_json(content)
+    try:
+        return from_json(content)
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from error
 
 
 def read_json(path: Path, error: type[BmtptError] = ArtifactError) -> Any:
@@ -38,9 +41,9 @@ def read_json(path: Path, error: type[BmtptError] = ArtifactError) -> Any:
     try:
         return parse_json(path.read_bytes())
     except OSError as cause:
-        raise error(f"cannot read {path}: {(cause.strerror or str(cause)).lower()}") from cause
+        raise error(cannot_read(path, cause)) from cause
     except ValueError as cause:
-        raise error(f"{path} is not JSON ({cause}): it was cut off or edited; copy it again") from cause
+        raise error(f"{path} is {cause}: it was cut off or edited; copy it again") from cause
 
 
 def field_problem(error: ValidationError) -> str:
@@ -76,5 +79,22 @@ def unsealed(found: dict[str, Any]) -> dict[str, Any]:
     values = {key: value for key, value in found.items() if key != SEAL}
     noted = found[SEAL]
     if not isinstance(noted, str) or len(noted) < LINE_DIGITS or not digest(values).startswith(noted):
-        raise ValueError("it is not as it was written (its SHA-256 differs)")
+        raise ValueError("not as it was written (its SHA-256 differs)")
     return values
+
+
+def sealed_line(values: Mapping[str, Any]) -> str:
+    """Return a JSON-able object as a sealed line of a JSON-lines file, of which `line_values` is the inverse."""
+    return json.dumps(sealed(values, LINE_DIGITS), ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def line_values(line: str) -> dict[str, Any]:
+    """Return the object on a line of a JSON-lines file; one without a seal counts as it is (older versions wrote none).
+
+    Raises:
+        ValueError: It is no JSON object, or not as it was sealed.
+    """
+    found = parse_json(line)
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return unsealed(found)

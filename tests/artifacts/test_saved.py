@@ -281,7 +281,7 @@ def test_a_full_disk_leaves_the_old_artifact_whole(tmp_path: Path):
 def test_a_place_that_cannot_hold_a_folder_gives_one_sentence(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(ArtifactError, match="cannot use") as error:
+        with pytest.raises(ArtifactError, match="cannot write") as error:
             a_posterior().save(place)
         assert str(place) in sentence(error)
 

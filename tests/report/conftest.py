@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from bmtpt.results import Result, append_results
+from bmtpt.sealed import sealed_line
 
 Make = Callable[..., Result]
 
@@ -123,6 +125,8 @@ def run_folder(pristine_folder: Path, tmp_path: Path) -> Path:
 
 def write_run(folder: Path, tasks: list[str], M: int = 3) -> None:
     folder.mkdir(parents=True)
+    particles = np.random.default_rng(2).normal(size=(M, 5, 8)).astype(np.float32)
+    save_file({"particles": particles}, folder / "posterior.safetensors")
     card = {
         "format_version": 1,
         "kind": "posterior",
@@ -132,8 +136,7 @@ def write_run(folder: Path, tasks: list[str], M: int = 3) -> None:
         "steps": 120,
         "seconds": 12.34,
         "versions": {"torch": "2.13"},
+        "weights_sha256": hashlib.sha256((folder / "posterior.safetensors").read_bytes()).hexdigest(),
     }
     (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    (folder / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events(tasks, M)), encoding="utf-8")
-    particles = np.random.default_rng(2).normal(size=(M, 5, 8)).astype(np.float32)
-    save_file({"particles": particles}, folder / "posterior.safetensors")
+    (folder / "events.jsonl").write_text("".join(map(sealed_line, events(tasks, M))), encoding="utf-8")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.html import write_report
@@ -153,6 +154,20 @@ def test_a_killed_run_is_reported_up_to_its_last_whole_line(run_folder, tmp_path
     assert "<h3>Loss</h3>" in write_report([run_folder], tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+def test_numbers_that_are_not_those_of_the_card_are_refused(run_folder, tmp_path):
+    path = run_folder / "posterior.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00")
+    with pytest.raises(ArtifactError, match=r"posterior\.safetensors is not the file that card\.json"):
+        write_report([run_folder], tmp_path / "r.html")
+
+
+def test_an_event_that_was_changed_is_named(run_folder, tmp_path):
+    path = run_folder / "events.jsonl"
+    path.write_text(path.read_text().replace('"lr":0.3', '"lr":0.2', 1))
+    with pytest.raises(ArtifactError, match=r"events\.jsonl, line \d+ is not as it was written"):
+        write_report([run_folder], tmp_path / "r.html")
+
+
 def test_a_broken_line_in_the_middle_is_named(run_folder, tmp_path):
     path = run_folder / "events.jsonl"
     path.write_text("{broken\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
@@ -178,10 +193,10 @@ def test_a_results_file_alone_is_enough_and_studies_stand_apart(tmp_path, study)
 def test_prompts_of_targets_join_the_map(run_folder, tmp_path):
     folder = tmp_path / "target"
     folder.mkdir()
-    (folder / "card.json").write_text(
-        '{"format_version": 1, "kind": "prompt", "task": "boolq", "trained_parameters": 53}'
-    )
-    save_file({"prompts": np.ones((1, 5, 8), np.float32)}, folder / "prompt.safetensors")
+    content = save({"prompts": np.ones((1, 5, 8), np.float32)})
+    (folder / "prompt.safetensors").write_bytes(content)
+    card = {"format_version": 1, "kind": "prompt", "task": "boolq", "weights_sha256": sha256(content).hexdigest()}
+    (folder / "card.json").write_text(json.dumps(card))
     text = write_report([run_folder, folder], tmp_path / "r.html").read_text(encoding="utf-8")
     assert "target: boolq" in text
     assert "source run: particle 3" in text

@@ -21,6 +21,7 @@ from bmtpt.methods.registry import get_method
 from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.posterior.diagnostics import diagnose
 from bmtpt.posterior.svgd import svgd_direction
+from bmtpt.sealed import line_values
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.rows import divided, source_rows, target_rows
@@ -173,7 +174,7 @@ def test_seeds_give_different_posteriors_and_the_same_seed_the_same(tiny_backbon
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [line_values(line) for line in (folder / "events.jsonl").read_text().splitlines()]
 
 
 def started(backbone: Any, sources: Any, **changes: Any) -> torch.Tensor:
@@ -242,7 +243,7 @@ def test_other_rows_or_sources_cannot_be_resumed(tiny_backbone, sources, tmp_pat
 
 def test_a_folder_that_is_a_file_is_named(tiny_backbone, sources, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ArtifactError, match=r"cannot use .*file.*choose another folder"):
+    with pytest.raises(ArtifactError, match=r"cannot write .*file.*choose another folder"):
         learn(tiny_backbone, sources, learning(), folder=tmp_path / "file" / "run")
 
 

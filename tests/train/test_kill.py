@@ -18,6 +18,7 @@ import torch
 
 import bmtpt
 from bmtpt.artifacts.saved import Posterior, read_artifact
+from bmtpt.sealed import line_values
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
@@ -161,7 +162,7 @@ def again(backbone: Any, tasks: Any, posterior: Path, stage: str, folder: Path, 
 
 
 def events(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    found = [line_values(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     return [{key: value for key, value in event.items() if key != "seconds"} for event in found]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bmtpt.errors import ArtifactError, SettingsError, TrainingError
+from bmtpt.sealed import line_values
 from bmtpt.settings import LoopSettings
 from bmtpt.train.checkpoint import load_checkpoint
 from bmtpt.train.loop import CHECKPOINT, EVENTS, Loop, Outcome, Validation
@@ -81,7 +81,7 @@ def run(
 
 def events(folder: Path) -> list[dict[str, Any]]:
     """Events without wall times."""
-    found = [json.loads(line) for line in (folder / EVENTS).read_text().splitlines()]
+    found = [line_values(line) for line in (folder / EVENTS).read_text().splitlines()]
     return [{key: value for key, value in event.items() if key != "seconds"} for event in found]
 
 
@@ -298,7 +298,7 @@ def test_the_listener_hears_what_the_log_keeps_and_how_many_steps_there_are(tmp_
     heard: list[dict[str, Any]] = []
     Loop(Toy(), settings(), folder=tmp_path, listener=heard.append).run()
     assert [event.pop("steps") for event in heard] == [10] * len(heard)
-    assert heard == [json.loads(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
+    assert heard == [line_values(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
 
 
 def test_wall_time_adds_up_over_a_resume(tmp_path):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from glob import escape
 from pathlib import Path
 
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, cannot_write
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -39,9 +39,7 @@ def write_files_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
             scratch[name].replace(folder / name)
         _sync_folder(folder)
     except OSError as error:
-        place = folder / next(iter(files)) if len(files) == 1 else folder
-        reason = (error.strerror or str(error)).lower()
-        raise ArtifactError(f"cannot write {place}: {reason}; choose another folder") from error
+        raise ArtifactError(cannot_write(folder / next(iter(files)) if len(files) == 1 else folder, error)) from error
     finally:  # after a success there is nothing to remove
         for path in scratch.values():
             with suppress(OSError):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, cannot_read, cannot_write
 from bmtpt.sealed import SEAL, read_json, unsealed
 
 CARD = "card.json"
@@ -62,7 +63,28 @@ def read_raw_card(folder: Path) -> dict[str, Any] | None:
     try:
         return unsealed(found)
     except ValueError as error:
-        raise ArtifactError(f"{path}: {error}; copy the folder again or train again") from error
+        raise ArtifactError(f"{path} is {error}; copy the folder again or train again") from error
+
+
+def read_weights(folder: Path, kind: Kind, sha256: str) -> bytes:
+    """Return the safetensors file of an artifact whose card notes a SHA-256. Links are followed: the hash decides.
+
+    Raises:
+        ArtifactError: It cannot be read, or is not the file that the card describes.
+    """
+    path = folder / f"{kind}.safetensors"
+    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
+        raise ArtifactError(f"{path} is not a file; copy the folder again")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(cannot_read(path, error)) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ArtifactError(
+            f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
+            "copy the folder again or train again"
+        )
+    return content
 
 
 @contextmanager
@@ -90,7 +112,7 @@ def made(folder: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtifactError(f"cannot use {folder}: {error.strerror}; choose another folder") from error
+        raise ArtifactError(cannot_write(folder, error)) from error
     try:
         yield
     except BaseException:

@@ -23,7 +23,7 @@ from bmtpt.artifacts.card import BackboneCard, PromptCard, backbone_card, requir
 from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import ArtifactError, SettingsError
+from bmtpt.errors import ArtifactError, SettingsError, cannot_read
 from bmtpt.sealed import field_problem
 
 CONFIG = "adapter_config.json"
@@ -124,7 +124,7 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
     try:
         config = _Config.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise ArtifactError(cannot_read(path, error)) from error
     except ValidationError as error:
         raise ArtifactError(f"{path} is not a prompt-tuning configuration: {field_problem(error)}") from error
     if config.peft_type != "PROMPT_TUNING":

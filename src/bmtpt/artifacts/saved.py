@@ -17,7 +17,7 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card, stamped
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.folder import CARD, output_folder
+from bmtpt.artifacts.folder import CARD, output_folder, read_weights
 from bmtpt.errors import ArtifactError
 
 
@@ -150,18 +150,7 @@ def _check_tensors(tensors: dict[str, Tensor], backbone: BackboneCard, what: str
 def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCard]:
     """Read a card and its tensors, and check all that a wrong, damaged or edited folder could break."""
     card = read_card(folder, model)
-    path = folder / f"{card.kind}.safetensors"
-    if path.exists() and not path.is_file():  # reading a pipe or a device might never end
-        raise ArtifactError(f"{path} is not a file; copy the folder again")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
-    if hashlib.sha256(content).hexdigest() != card.weights_sha256:
-        raise ArtifactError(
-            f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
-            "copy the folder again or train again"
-        )
+    path, content = folder / f"{card.kind}.safetensors", read_weights(folder, card.kind, card.weights_sha256)
     # What a hash cannot tell: a card and a file that fit each other can still both be wrong.
     try:
         tensors = parse_safetensors(content)

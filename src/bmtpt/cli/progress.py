@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from contextlib import suppress
@@ -15,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as Bar
 from rich.table import Column
 from rich.text import Text
+
+from bmtpt.sealed import line_values
 
 TASKS_SHOWN = 4
 SECONDS_BETWEEN_LINES = 10.0
@@ -209,8 +210,8 @@ def last_step(log: Path) -> dict[str, Any] | None:
         lines = file.read().decode(errors="replace").splitlines()
     for line in reversed(lines):
         with suppress(ValueError):  # a line that is being written
-            event = json.loads(line)
-            if isinstance(event, dict) and event.get("event") == "step":
+            event = line_values(line)
+            if event.get("event") == "step":
                 return event
     return None
 

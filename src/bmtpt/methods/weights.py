@@ -38,7 +38,7 @@ from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD, output_folder
 from bmtpt.artifacts.peft import WEIGHTS as PEFT_WEIGHTS
 from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
-from bmtpt.errors import ArtifactError, SettingsError
+from bmtpt.errors import ArtifactError, SettingsError, cannot_write
 from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
@@ -271,7 +271,7 @@ class TunedModel:
                     model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
                     name, weights = PEFT_WEIGHTS, (folder / PEFT_WEIGHTS).read_bytes()
                 except OSError as error:
-                    raise ArtifactError(f"cannot write {folder}: {error.strerror}; choose another folder") from error
+                    raise ArtifactError(cannot_write(folder, error)) from error
             else:
                 stored = {name: tensor.to("cpu", torch.float32).contiguous() for name, tensor in self.tensors.items()}
                 name, weights = WEIGHTS, to_safetensors(stored)

@@ -5,7 +5,6 @@ Every file of a run folder is optional, because a report is most useful while a 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bmtpt.artifacts.folder import read_raw_card
+from bmtpt.artifacts.folder import CARD, read_raw_card, read_weights
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, read_results
+from bmtpt.sealed import line_values
 from bmtpt.yaml_files import read_yaml
 
 Event = dict[str, Any]
@@ -117,16 +117,14 @@ def mapping(value: object) -> dict[str, Any]:
 
 def _read_run(folder: Path, name: str) -> Run | None:
     """Read a folder, or return None if it holds none of a run's files but results."""
-    card = read_raw_card(folder)
+    card = read_raw_card(folder) or {}
     events = _read_events(folder / "events.jsonl")
-    prompts = _read_prompts(folder, str(mapping(card).get("task") or folder.name))
+    prompts = _read_prompts(folder, card)
     if not (card or events or prompts):
         return None
-    if not isinstance(card or {}, dict):
-        raise ArtifactError(f"{folder / 'card.json'} must hold one JSON object; save the run again")
     path = folder / "settings.yaml"
-    settings = (read_yaml(path, ArtifactError) if path.is_file() else None) or mapping(card).get("settings")
-    return Run(name, mapping(card), mapping(settings), events, prompts)
+    settings = (read_yaml(path, ArtifactError) if path.is_file() else None) or card.get("settings")
+    return Run(name, card, mapping(settings), events, prompts)
 
 
 def _text_of(path: Path) -> str:
@@ -138,35 +136,34 @@ def _text_of(path: Path) -> str:
 
 
 def _read_events(path: Path) -> tuple[Event, ...]:
-    lines = _text_of(path).splitlines()
+    lines = _text_of(path).split("\n")
     events: list[Event] = []
     for number, line in enumerate(lines, start=1):
         try:
-            event = json.loads(line) if line.strip() else None
-        except json.JSONDecodeError as error:
+            events += [line_values(line)] if line.strip() else []
+        except ValueError as error:
             if number == len(lines):  # a killed run leaves half a line
                 break
-            raise ArtifactError(f"{path}, line {number} is not valid JSON: {error}; delete the line") from error
-        if isinstance(event, dict):
-            events.append(event)
+            raise ArtifactError(f"{path}, line {number} is {error}; delete it") from error
     return tuple(events)
 
 
-def _read_prompts(folder: Path, task: str) -> dict[str, Floats]:
-    """Read the `particles` or `prompts` tensor [M, P, D] of the two kinds of artifact (see `bmtpt.artifacts.saved`)."""
+def _read_prompts(folder: Path, card: dict[str, Any]) -> dict[str, Floats]:
+    """Read the tensor [M, P, D] of a posterior or a prompt; nothing without a card, which vouches for it."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
+    kind = card.get("kind")
+    if kind not in ("posterior", "prompt"):
+        return {}
+    content = read_weights(folder, kind, str(card.get("weights_sha256")))
+    try:
+        tensor = load(content)["particles" if kind == "posterior" else "prompts"].astype(np.float64)
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise ArtifactError(f"{folder} holds no {kind} as {CARD} describes it ({error}); copy it again") from error
+    task = str(card.get("task") or folder.name)
     found: dict[str, Floats] = {}
-    for kind, key in (("posterior", "particles"), ("prompt", "prompts")):
-        path = folder / f"{kind}.safetensors"
-        if not path.is_file():
-            continue
-        try:
-            tensor = load_file(path).get(key, np.zeros(0)).astype(np.float64)
-        except (OSError, ValueError, SafetensorError) as error:
-            raise ArtifactError(f"cannot read {path}: {error}; copy the folder again") from error
-        for m, prompt in enumerate(tensor if tensor.ndim == 3 else (), start=1):
-            name = f"particle {m}" if kind == "posterior" else task
-            found[name if name not in found else f"{name} ({m})"] = prompt
+    for m, prompt in enumerate(tensor if tensor.ndim == 3 else (), start=1):
+        name = f"particle {m}" if kind == "posterior" else task
+        found[name if name not in found else f"{name} ({m})"] = prompt
     return found

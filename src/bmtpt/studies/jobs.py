@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import SettingsError
-from bmtpt.results import Result, read_results, text_of
+from bmtpt.results import Result, as_line, read_results, text_of
 
 
 class Place(NamedTuple):
@@ -92,7 +92,8 @@ def in_order(results: Sequence[Result], jobs: Sequence[Job]) -> list[Result]:
 
 
 def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
-    """Return the lines that the jobs have so far; half a line and lines of half a job are dropped from the file.
+    """Return the lines that the jobs have so far; half a line, lines of half a job, and all but
+    the last of doubled lines are dropped from the file.
 
     Lines of other studies and of other cells stay in the file.
 
@@ -118,7 +119,7 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
     torn = [job for job in jobs if not all(found[place] >= metrics for place, metrics in job.lines.items())]
     lost = {place for job in torn for place in job.lines}
     kept = [row for row in rows if place_of(row) not in lost]
-    if len(kept) < len(rows):
+    if len(kept) < len(whole.split("\n")):
         _write(path, kept)
     return [row for row in kept if place_of(row) in places]
 
@@ -146,4 +147,4 @@ def put_in_order(path: Path, ordered: Sequence[Result]) -> None:
 
 
 def _write(path: Path, rows: Sequence[Result]) -> None:
-    write_text_atomically(path, "".join(row.model_dump_json() + "\n" for row in rows))
+    write_text_atomically(path, "".join(map(as_line, rows)))

@@ -8,12 +8,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Float
-from safetensors.torch import load_file
-from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone, versions
-from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone import Backbone
@@ -24,6 +21,7 @@ from bmtpt.stages.source import learn, learn_own_source, start_settings
 from bmtpt.studies.jobs import Place
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData
+from bmtpt.train.checkpoint import load_checkpoint, save_checkpoint
 from bmtpt.train.events import Listener, end_of
 from bmtpt.train.loop import EVENTS
 from bmtpt.types import DATA_ORDER
@@ -161,9 +159,8 @@ class Sources:
                 folder=kept.parent,
                 listener=named(self.listener, name),
             )
-            tensors = {key: tensor.cpu().contiguous() for key, tensor in found.items()}
-            write_files_atomically(kept.parent, {kept.name: to_safetensors(tensors)})
-        return load_file(kept, device=str(self.backbone.device))
+            save_checkpoint(kept, found, {})
+        return {key: tensor.to(self.backbone.device) for key, tensor in load_checkpoint(kept)[0].items()}
 
     def _own_folder(self, name: str) -> Path:
         options = self.study.options_of(get_method(name)).model_dump(mode="json")

@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, cannot_read
+from bmtpt.sealed import parse_json
 
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -44,8 +45,10 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ArtifactError(
                 f"the checkpoint {path} is not as it was written (its SHA-256 differs); delete it and start again"
             )
-        return tensors, json.loads(metadata["header"])
-    except (OSError, SafetensorError, KeyError, ValueError, RecursionError) as error:
+        return tensors, parse_json(metadata["header"])
+    except OSError as error:
+        raise ArtifactError(cannot_read(path, error)) from error
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"the checkpoint {path} cannot be read; delete it and start again") from error
 
 

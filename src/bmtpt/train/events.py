@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Protocol
 
 from bmtpt.artifacts.files import write_text_atomically
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, cannot_write
+from bmtpt.sealed import line_values, sealed_line
 
 
 class Listener(Protocol):
@@ -17,7 +17,7 @@ class Listener(Protocol):
 
 
 class EventLog:
-    """Appends events to `events.jsonl`."""
+    """Appends events to `events.jsonl`, each sealed, so that a line that was changed is not read as an event."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -34,9 +34,9 @@ class EventLog:
     def __call__(self, event: dict[str, Any]) -> None:
         try:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write(sealed_line(event))
         except OSError as error:
-            raise ArtifactError(f"cannot write {self.path}: {error.strerror}; free some space and resume") from error
+            raise ArtifactError(cannot_write(self.path, error)) from error
 
 
 def end_of(path: Path) -> dict[str, Any] | None:
@@ -50,13 +50,12 @@ def end_of(path: Path) -> dict[str, Any] | None:
 
 def _lines(path: Path) -> list[str]:
     """Return the log's lines; bytes that are not UTF-8 (a damaged disk) do not stop a run whose checkpoint is whole."""
-    return path.read_bytes().decode("utf-8", errors="replace").splitlines() if path.is_file() else []
+    return path.read_bytes().decode("utf-8", errors="replace").split("\n") if path.is_file() else []
 
 
 def _event(line: str) -> dict[str, Any]:
     """Return a line's event; {} for a line that a kill cut short or that was damaged."""
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
+        return line_values(line)
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
