@@ -130,6 +130,17 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     return "choose from " + ", ".join(known)
 
 
+def shortened(value: Any, most: int = 60) -> str:
+    """Return a value as one short line for a message; what cannot be seen is escaped.
+
+    >>> shortened("a b\\u200b"), shortened("a" * 9, most=5)
+    ('a b\\\\u200b', 'aaaa…')
+    """
+    text = str(value)[: 4 * most]
+    text = text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def described(value: Any) -> str:
     """Name a value's type with its article.
 

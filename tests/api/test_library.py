@@ -19,7 +19,8 @@ from bmtpt.types import Example
 
 TINY = {"steps": 4, "evaluate_every": 2}
 BODIES = ["the film is good", "the book is sad", "the song is superb", "the meal is cold"]
-TABLE = pd.DataFrame({"body": BODIES * 10, "team": ["positive", "negative"] * 20})
+TEXTS = [f"{BODIES[i % 4]}{' indeed' * (i // 4)}" for i in range(40)]
+TABLE = pd.DataFrame({"body": TEXTS, "team": ["positive", "negative"] * 20})
 
 
 @pytest.fixture(scope="module")

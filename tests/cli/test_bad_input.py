@@ -31,7 +31,8 @@ FILES = {
     "typo.yaml": TASK.format("typo") + "metrik: accuracy\n",
     "broken.yaml": "name: broken\nlabels: [a\n",
     "long.yaml": TASK.format("long"),
-    "long.csv": "x,y\n" + f"short,a\nshort,b\n{LONG},a\n{LONG},b\n{LONG},a\n{LONG},b\n" * 5,
+    "long.csv": "x,y\n"
+    + "".join(f"{text} {i},{'ab'[i % 2]}\n" for i, text in enumerate(["short", "short", *[LONG] * 4] * 5)),
     "unknown-key.yaml": "kernell: rbf\n",
     "no-yaml.yaml": "steps: [1\n",
     "list.yaml": "- steps\n",

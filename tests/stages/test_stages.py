@@ -151,7 +151,7 @@ def test_a_target_without_validation_rows_lends_a_share_of_its_shots(tiny_backbo
     assert {example.label for example in rows.select.examples} == {0, 1}
     almost_all = target_rows(tiny_backbone, target, adapting(shots=8, selection_share=0.99))
     assert (len(almost_all.train), len(almost_all.select)) == (1, 7)
-    with pytest.raises(DataError, match=r"target pairs has 1 labelled rows .*; at least 2 are needed"):
+    with pytest.raises(DataError, match=r"target pairs has 1 labelled rows .*; at least 2 texts are needed"):
         target_rows(tiny_backbone, target, adapting(shots=1))
 
 
@@ -161,6 +161,14 @@ def test_rows_are_divided_in_the_proportions_of_their_labels():
     assert sorted(e.before for e in (*first, *second)) == sorted(e.before for e in examples)
     assert [sum(e.label == c for e in second) for c in (0, 1)] == [6, 2]
     assert divided(examples, 0.2, seed=3) == (first, second) != divided(examples, 0.2, seed=4)
+
+
+def test_rows_of_one_text_are_not_divided():
+    examples = [Example(f"text {i // 2}", "", "", "w", label=i // 2 % 2) for i in range(40)]
+    first, second = divided(examples, 0.2, seed=3)
+    assert (len(first), len(second)) == (32, 8)
+    assert not {example.text for example in first} & {example.text for example in second}
+    assert divided(examples[:2], 0.5, seed=3) == (tuple(examples[:2]), ())
 
 
 def _held_back(rows: int, count: int) -> list[int]:
@@ -282,7 +290,7 @@ def test_sources_must_be_named_once_and_hold_rows(tiny_backbone, sources):
         learn(tiny_backbone, [], learning())
     with pytest.raises(SettingsError, match="'sentiment' was given twice"):
         learn(tiny_backbone, [sources[0], sources[0]], learning())
-    with pytest.raises(DataError, match="source sentiment has 1 training rows; at least 2 are needed"):
+    with pytest.raises(DataError, match="source sentiment has 1 training rows; at least 2 texts are needed"):
         learn(tiny_backbone, [replace(sources[0], train=sources[0].train[:1], select=())], learning())
 
 

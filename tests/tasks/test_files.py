@@ -89,7 +89,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "content", "sentence"), WRONG)
 def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, content, sentence):
     with pytest.raises(DataError, match=sentence) as caught:
-        from_file(written(tmp_path, name, content))
+        from_file(written(tmp_path, name, content)).sound()
     assert name in str(caught.value)
     assert len(str(caught.value).replace(str(tmp_path), "")) <= 300
 

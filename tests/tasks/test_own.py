@@ -129,3 +129,80 @@ def test_a_split_column_is_followed():
     parts = ["train", "train", "test", "validation"]
     data = loaded([{**row, "part": parts[i % 4]} for i, row in enumerate(ROWS)], split_column="part")
     assert [len(part) for part in data.parts.values()] == [20, 10, 10]
+
+
+KINDS = ["list", "frame", "dataset", "csv", "tsv", "jsonl", "json", "parquet"]
+
+
+def given_as(kind, rows, folder: Path):
+    frame = dataframe(rows)
+    path = folder / f"rows.{kind}"
+    writers = {
+        "csv": lambda: frame.to_csv(path, index=False),
+        "tsv": lambda: frame.to_csv(path, index=False, sep="\t"),
+        "jsonl": lambda: frame.to_json(path, orient="records", lines=True),
+        "json": lambda: frame.to_json(path, orient="records"),
+        "parquet": lambda: frame.to_parquet(path),
+    }
+    if kind in writers:
+        writers[kind]()
+        return path
+    return {"list": rows, "frame": frame, "dataset": dataset(rows)}[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", [(True, False), (1.0, 0.0), (1, 0), ("True", "False"), ("1.0", "0.0")])
+def test_a_label_is_the_same_from_every_kind_of_rows(tmp_path, kind, labels):
+    rows = [{"body": f'text {i}, "quoted"', "team": labels[i % 2]} for i in range(10)]
+    written = ("false", "true") if str(labels[0]) == "True" else ("0", "1")
+    shown = given_as(kind, rows, tmp_path)
+    assert loaded(shown).task.label_words == written
+    words = {labels[0]: "good", labels[1]: "bad"}
+    data = loaded(shown, labels=words, split="none")
+    assert [example.target for example in data.train] == ["good", "bad"] * 5
+    assert data.train[3].text == 'ticket: text 3, "quoted"'
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_taken_for_no_labels_whatever_the_kind_of_rows(tmp_path, kind):
+    rows = [{"body": f"text {i}", "team": i % 4 + 0.5} for i in range(10)]
+    with pytest.raises(DataError, match=r"numbers such as 0\.5; give 'steps'"):
+        loaded(given_as(kind, rows, tmp_path))
+
+
+def test_labels_that_would_be_one_are_refused():
+    for labels in ({"1": "a", "1.0": "b"}, {True: "a", "TRUE": "b"}, ["1", 1.0, "2"]):
+        with pytest.raises(DataError, match=r"labels: label '(1|true)' is there 2 times"):
+            loaded(ROWS, labels=labels)
+
+
+def test_a_file_is_read_as_its_arguments_say(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes("body;team\ncafé, noir;a\nthé;b\n".encode("latin-1"))
+    data = loaded(path, encoding="latin-1", delimiter=";", split="none")
+    assert [example.text for example in data.train] == ["ticket: café, noir", "ticket: thé"]
+    for keys in ({"encoding": "latin-99"}, {"delimiter": ";;"}, {"quoting": "some"}):
+        with pytest.raises(TaskError, match=f"key '{next(iter(keys))}'"):
+            loaded(path, **keys)
+    with pytest.raises(TaskError, match="key 'delimiter' says how a file is read, and the rows are in memory"):
+        loaded(ROWS, delimiter=";")
+
+
+def test_arrays_of_answers_are_lists_of_them():
+    rows = [{"body": f"text {i}", "team": {"text": np.array(["a", "b"], object)}} for i in range(5)]
+    assert loaded(dataframe(rows), answers="team", split="none").train[0].references == ("a", "b")
+    with pytest.raises(DataError, match="row 1: an answer is a dict, not a text"):
+        loaded([{"body": "x", "team": [{"a": 1}]}], answers="team", split="none")
+
+
+@pytest.mark.parametrize("missing", ["NA", "NaT"])
+def test_what_pandas_writes_for_a_missing_value_is_one(missing):
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DataError, match="row 41: column 'body' is empty"):
+        loaded([*ROWS, {"body": getattr(pandas, missing), "team": "other"}])
+
+
+def test_a_column_that_is_there_twice_is_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(DataError, match="column 'body' is there 2 times"):
+        loaded(pandas.DataFrame([["a", "b", "x"]], columns=["body", "body", "team"]))

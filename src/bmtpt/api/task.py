@@ -22,8 +22,8 @@ class Task:
     and the others train (`split` and `split_column` change that; `repr` shows it).
 
     Args:
-        rows: A pandas DataFrame, a list of dicts, a `datasets.Dataset`, or the path of a .csv, .tsv, .jsonl or .parquet
-            file; or a dict of such tables with keys among train, validation and test.
+        rows: A pandas DataFrame, a list of dicts, a `datasets.Dataset`, or the path of a .csv, .tsv, .jsonl,
+            .json or .parquet file (also .gz); or a dict of such tables with keys among train, validation and test.
         text: Template with {column} placeholders, such as "ticket: {body}".
         label: Column of the label (or of the number, with `steps`).
         labels: Words that stand for the raw labels, {0: "negative", 1: "positive"}, or the labels in order. None takes
@@ -37,6 +37,8 @@ class Task:
         metrics, primary: Metrics to report, and the headline one (default: accuracy for labels).
         group: Column that names the rows scored together.
         max_length: Longest text in tokens.
+        encoding, delimiter, quoting: How a file is written ("latin-1", ";", "none"), if not as UTF-8 with commas (tabs
+            in .tsv) and double quotes.
         seed: Seed of the split.
 
     Raises:
@@ -60,13 +62,16 @@ class Task:
         primary: str | None = None,
         group: str | None = None,
         max_length: int | None = None,
+        encoding: str | None = None,
+        delimiter: str | None = None,
+        quoting: str | None = None,
         seed: int = SPLIT_SEED,
     ) -> None:
         require(seed, int, "seed must be a whole number")
         keys = {
             "text": text, "label": label, "labels": labels, "answers": answers, "steps": steps, "context": context,
             "name": name, "split": split, "split_column": split_column, "metrics": metrics, "primary": primary,
-            "group": group, "max_length": max_length,
+            "group": group, "max_length": max_length, "encoding": encoding, "delimiter": delimiter, "quoting": quoting,
         }  # fmt: skip
         self.spec, own = own_task(rows, {key: value for key, value in keys.items() if value is not None})
         self._place: str | Path | None = None

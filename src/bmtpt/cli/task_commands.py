@@ -63,7 +63,13 @@ def check_task(
 ) -> None:
     """Validate a task file and every row it leads to; count the rows of each label in each part."""
     from bmtpt.backbone.model.load import load_tokenizer
-    from bmtpt.tasks import check_file
+    from bmtpt.tasks.check import WrongRowsError, check_file
 
-    for line in check_file(file, data, load_tokenizer(backbone) if backbone else None):
+    try:
+        lines = check_file(file, data, load_tokenizer(backbone) if backbone else None)
+    except WrongRowsError as error:
+        for line in error.listed:
+            say(line)
+        raise
+    for line in lines:
         say(line)

@@ -13,7 +13,7 @@ from bmtpt.inference.score import answer_limit, make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, TaskSpec, few_shot
-from bmtpt.tasks.splits import stratified
+from bmtpt.tasks.splits import divide, together
 from bmtpt.tasks.tokens import Tokenised, tokenise
 from bmtpt.types import Example
 
@@ -41,7 +41,7 @@ def source_rows(
         if rows and not held:
             rows, held = divided(rows, HELD_BACK_SHARE, seed=0)
         if not rows or not held:
-            raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 are needed")
+            raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
         train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
         warn_of_unwritable(backbone, source.task, train[name])
         held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
@@ -80,8 +80,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         train, select = divided(train, settings.selection_share, settings.seed)
     if not train or not (select or settings.selection == "none"):
         raise DataError(
-            f"target {name} has {len(labelled)} labelled rows for training and selection; at least 2 are needed, one "
-            "for each (selection 'none' trains on all)"
+            f"target {name} has {len(labelled)} labelled rows for training and selection; at least 2 texts are "
+            "needed, one for each (selection 'none' trains on all)"
         )
     length = settings.max_length or target.task.max_length
     training = tokenise(backbone, train, length)
@@ -103,15 +103,19 @@ def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> N
 
 
 def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Divide rows in two, each with the labels in about their overall proportions; a single row goes to the first part.
+    """Divide rows in two, each with the labels in about their proportions; a single text goes to the first part.
+
+    Rows of one text stay together: what is selected with must not have been trained on.
 
     Args:
-        share: Share of the second part, at least one row.
+        share: Share of the second part, at least one text.
         seed: Seed of the order.
     """
+    units = together([(example.before, example.context, example.after) for example in examples])
     count = min(len(examples) - 1, max(1, round(share * len(examples))))
-    first, second = stratified([example.label for example in examples], count, seed)
-    return tuple(examples[i] for i in first), tuple(examples[i] for i in second)
+    drawn = divide(units, [examples[unit[0]].label for unit in units], count, seed)
+    first, second = (tuple(examples[i] for i in part) for part in drawn)
+    return first, second
 
 
 def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:

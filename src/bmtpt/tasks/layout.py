@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
+
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from bmtpt.errors import DataError
 
@@ -17,8 +21,7 @@ MOST_CHARACTERS = 2**26
 """Of a line, a quoted value, or a .json file, which is read as a whole."""
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(BaseModel):
     """What a text file does not say of itself.
 
     Attributes:
@@ -27,9 +30,30 @@ class Layout:
         quoting: ``minimal`` reads values in double quotes as CSV does, ``none`` takes quotes for text.
     """
 
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     encoding: str = "utf-8"
     delimiter: str | None = None
     quoting: Quoting = "minimal"
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str) -> str:
+        try:
+            "".encode(encoding)
+        except (LookupError, ValueError) as error:
+            raise ValueError(
+                f"there is no encoding '{encoding[:40]}'; give one such as latin-1, cp1252 or utf-16"
+            ) from error
+        return encoding
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, delimiter: str | None) -> str | None:
+        delimiter = "\t" if delimiter in ("\\t", "tab") else delimiter
+        if delimiter is not None and (len(delimiter) != 1 or delimiter in '"\r\n'):
+            raise ValueError(f"'{delimiter[:40]}' cannot separate columns; give one character, such as ';', or tab")
+        return delimiter
 
 
 class FileRow(NamedTuple):
@@ -67,20 +91,35 @@ def place(path: Path, number: int) -> str:
     return f"{path}, {unit_of(path)} {number}"
 
 
-def distinct(columns: Iterable[str], where: object) -> list[str]:
-    """Return column names; raise a DataError if one is there twice, of which only one could be read."""
-    found = list(columns)
+def distinct(names: Iterable[str], where: object, kind: str = "column") -> list[str]:
+    """Return names; raise a DataError if one is there twice, of which only one could be read."""
+    found = list(names)
     if twice := [name for name, count in Counter(found).items() if count > 1 and name]:
-        raise DataError(f"{where}: column '{twice[0]}' is there {found.count(twice[0])} times; rename all but one")
+        raise DataError(f"{where}: {kind} '{twice[0]}' is there {found.count(twice[0])} times; rename all but one")
     return found
 
 
-def with_needed(columns: list[str], needed: Collection[str], path: Path) -> list[str]:
+def with_needed(columns: list[str], needed: Collection[str], where: object) -> list[str]:
     """Return the columns of a table; raise a DataError if one that is needed is not among them."""
     if missing := [name for name in needed if name not in columns]:
         shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
-        raise DataError(f"{path}: there is no column '{missing[0]}'; the columns are {shown}")
+        raise DataError(f"{where}: there is no column '{missing[0]}'; the columns are {shown}")
     return columns
+
+
+def label_key(raw: Any) -> str:
+    """Return a raw label as text, the same from every kind of file: for 1, 1.0, ``"1"`` and ``"1.0"``; True and "TRUE".
+
+    >>> [label_key(raw) for raw in (1, 1.0, "1 ", "1.0", True, "True", 2.5, "01")]
+    ['1', '1', '1', '1', 'true', 'true', '2.5', '01']
+    """
+    key = str(int(raw) if isinstance(raw, float) and raw.is_integer() else raw).strip()
+    if key in ("True", "TRUE", "False", "FALSE"):  # Python and pandas write the first, spreadsheets the second
+        return key.lower()
+    if key.isascii():
+        whole = re.fullmatch(r"(-?(?:0|[1-9][0-9]*))\.0+", key)
+        return ("0" if whole[1] == "-0" else whole[1]) if whole else key
+    return unicodedata.normalize("NFC", key)
 
 
 def lines_of(file: TextIO, path: Path, held: list[str]) -> Iterator[str]:

