@@ -35,6 +35,12 @@ KernelScope = Literal["prompt", "row"]
 ScorerKind = Literal["rank", "generate"]
 """How a prompt is scored: by the likelihood of each label word, or by the text it generates."""
 
+StreamFormat = Literal["text", "jsonl", "csv", "tsv"]
+"""What a stream to answer holds: a text a line, a JSON object with the task's columns a line, or a table."""
+
+OnError = Literal["stop", "report"]
+"""What a row that cannot be answered does: end the work with its error, or get the error as its answer."""
+
 Annealing = Literal["none", "linear", "cyclic"]
 """How the factor on the score changes over time (`posterior/svgd.py`)."""
 

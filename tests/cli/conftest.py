@@ -28,13 +28,14 @@ class Ran(NamedTuple):
 Command = Callable[..., Ran]
 
 
-def run_command(*arguments: str | Path, stdin: str = "") -> Ran:
+def run_command(*arguments: str | Path, stdin: str | bytes = "") -> Ran:
     from bmtpt.cli import main
 
     out, err = io.StringIO(), io.StringIO()
     words = ["bmtpt", *map(str, arguments)]
     code: object = 0
-    with redirect_stdout(out), redirect_stderr(err), patch.multiple(sys, argv=words, stdin=io.StringIO(stdin)):
+    given = io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()))
+    with redirect_stdout(out), redirect_stderr(err), patch.multiple(sys, argv=words, stdin=given):
         try:
             main()
         except SystemExit as stop:

@@ -141,10 +141,15 @@ BAD: list[tuple[str, list[str]]] = [
     ("report tasks", ["tasks holds nothing to report"]),
     ("report rows.jsonl", ["rows.jsonl, line 1"]),
     # prediction
-    ("predict --prompt prompt nowhere.jsonl", ["cannot read nowhere.jsonl"]),
-    ("predict --prompt prompt rows.jsonl", ["rows.jsonl, line 2 is not valid JSON"]),
+    ("predict --prompt prompt nowhere.jsonl", ["there is no file nowhere.jsonl"]),
+    ("predict --prompt prompt rows.jsonl", ["rows.jsonl, line 2: this is not JSON"]),
+    ("predict --prompt prompt stray.yaml", ["stray.yaml: the ending is none of .txt", "--format"]),
+    ("predict --prompt prompt text.txt --out new.xlsx", ["cannot write new.xlsx", ".parquet"]),
+    ("predict --prompt prompt text.txt --out text.txt/new.csv", ["cannot write text.txt/new.csv"]),
+    ("predict --prompt prompt text.txt --on-error go", ["--on-error", "report, stop"]),
+    ("predict --prompt prompt text.txt --format jsonnl", ["--format", "did you mean 'jsonl'"]),
     ("predict --prompt prompt column.jsonl", ["column.jsonl, line 1", "no column 'sentence'", "sentense"]),
-    ("predict --prompt prompt latin.txt", ["latin.txt is not UTF-8 text"]),
+    ("predict --prompt prompt latin.txt", ["latin.txt, line 1", "byte 0xE9, which is not UTF-8"]),
     # studies
     ("study nowhere.yaml --out new", ["cannot read nowhere.yaml"]),
     ("study study-typo.yaml --out new", ["study-typo.yaml", "'method'", "did you mean 'methods'"]),

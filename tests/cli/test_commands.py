@@ -259,8 +259,11 @@ def test_predict_answers_the_same_from_a_file_from_standard_input_and_from_plain
         assert answer["probability"] == max(answer["all"].values()) == answer["all"][answer["label"]]
         assert sum(answer["all"].values()) == pytest.approx(1)
     assert bmtpt("predict", "--prompt", runs / "prompt", stdin=rows.read_text()).out == ran.out
-    plain = "the film is good .\nthe meal is cold .\n"
-    assert bmtpt("predict", "--prompt", runs / "prompt", stdin=plain).out == ran.out
+    assert [answer.pop("row") for answer in answers] == [
+        json.loads(row) for row in rows.read_text().splitlines() if row
+    ]
+    plain = bmtpt("predict", "--prompt", runs / "prompt", stdin="the film is good .\nthe meal is cold .\n")
+    assert json_lines(plain.out) == answers
 
 
 def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):

@@ -1,11 +1,9 @@
-"""Answers to new texts: the lines they come in, and that they are those of an evaluation."""
+"""Answers to new texts are those of an evaluation, whatever comes with them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -15,13 +13,14 @@ from hypothesis import strategies as st
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
 from bmtpt.errors import BackboneError, DataError
-from bmtpt.inference.predict import BATCH, predict, read_rows, read_task_rows
+from bmtpt.inference.predict import BATCH, answered, predict
+from bmtpt.inference.rows import Asked, examples_of
 from bmtpt.inference.score import ANSWER_ROOM, ANSWER_TOKENS
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
-from bmtpt.tasks import TaskData, load_task
+from bmtpt.tasks import TaskData
 
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2}
 
@@ -37,13 +36,10 @@ def trained(posterior: Posterior, target: TaskData, backbone, **changes: object)
     return adapt(posterior, target, settings, backbone=backbone)
 
 
-def json_lines(data: TaskData) -> list[str]:
-    """The test rows of `pairs` as a user would write them."""
-    found = []
-    for example in data.test:
-        premise, hypothesis = example.context, example.after.removeprefix(" hypothesis: ")
-        found.append(json.dumps({"premise": premise, "hypothesis": hypothesis}) + "\n")
-    return found
+def rows_of(data: TaskData) -> list[dict[str, str]]:
+    """The test rows of `pairs` as a user would give them."""
+    pairs = [(example.context, example.after.removeprefix(" hypothesis: ")) for example in data.test]
+    return [{"premise": premise, "hypothesis": hypothesis} for premise, hypothesis in pairs]
 
 
 @pytest.mark.parametrize("changes", [{}, {"ensemble": True}, {"max_length": 8}])
@@ -52,7 +48,7 @@ def test_predicted_labels_are_those_of_the_evaluation(changes, posterior, tiny_b
     prompt = trained(posterior, data, tiny_backbone, **changes)
     assert len(prompt.prompts) == (2 if changes.get("ensemble") else 1)
     wanted = evaluate(tiny_backbone, prompt, data.test)
-    answers = list(predict(tiny_backbone, prompt, read_rows(json_lines(data), data.task)))
+    answers = list(predict(tiny_backbone, prompt, examples_of(rows_of(data), data.task)))
     assert [answer["label"] for answer in answers] == wanted.predictions
     assert [answer["text"] for answer in answers] == [example.text for example in data.test]
     for answer, row in zip(answers, wanted.probabilities.tolist(), strict=True):
@@ -112,54 +108,6 @@ def test_answers_stream_in_order_and_in_batches(posterior, tiny_backbone, tiny_t
     rest = list(answers)
     assert [answer["text"] for answer in [first, *rest]] == [data.test[i % len(data.test)].text for i in read]
     assert len(rest) == 2 * BATCH + 4
-
-
-def test_plain_text_is_taken_where_a_task_has_one_column(tiny_task_folder):
-    task = load_task(tiny_task_folder / "sentiment.yaml")
-    lines = ["the film is good .\n", "\n", '{"sentence": "the film is bad ."}\n']
-    assert [example.text for example in read_rows(lines, task)] == [
-        "sentiment sentence: the film is good .",
-        "sentiment sentence: the film is bad .",
-    ]
-
-
-def assert_the_third_line_is_refused(rows: Iterator[Any], parts: Sequence[str]) -> None:
-    with pytest.raises(DataError) as error:
-        next(rows)
-    sentence = str(error.value)
-    assert sentence.startswith("new.jsonl, line 3")
-    assert all(part in sentence for part in parts), sentence
-    assert "\n" not in sentence
-
-
-@pytest.mark.parametrize(
-    ("line", "parts"),
-    [
-        ('{"premise": "a", "hypothesis"', ["not valid JSON"]),
-        ('{"premise": "a"}', ["hypothesis"]),
-        ('{"premise": "a", "hypothesis": null}', ["hypothesis"]),
-        ("plain text", ["pairs", "rows with the columns premise, hypothesis"]),
-        ("[1, 2]", ["rows with the columns premise, hypothesis"]),
-    ],
-)
-def test_a_bad_line_is_named_with_file_and_number(tiny_task_folder, line, parts):
-    task = load_task(tiny_task_folder / "pairs.yaml")
-    good = '{"premise": "a", "hypothesis": "b"}'
-    rows = read_rows([good, "", line], task, source="new.jsonl")
-    assert next(rows).text == "pairs premise: a hypothesis: b"
-    assert_the_third_line_is_refused(rows, parts)
-
-
-def test_rows_that_need_preparation_are_prepared():
-    row = {
-        "text": "Mark told Pete lies",
-        "span1_index": 0,
-        "span1_text": "Mark",
-        "span2_index": 2,
-        "span2_text": "Pete",
-    }
-    (example,) = read_rows([json.dumps(row)], load_task("wsc"))
-    assert "* Mark * told # Pete # lies" in example.text
 
 
 def test_a_prompt_of_another_model_is_refused(posterior, tiny_backbone, tiny_tasks):
@@ -234,41 +182,37 @@ def test_the_prompts_of_several_tasks_share_passes(several, tiny_backbone, tiny_
     assert len({answer["label"] for answer in answers}) > 3
 
 
-def test_lines_of_several_tasks_say_whose_they_are(tiny_tasks):
-    tasks = {name: data.task for name, data in tiny_tasks.items()}
-    lines = [
-        '{"task": "sentiment", "sentence": "the film is bad ."}',
-        "",
-        '{"premise": "a", "task": "pairs", "hypothesis": "b"}',
-    ]
-    assert [(name, example.text) for name, example in read_task_rows(lines, tasks)] == [
-        ("sentiment", "sentiment sentence: the film is bad ."),
-        ("pairs", "pairs premise: a hypothesis: b"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "parts"),
-    [
-        ('{"sentence": "a"}', ["has no field 'task'", "answers, pairs, sentiment"]),
-        ('{"task": "sentimen", "sentence": "a"}', ["'sentimen'", "did you mean 'sentiment'?"]),
-        ('{"task": ["pairs"], "sentence": "a"}', ["task ['pairs']", "did you mean 'pairs'?"]),
-        ('{"task": "pairs", "premise": "a"}', ["hypothesis"]),
-        ('{"task": "pairs"', ["not valid JSON"]),
-        ("the film is good .", ["not a JSON object", "'task'"]),
-    ],
-)
-def test_a_line_that_names_no_known_task_is_refused_with_file_and_number(tiny_tasks, line, parts):
-    tasks = {name: data.task for name, data in tiny_tasks.items()}
-    good = '{"task": "sentiment", "sentence": "a"}'
-    rows = read_task_rows([good, "", line], tasks, source="new.jsonl")
-    assert next(rows)[0] == "sentiment"
-    assert_the_third_line_is_refused(rows, parts)
-
-
 def test_an_example_without_a_prompt_and_a_prompt_of_another_model_are_refused(several, tiny_backbone, tiny_tasks):
     with pytest.raises(DataError, match=r"task 'sentimen'.*did you mean 'sentiment'"):
         next(predict(tiny_backbone, several, [("sentimen", tiny_tasks["sentiment"].test[0])]))
     other = replace(tiny_backbone, fingerprint="0" * 64, name="other")
     with pytest.raises(BackboneError, match=r"prompt for task answers.*'other'"):
         next(predict(other, several, []))
+
+
+# Rows that cannot be answered
+
+
+def test_a_row_that_cannot_be_answered_has_its_error_and_the_others_their_answers(several, tiny_backbone, tiny_tasks):
+    test = tiny_tasks["sentiment"].test
+    wrong = DataError("rows.csv, line 3: column 'sentence' is empty")
+    half = replace(test[0], before="a \ud800 b")
+    rows = [Asked("1", "sentiment", test[0]), Asked("2", "sentiment", wrong), Asked("line 3", "sentiment", half)]
+    rows += [Asked("4", "pair", test[0]), Asked("5", "sentiment", test[1])]
+    found = [answer for _, answer in answered(tiny_backbone, several, rows)]
+    alone = list(predict(tiny_backbone, several["sentiment"], test[:2]))
+    assert [found[0], found[4]] == [close_to(each) for each in alone]
+    assert found[1] is wrong
+    assert str(found[2]).startswith("line 3: the text holds \\ud800")
+    assert "'pair', which has no prompt; did you mean 'pairs'" in str(found[3])
+
+
+def test_the_answers_before_a_failing_source_come_before_its_error(several, tiny_backbone, tiny_tasks):
+    def source() -> Iterator[Asked]:
+        yield Asked("1", "sentiment", tiny_tasks["sentiment"].test[0])
+        raise DataError("the file is damaged")
+
+    answers = answered(tiny_backbone, several, source())
+    assert isinstance(next(answers)[1], dict)
+    with pytest.raises(DataError, match="damaged"):
+        next(answers)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -26,11 +29,10 @@ from bmtpt.cli.options import (
     require_one_of,
 )
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.types import ScorerKind
+from bmtpt.types import OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
-    from bmtpt.backbone import Backbone
 
 Split = Literal["test", "select"]
 ExportFormat = Literal["peft"]
@@ -84,38 +86,66 @@ def predict(
     prompt: Annotated[
         list[Path], typer.Option("--prompt", help="Folder of a prompt; several for rows with a field 'task'.")
     ],
-    file: Annotated[Path | None, typer.Argument(help="Texts or JSON lines; default: standard input.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Argument(help="A .csv, .tsv, .jsonl, .json, .parquet (also .gz) or .txt file; default: standard input."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Table to write: .csv, .jsonl or .parquet; default: standard output.")
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help=f"Of the input: {choices(StreamFormat)}; default: by ending, or the first line."),
+    ] = None,
+    on_error: Annotated[
+        str, typer.Option("--on-error", help=f"A row that cannot be answered: {choices(OnError)}.")
+    ] = "stop",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
     backbone: OtherBackbone = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
     config: Defaults = None,
 ) -> None:
-    """Read texts or JSON lines and write JSON lines with label and probability, each row with its task's prompt."""
-    import json
-
-    prompts, name = _by_task(prompt), str(file or "standard input")
-    lines = _decoded(_open(file), name)
-    name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
-    model = load_backbone(name_of_model, execution_of(device, precision, engine))
-    cut = answers_cut = 0
-    for answer in _answers(model, prompts, lines, name):
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
-        cut += "cut" in answer
-        answers_cut += "answer_cut" in answer
-    note_cut(cut)
-    note_answers_cut(answers_cut)
-
-
-def _answers(model: Backbone, prompts: dict[str, Prompt], lines: Iterator[str], name: str) -> Iterator[dict[str, Any]]:
-    from bmtpt.inference.predict import predict, read_rows, read_task_rows
+    """Answer rows of a table, or lines of text or JSON, with label and probability, each with its task's prompt."""
+    require_one_of("--format", form, StreamFormat)
+    require_one_of("--on-error", on_error, OnError)
+    from bmtpt.inference.answer_file import answer_line, answer_row, json_line, require_table, written_table
+    from bmtpt.inference.predict import answered
+    from bmtpt.inference.rows import file_rows, stream_rows
     from bmtpt.tasks import saved_task
 
+    prompts = _by_task(prompt)
     tasks = {task: saved_task(each.card.task_definition) for task, each in prompts.items()}
-    if len(prompts) > 1:
-        return predict(model, prompts, read_task_rows(lines, tasks, name))
-    ((task, alone),) = prompts.items()
-    return predict(model, alone, read_rows(lines, tasks[task], name))
+    piped = file is None or str(file) == "-"
+    what: Any = form
+    rows = stream_rows(sys.stdin.buffer, tasks, what) if file is None or piped else file_rows(file, tasks, what)
+    if out:
+        require_table(out, overwrite=overwrite)
+    name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
+    model = load_backbone(name_of_model, execution_of(device, precision, engine))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal's locale says
+    if piped and sys.stdin.isatty():
+        note("reading from standard input; Ctrl-D ends it")
+    words = list(dict.fromkeys(word for task in tasks.values() if task.fixed_words for word in task.label_words))
+    tally: Counter[str] = Counter()
+    with written_table(out, overwrite=overwrite) if out else nullcontext() as table:
+        for row, answer in answered(model, prompts, rows):
+            if isinstance(answer, DataError) and on_error == "stop":
+                raise answer
+            tally.update(["error"] if isinstance(answer, DataError) else list(answer))
+            line = answer_line(row, answer, several=len(prompts) > 1)
+            if table is None:
+                print(json_line(line), flush=True)
+            else:
+                table.add(line if table.kind == "jsonl" else answer_row(row, answer, words))
+    if out and table:
+        say(f"{table.rows:,} answers written to {out}")
+    note_cut(tally["cut"])
+    note_answers_cut(tally["answer_cut"])
+    if tally["error"]:
+        note(f"rows that could not be answered: {tally['error']:,}; their errors are among the answers")
 
 
 def _by_task(folders: Sequence[Path]) -> dict[str, Prompt]:
@@ -201,17 +231,3 @@ def report(
     with doing("drawing"):
         path = write_report(folders, out)
     say(f"report written to {path}")
-
-
-def _open(file: Path | None) -> TextIO:
-    try:
-        return file.open(encoding="utf-8-sig") if file else sys.stdin
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
-
-
-def _decoded(lines: TextIO, name: str) -> Iterator[str]:
-    try:
-        yield from lines
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text; save it as UTF-8") from error

@@ -95,10 +95,11 @@ def on_terminal() -> bool:
 
 def _answer(folder: Path, text: str, execution: Execution) -> None:
     from bmtpt.artifacts.saved import Prompt
-    from bmtpt.inference.predict import predict, read_rows
+    from bmtpt.inference.predict import predict
+    from bmtpt.inference.rows import as_example
     from bmtpt.tasks import saved_task
 
     prompt = Prompt.load(folder)
     backbone = load_backbone(prompt.card.backbone.name, execution)
-    (answer,) = predict(backbone, prompt, read_rows([text], saved_task(prompt.card.task_definition)))
+    (answer,) = predict(backbone, prompt, [as_example(text, "the text", saved_task(prompt.card.task_definition))])
     say(f"{answer['label']} (probability {answer['probability']:.2f})")

@@ -75,15 +75,19 @@ class Unreadable:
 
 def kind_of(path: Path) -> str:
     """Return the kind of a file by its ending, such as "csv" of ``ROWS.CSV.gz``; raise a DataError for others."""
-    kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
+    kind = _ending(path)
     if kind not in ENDINGS:
         raise DataError(f"{path}: rows are read from .csv, .tsv, .jsonl, .json or .parquet files (also .gz) only")
     return kind
 
 
+def _ending(path: Path) -> str:
+    return path.name.lower().removesuffix(".gz").rpartition(".")[2]
+
+
 def unit_of(path: Path) -> Literal["line", "row"]:
-    """Return what the rows of a file are counted in."""
-    return "row" if kind_of(path) in ("parquet", "json") else "line"
+    """Return what the rows of a file, or of a stream that has no ending, are counted in."""
+    return "row" if _ending(path) in ("parquet", "json") else "line"
 
 
 def place(path: Path, number: int) -> str:
