@@ -46,6 +46,21 @@ def test_piped_output_gets_the_first_step_then_a_line_every_ten_seconds_and_the_
     ]
 
 
+def test_piped_output_tells_of_the_first_validation_and_of_the_last(clock):
+    console, out = piped()
+    with TrainingProgress(console, "learn") as heard:
+        for event in ({"step": -1}, step(0), step(1), {"step": 1}, step(2), {"step": 2}, {"event": "end", "step": 3}):
+            heard({"event": "validating", "steps": 3, "seconds": 90.0} | event)
+            clock[0] += 5 if event["step"] < 2 else 30
+    assert out.getvalue().splitlines() == [
+        "learn: 0 of 3, validating",
+        "learn: 2 of 10, loss sst2 0.60, about 40 s left",
+        "learn: 3 of 10, loss sst2 0.60, about 52 s left",
+        "learn: 3 of 3, validating",
+        "learn: 3 of 3, finished in 1 min 30 s",
+    ]
+
+
 def test_the_time_left_of_a_resumed_stage_counts_from_where_it_went_on(clock):
     console, out = piped()
     with TrainingProgress(console, "learn") as heard:

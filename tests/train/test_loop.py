@@ -298,6 +298,10 @@ def test_the_listener_hears_what_the_log_keeps_and_how_many_steps_there_are(tmp_
     heard: list[dict[str, Any]] = []
     Loop(Toy(), settings(), folder=tmp_path, listener=heard.append).run()
     assert [event.pop("steps") for event in heard] == [10] * len(heard)
+    validating = [event for event in heard if event["event"] == "validating"]
+    assert validating == [{"event": "validating", "step": step} for step in (-1, 2, 5, 8, 9)]
+    assert [heard[heard.index(each) + 1]["event"] for each in validating] == ["validation"] * 5
+    heard = [event for event in heard if event["event"] != "validating"]
     assert heard == [line_values(line) for line in (tmp_path / EVENTS).read_text().splitlines()]
 
 

@@ -79,6 +79,9 @@ class TrainingProgress:
         if "steps" not in event:
             return
         stage, step, steps, kind = event.get("stage", self.stage), event["step"], event["steps"], event["event"]
+        if kind == "validating":  # the first one comes before the first step, and no time is to be told from it
+            self._display.show(stage, step + 1, steps, "validating", now=step + 1 == steps)
+            return
         if stage != self._shown:
             # A resumed stage does not begin with step 0, so the time left counts from its first step.
             self._shown, self._began, self._first, self._diagnostics = stage, time.monotonic(), step + 1, ""

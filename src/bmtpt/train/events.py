@@ -11,7 +11,10 @@ from bmtpt.sealed import line_values, sealed_line
 
 
 class Listener(Protocol):
-    """Receives every event as a JSON-able dictionary with at least ``event`` and ``step``."""
+    """Receives every event as a JSON-able dictionary with at least ``event`` and ``step``.
+
+    No log keeps the event ``validating``, which comes before a validation: that may take as long as many steps.
+    """
 
     def __call__(self, event: dict[str, Any]) -> None: ...
 

@@ -232,6 +232,8 @@ class Loop:
         return TrainingError(f"{what} is not a finite number {when}; the likely cause is {cause}{where}")
 
     def _validate(self) -> None:
+        if self.listener:
+            self.listener({"event": "validating", "step": self.state.step - 1, "steps": self.settings.steps})
         found = self.method.validate(self.state.losses)
         for task, each in ((task, each) for event in found.events for task, each in event.get("loss", {}).items()):
             if not all(map(math.isfinite, each)):  # tensors without a loss are neither kept nor saved
