@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from bmtpt.posterior.readout import Readout, Standardised, Widths, fit, log_evidence
+from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset, log_evidence, standardised
 
 
 def drawn(rows: int, words: int, seed: int = 0, width: int = 6) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,7 +28,7 @@ def drawn(rows: int, words: int, seed: int = 0, width: int = 6) -> tuple[Tensor,
 def negative_log_posterior(readout: Readout, data: tuple[Tensor, Tensor, Tensor], widths: Widths) -> Tensor:
     """Written down from the equations, for weights of standardised features."""
     scores, labels, features = data
-    mean, std = Standardised.over(features)
+    mean, std = standardised(features)
     z = readout.slope * scores + readout.offset + features @ (readout.weights).T
     unit = std * math.sqrt(features.shape[1])
     own, offset = readout.weights * unit, readout.offset + readout.weights @ mean
@@ -39,7 +39,7 @@ def negative_log_posterior(readout: Readout, data: tuple[Tensor, Tensor, Tensor]
 
 def test_flat_likelihoods_and_a_wide_prior_give_the_centred_log_frequencies():
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
-    found = fit(torch.zeros(10, 3), labels, Widths(offset=1e4)).offset
+    found = fit(torch.zeros(10, 3), labels, Widths(1e4, 0, 0)).offset
     wanted = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64).log()
     torch.testing.assert_close(found, wanted - wanted.mean(), atol=1e-6, rtol=0)
 
@@ -48,7 +48,7 @@ def test_flat_likelihoods_and_a_wide_prior_give_the_centred_log_frequencies():
 @given(rows=st.integers(1, 20), words=st.integers(2, 6), std=st.floats(0.1, 5), seed=st.integers(0, 99))
 def test_at_the_map_offset_observed_minus_expected_counts_equal_the_prior_pull(rows, words, std, seed):
     scores, labels, _ = drawn(rows, words, seed)
-    b = fit(scores, labels, Widths(offset=std)).offset
+    b = fit(scores, labels, Widths(std, 0, 0)).offset
     expected = (scores + b).softmax(dim=1).sum(dim=0)
     observed = torch.bincount(labels, minlength=words)
     torch.testing.assert_close(observed - expected, b / std**2, atol=1e-6, rtol=0)
@@ -60,7 +60,7 @@ def test_with_two_words_the_offset_is_the_root_that_bisection_finds():
     std, gap, right = 1.3, (scores[:, 1] - scores[:, 0]).numpy(), labels.numpy()
     # d = b₁ − b₀ ~ N(0, 2σ²)
     root = brentq(lambda d: (right - 1 / (1 + np.exp(-gap - d))).sum() - d / (2 * std**2), -50, 50, xtol=1e-12)
-    b = fit(scores, labels, Widths(offset=std)).offset
+    b = fit(scores, labels, Widths(std, 0, 0)).offset
     assert float(b[1] - b[0]) == pytest.approx(root, abs=1e-8)
 
 
@@ -74,13 +74,13 @@ def test_laplaces_evidence_is_within_hundredths_of_a_nat_of_quadrature():
         )
 
     exact = math.log(quad(joint, -30, 30, epsabs=1e-14)[0])
-    assert log_evidence(scores, labels, Widths(offset=std)) == pytest.approx(exact, abs=0.05)
+    assert log_evidence(scores, labels, Widths(std, 0, 0)) == pytest.approx(exact, abs=0.05)
 
 
 def test_without_widths_nothing_is_fitted_and_the_evidence_is_the_likelihood():
     scores, labels, features = drawn(9, 3)
     likelihood = float(scores.log_softmax(dim=1)[range(9), labels].sum())
-    for widths in (Widths(offset=0), Widths(offset=1e-6), Widths(offset=1e-6, weights=1e-6, slope=1e-6)):
+    for widths in (Widths(0, 0, 0), Widths(1e-6, 0, 0), Widths(offset=1e-6, weights=1e-6, slope=1e-6)):
         found = fit(scores, labels, widths, features)
         assert found.offset.abs().max() < 1e-9
         assert found.slope == pytest.approx(1)
@@ -102,15 +102,15 @@ def test_when_the_labels_shift_the_offset_finds_the_log_ratio_of_the_priors():
     labels = generator.choice(3, 40_000, p=shares)
     x = means[labels] + generator.normal(size=len(labels))
     exact = torch.from_numpy(-((x[:, None] - means) ** 2) / 2)  # log-likelihoods for equal shares
-    found = fit(exact, torch.from_numpy(labels), Widths(offset=1e3)).offset.numpy()
+    found = fit(exact, torch.from_numpy(labels), Widths(1e3, 0, 0)).offset.numpy()
     np.testing.assert_allclose(found, np.log(shares) - np.log(shares).mean(), atol=0.06)
 
 
 def test_the_linear_readout_without_words_is_scikit_learns_logistic_regression():
     scores, labels, features = drawn(30, 3)
-    mean, std = Standardised.over(features)
+    mean, std = standardised(features)
     std_features = ((features - mean) / std / math.sqrt(features.shape[1])).numpy()
-    widths = Widths(offset=1e3, weights=1.7)  # its intercept has no prior
+    widths = Widths(1e3, 1.7, 0)  # its intercept has no prior
     peer = LogisticRegression(C=widths.weights**2, tol=1e-10, max_iter=10_000).fit(std_features, labels.numpy())
     found = fit(torch.zeros_like(scores), labels, widths, features)
     here = found.logits(torch.zeros_like(scores), features).softmax(dim=1)
@@ -132,7 +132,7 @@ def test_the_evidence_of_all_parts_is_the_laplace_integral_over_every_weight():
     data, widths = drawn(5, 3, width=4), Widths(offset=0.8, weights=1.2, slope=0.4)
     scores, labels, features = data
     found = fit(scores, labels, widths, features)
-    mean, std = Standardised.over(features)
+    mean, std = standardised(features)
     h = (features - mean) / std / math.sqrt(features.shape[1])
     flat = torch.cat(
         [
@@ -167,6 +167,19 @@ def test_the_order_of_the_label_words_does_not_matter():
 
 
 def test_one_row_and_features_that_do_not_vary_are_no_trouble():
-    found = fit(torch.zeros(1, 2), torch.tensor([1]), Widths(offset=1.0, weights=1.0), torch.ones(1, 3))
+    found = fit(torch.zeros(1, 2), torch.tensor([1]), Widths(1.0, 1.0, 0), torch.ones(1, 3))
     assert found.offset[1] > found.offset[0]
     assert torch.isfinite(found.weights).all()
+
+
+def test_before_any_label_the_offset_takes_back_what_the_model_prefers():
+    scores, labels, _ = drawn(200, 3)
+    bias = torch.tensor([5.0, 0.0, -2.0], dtype=torch.float64)
+    shares = (scores + bias + label_free_offset(scores + bias)).softmax(dim=1).mean(dim=0)
+    assert float(shares.max() - shares.min()) < 0.1
+    # However much the model prefers a word, a few labels lead to the same answers.
+    widths, few = Widths(1.0, 0, 0), scores[:4]
+    here = fit(few, labels[:4], widths, centre=label_free_offset(few))
+    there = fit(few + bias, labels[:4], widths, centre=label_free_offset(few + bias))
+    wanted, found = (each.softmax(dim=1) for each in (here.logits(scores), there.logits(scores + bias)))
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)

@@ -1,12 +1,13 @@
 """A task's readout: what labels say beyond the prompt's words, MAP under Gaussian priors (docs/method.md, section 5).
 
     z_c(x) = a·s_c(x) + b_c + w_c·h(x)/√D              p(y|x) = softmax_c z
-    a ~ N(1, σ_a²),   b ~ N(0, σ_b² I),   w_c ~ N(0, σ_w² I)
+    a ~ N(1, σ_a²),   b ~ N(b₀, σ_b² I),   w_c ~ N(0, σ_w² I)
     MAP: maximise Σ_n log p(y_n|x_n) + log p(a) + log p(b) + log p(w)        strictly concave
     log Z ≈ the maximum − ½ log det H        H of the negative objective, in units of the prior's widths (Laplace)
 
 s_c(x) is the log-likelihood of label word c under the prompt, and h(x) the frozen model's pooled states, standardised.
-A width of 0 leaves its part out: σ_a = 0 keeps a = 1, σ_w = 0 is the offset alone.
+A width of 0 leaves its part out: σ_a = 0 keeps a = 1, σ_w = 0 is the offset alone. Texts without labels already say
+how much the model prefers a word whatever it reads: b₀ takes that preference back (`label_free_offset`).
 """
 
 from __future__ import annotations
@@ -34,28 +35,24 @@ SMALLEST_SCALE = 1e-6
 class Widths(NamedTuple):
     """Standard deviations of the readout's priors, in nats; 0 leaves a part out.
 
+    The defaults were best on nine tasks at 4, 16 and 32 labels (docs/method.md, section 5).
+
     Attributes:
         offset: σ_b.
         weights: σ_w, where Σ_d (w_cd h_d)²/D is the squared size of a logit's change.
         slope: σ_a.
     """
 
-    offset: float = 2.0
-    weights: float = 0.0
-    slope: float = 0.0
+    offset: float = 1.0
+    weights: float = 1.0
+    slope: float = 0.3
 
 
-class Standardised(NamedTuple):
-    """Mean and standard deviation of h over texts, whose labels are not needed."""
-
-    mean: Float[Tensor, " D"]
-    std: Float[Tensor, " D"]
-
-    @classmethod
-    def over(cls, features: Float[Tensor, "N D"]) -> Standardised:
-        """Measure them over N texts; one text has no spread, and its coordinates are left in their own unit."""
-        std = features.double().std(dim=0, correction=0)
-        return cls(features.double().mean(dim=0), torch.where(std > SMALLEST_SCALE, std, torch.ones_like(std)))
+def standardised(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+    """Return the mean and the standard deviation of h over N texts, float64; what does not vary keeps its own unit."""
+    h = features.double().cpu()
+    std = h.std(dim=0, correction=0)
+    return h.mean(dim=0), torch.where(std > SMALLEST_SCALE, std, torch.ones_like(std))
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +80,17 @@ class Readout:
         return z + features.double() @ self.weights.to(features.device).T
 
 
+def label_free_offset(scores: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
+    """Return b₀: minus each word's mean log share of the probability of all words, over texts without labels."""
+    return -scores.double().log_softmax(dim=1).mean(dim=0)
+
+
 def fit(
     scores: Float[Tensor, "N C"],
     labels: Int[Tensor, " N"],
     widths: Widths,
     features: Float[Tensor, "N D"] | None = None,
-    standardised: Standardised | None = None,
+    centre: Float[Tensor, " C"] | None = None,
 ) -> Readout:
     """Return the MAP readout of N labelled rows.
 
@@ -96,10 +98,10 @@ def fit(
         scores: s.
         labels: y.
         widths: σ_b, σ_w and σ_a.
-        features: h; needed where σ_w > 0.
-        standardised: Mean and spread of h over texts of the task; None measures them over the N rows themselves.
+        features: h, which is standardised over these rows; needed where σ_w > 0.
+        centre: b₀; None for zeros.
     """
-    problem = _Problem(scores, labels, widths, features, standardised)
+    problem = _Problem(scores, labels, widths, features, centre)
     return problem.readout(problem.solve())
 
 
@@ -108,13 +110,13 @@ def log_evidence(
     labels: Int[Tensor, " N"],
     widths: Widths,
     features: Float[Tensor, "N D"] | None = None,
-    standardised: Standardised | None = None,
+    centre: Float[Tensor, " C"] | None = None,
 ) -> float:
     """Return log ∫ Π_n p(y_n|x_n) p(a) p(b) p(w) by Laplace's method, in nats. Arguments as `fit`.
 
     The cost grows with (N·C)³: for a few hundred rows, not for thousands.
     """
-    problem = _Problem(scores, labels, widths, features, standardised)
+    problem = _Problem(scores, labels, widths, features, centre)
     u = problem.solve()
     return -problem.objective(u)[0] - problem.half_log_det(u)
 
@@ -122,8 +124,8 @@ def log_evidence(
 class _Problem:
     """The negative log posterior in u, the parameters in units of their prior's widths: u ~ N(0, I).
 
-    u holds (a − 1)/σ_a if σ_a > 0, then b/σ_b if σ_b > 0, then ω/σ_w, [C, r]: the MAP weights lie in the span of the
-    rows, so the r ≤ N coordinates ω of w in that span say as much as its D.
+    u holds (a − 1)/σ_a if σ_a > 0, then (b − b₀)/σ_b if σ_b > 0, then ω/σ_w, [C, r]: the MAP weights lie in
+    the span of the rows, so the r ≤ N coordinates ω of w in that span say as much as its D.
     """
 
     def __init__(
@@ -132,23 +134,22 @@ class _Problem:
         labels: Int[Tensor, " N"],
         widths: Widths,
         features: Float[Tensor, "N D"] | None,
-        standardised: Standardised | None,
+        centre: Float[Tensor, " C"] | None,
     ) -> None:
         N, C = scores.shape
         self.scores, self.widths = scores.double().cpu().numpy(), widths
+        self.centre = np.zeros(C) if centre is None else centre.double().cpu().numpy()
         self.right = np.eye(C)[labels.cpu().numpy()]  # [N, C]
-        self.rows, self.basis, self.centre = np.zeros((N, 0)), torch.zeros(0, 0), torch.zeros(0)
+        self.rows, self.basis, self.mean = np.zeros((N, 0)), torch.zeros(0, 0), torch.zeros(0)
         if widths.weights and features is not None:
-            self.centre, std = standardised or Standardised.over(features.cpu())
+            self.mean, std = standardised(features)
             unit = std * math.sqrt(len(std))
-            left, singular, basis = torch.linalg.svd(
-                (features.double().cpu() - self.centre) / unit, full_matrices=False
-            )
+            left, singular, basis = torch.linalg.svd((features.double().cpu() - self.mean) / unit, full_matrices=False)
             self.rows, self.basis = (left * singular).numpy(), basis / unit
         self.sizes = (int(widths.slope > 0), C * (widths.offset > 0), C * self.rows.shape[1])
 
     def split(self, u: Array) -> tuple[float, Array, Array]:
-        """Return a − 1, b [C] and ω [C, r]."""
+        """Return a − 1, b − b₀ [C] and ω [C, r]."""
         C = self.scores.shape[1]
         slope, offset, weights = np.split(u, np.cumsum(self.sizes)[:-1])
         b = self.widths.offset * offset if len(offset) else np.zeros(C)
@@ -165,15 +166,19 @@ class _Problem:
         offset = (self.widths.offset * z.sum(axis=0))[: self.sizes[1]]
         return np.concatenate([slope, offset, self.widths.weights * (z.T @ self.rows).ravel()])
 
+    def log_p(self, u: Array) -> Array:
+        """Return log p(c|x_n) [N, C]."""
+        return np.asarray(log_softmax(self.scores + self.centre + self.forward(u), axis=1))
+
     def objective(self, u: Array) -> tuple[float, Array]:
         """Return the negative log posterior, normalisers of the priors left out, and its gradient."""
-        log_p = log_softmax(self.scores + self.forward(u), axis=1)
+        log_p = self.log_p(u)
         value = -(self.right * log_p).sum() + u @ u / 2
         return float(value), self.backward(np.exp(log_p) - self.right) + u
 
     def curvature(self, u: Array, direction: Array) -> Array:
         """Return H at u times a direction."""
-        p = np.exp(log_softmax(self.scores + self.forward(u), axis=1))
+        p = np.exp(self.log_p(u))
         moved = p * self.forward(direction)
         return self.backward(moved - p * moved.sum(axis=1, keepdims=True)) + direction
 
@@ -194,7 +199,8 @@ class _Problem:
     def readout(self, u: Array) -> Readout:
         """Return the parameters for s and h as they are."""
         slope, offset, weights = self.split(u)
-        if not len(self.centre):
-            return Readout(1 + slope, torch.from_numpy(offset))
+        b = torch.from_numpy(self.centre + offset)
+        if not len(self.mean):
+            return Readout(1 + slope, b)
         own = torch.from_numpy(weights) @ self.basis
-        return Readout(1 + slope, torch.from_numpy(offset) - own @ self.centre, own)
+        return Readout(1 + slope, b - own @ self.mean, own)
