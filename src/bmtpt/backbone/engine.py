@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes import CUDA_FACTOR, IGNORED, TOKEN_BUDGET, Pass, at_least_fp32, run_passes
+from bmtpt.posterior.readout import Readout
 from bmtpt.types import TokenBatch
 
 
@@ -75,6 +76,29 @@ class Readings(NamedTuple):
     states: Float[Tensor, "M N D"]
 
 
+class Choice(NamedTuple):
+    """The label words that a loss chooses among: −log softmax_c(z)[y] instead of −log p(answer) (METHOD, section 5).
+
+    Attributes:
+        answers: Token ids of the C label words; every target of the batch is one of them.
+        readouts: One per prompt, or none: z is then the log-likelihood.
+    """
+
+    answers: Sequence[Tensor]
+    readouts: Sequence[Readout] = ()
+
+    def logits(self, readings: Readings) -> Float[Tensor, "M N C"]:
+        """Return z of every prompt and text."""
+        if not self.readouts:
+            return readings.log_likelihoods
+        return torch.stack([own.logits(*each) for own, *each in zip(self.readouts, *readings, strict=True)])
+
+    def labels(self, targets: Sequence[Tensor]) -> list[int]:
+        """Return which answer each target is."""
+        known = {tuple(answer.tolist()): c for c, answer in enumerate(self.answers)}
+        return [known[tuple(target.tolist())] for target in targets]
+
+
 Shared = tuple[Tensor, ...]
 """What all rows of a prompt share, with the axes of the prompts in front: the prompts, or their keys and values."""
 
@@ -112,14 +136,25 @@ class Engine(ABC):
         return result
 
     def gradients(
-        self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
+        self,
+        prompts: Float[Tensor, "M *N P D"],
+        batch: TokenBatch,
+        weights: Float[Tensor, " N"],
+        choice: Choice | None = None,
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
         """Return the losses and ∂/∂θ Σ_mn weights_n · loss_mn, in the shape of the prompts.
 
         The passes accumulate the gradient in what the rows share; one backward pass takes it from there to θ.
+
+        Args:
+            choice: Take −log softmax_c(z)[y] as the loss; None takes −log p(y | [θ_m; embed(x_n)]).
         """
         result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
-        parts = self.cut(prompts, batch.inputs, batch.target_tokens())
+        if choice is None:
+            parts = self.cut(prompts, batch.inputs, batch.target_tokens())
+        else:
+            longest = max(map(len, choice.answers))
+            parts = self.cut(prompts, batch.inputs, [longest] * len(batch), copies=len(choice.answers))
         if not parts:
             return result, gradient
         leaf = prompts.detach().clone().requires_grad_(True)
@@ -132,11 +167,14 @@ class Engine(ABC):
         def one_pass(part: Pass) -> None:
             key = _key(prompts, part)
             own = tuple(state[key].detach().requires_grad_(True) for state in shared)
-            losses = self.pass_losses(own, batch, part.rows)
+            if choice is None:
+                losses = self.pass_losses(own, batch, part.rows)
+            else:
+                losses = self.pass_choices(own, batch, part, choice)
             pulled = self.pulled_back((losses * factors[part.rows]).sum(), own)
             for total, more in zip(sums, pulled, strict=True):
                 total[key] += more  # no example is twice in a pass
-            result[part.prompts, part.rows] = losses.detach()
+            result[part.prompts, part.rows] = losses.detach().to(result.dtype)
 
         self.run(parts, one_pass)
         pulled = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
@@ -203,6 +241,14 @@ class Engine(ABC):
     @abstractmethod
     def pass_losses(self, shared: Shared, batch: TokenBatch, rows: list[int]) -> Float[Tensor, "m n"]:
         """Return the losses of some rows of the batch, given what the pass's prompts share."""
+
+    def pass_choices(self, shared: Shared, batch: TokenBatch, part: Pass, choice: Choice) -> Float[Tensor, "m n"]:
+        """Return −log softmax_c(z)[y] of the rows of a pass."""
+        found = self.pass_readings(shared, [batch.inputs[i] for i in part.rows], self.padded(choice.answers))
+        n, own = len(part.rows), choice._replace(readouts=choice.readouts[part.prompts])
+        z = own.logits(Readings(*(each.view(n, -1, each.shape[1]).transpose(0, 1) for each in found)))  # [m, n, C]
+        labels = choice.labels([batch.targets[i] for i in part.rows])
+        return -z.log_softmax(dim=2)[:, range(n), labels]
 
     @abstractmethod
     def pass_readings(

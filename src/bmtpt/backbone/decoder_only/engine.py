@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.backbone.engine import Engine, Query, Readings, Reply, Shared, Written
+from bmtpt.backbone.engine import Choice, Engine, Query, Readings, Reply, Shared, Written
 from bmtpt.backbone.passes import Pass, at_least_fp32, grouped, passes, summed_nll
 from bmtpt.errors import BackboneError
 from bmtpt.types import TokenBatch
@@ -67,13 +67,17 @@ class CausalPassEngine(Engine):
         return result
 
     def gradients(
-        self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch, weights: Float[Tensor, " N"]
+        self,
+        prompts: Float[Tensor, "M *N P D"],
+        batch: TokenBatch,
+        weights: Float[Tensor, " N"],
+        choice: Choice | None = None,
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
         if prompts.ndim == 3:
-            return super().gradients(prompts, batch, weights)
+            return super().gradients(prompts, batch, weights, choice)
         result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
         for n, (own, one) in enumerate(_one_by_one(prompts, batch)):
-            result[:, n : n + 1], gradient[:, n] = self.gradients(own, one, weights[n : n + 1])
+            result[:, n : n + 1], gradient[:, n] = self.gradients(own, one, weights[n : n + 1], choice)
         return result, gradient
 
     @torch.no_grad()
