@@ -377,7 +377,7 @@ def test_missing_extras_name_the_pip_command(bmtpt, place, monkeypatch):
     assert "pip install 'bmtpt[peft]'" in sentence_of(bmtpt("export", "prompt", "--out", "new"))
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
-    monkeypatch.setattr("bmtpt.backbone.model.offline._checked_wheel_folder", lambda: place)
+    monkeypatch.setattr("bmtpt.backbone.model.embedded.Embedded.checked_files", lambda _: place)
     learn = f"learn --backbone offline {GOOD} --out new".split()
     assert "pip install 'bmtpt[offline]'" in sentence_of(bmtpt(*learn))
     assert not (place / "new").exists()
@@ -385,23 +385,23 @@ def test_missing_extras_name_the_pip_command(bmtpt, place, monkeypatch):
 
 
 def test_a_missing_or_corrupt_wheel_names_the_pip_command(bmtpt, place, monkeypatch):
-    from bmtpt.backbone.model import offline
+    from bmtpt.backbone.model import embedded, offline
 
     def absent(_: str) -> None:
-        raise offline.metadata.PackageNotFoundError
+        raise embedded.metadata.PackageNotFoundError
 
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
     learn = f"learn --backbone offline {GOOD} --out new".split()
     with monkeypatch.context() as patched:
-        patched.setattr(offline.metadata, "distribution", absent)
+        patched.setattr(embedded.metadata, "distribution", absent)
         sentence = sentence_of(bmtpt(*learn))
         assert "the offline backbone is not installed" in sentence
         assert "requirements-offline.txt" in sentence
-    for name in offline.FILES:
+    for name in offline.OFFLINE.files:
         (place / name).write_text("damaged")
     wheel = SimpleNamespace(locate_file=lambda _: place)
     with monkeypatch.context() as patched:
-        patched.setattr(offline.metadata, "distribution", lambda _: wheel)
+        patched.setattr(embedded.metadata, "distribution", lambda _: wheel)
         sentence = sentence_of(bmtpt(*learn))
         assert "encoder.onnx is not the file of traceforge-title-model==0.2.0" in sentence
         assert "--force-reinstall" in sentence
@@ -409,19 +409,22 @@ def test_a_missing_or_corrupt_wheel_names_the_pip_command(bmtpt, place, monkeypa
 
 
 def test_a_damaged_cache_is_not_used(bmtpt, place, monkeypatch):
-    from bmtpt.backbone.model import offline
+    from bmtpt.backbone.model.embedded import Embedded, sha256_of
+    from bmtpt.backbone.model.offline import OFFLINE
+    from bmtpt.errors import BackboneError
 
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
-    shutil.copytree(place / "t5", offline.cache_folder())
-    parts = {path.name: offline.sha256_of(path) for path in (place / "t5").iterdir()}
-    (offline.cache_folder() / "provenance.json").write_text(json.dumps({"files": parts}))
+    cache = OFFLINE.cache_folder
+    shutil.copytree(place / "t5", cache)
+    parts = {path.name: sha256_of(path) for path in (place / "t5").iterdir()}
+    (cache / "provenance.json").write_text(json.dumps({"files": parts}))
 
-    def rebuild() -> Path:
-        raise offline.BackboneError("built again")
+    def rebuild(_: Embedded) -> Path:
+        raise BackboneError("built again")
 
-    monkeypatch.setattr(offline, "_checked_wheel_folder", rebuild)
-    assert offline.offline_folder() == offline.cache_folder()
-    cut_off(offline.cache_folder() / "model.safetensors")
+    monkeypatch.setattr(Embedded, "checked_files", rebuild)
+    assert OFFLINE.folder() == cache
+    cut_off(cache / "model.safetensors")
     assert "built again" in sentence_of(bmtpt(*f"learn --backbone offline {GOOD} --out new".split()))
 
 

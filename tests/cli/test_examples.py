@@ -45,8 +45,7 @@ def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, A
         patched.chdir(place)
         patched.setattr("bmtpt.cli.quickstart_command.QUICKSTART", tiny_quickstart)
         patched.setattr("bmtpt.tasks.rows.from_wheel", small_wheel)
-        patched.setattr("bmtpt.backbone.model.load.offline_folder", lambda: tiny_t5_folder)
-        patched.setattr("bmtpt.backbone.model.load.PARAMETERS", 28_832)
+        patched.setattr("bmtpt.backbone.model.embedded.Embedded.folder", lambda _: tiny_t5_folder)
         for name, example in examples().items():
             text, _, command = example.rpartition(" | ")
             words = shlex.split(f"{command} {FASTER.get(name, '')}")

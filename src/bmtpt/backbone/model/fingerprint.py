@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.model.offline import cache_root
+from bmtpt.backbone.model.embedded import cache_root
 
 # What decides the function a T5 computes. Everything else in config.json (versions, paths, dtype, dropout) may
 # differ between two copies of one model. Artifacts hold this fingerprint: the list never changes.

