@@ -33,7 +33,7 @@ def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, A
     """What each example printed, by its command."""
     pytest.importorskip("peft")
     place = tmp_path_factory.mktemp("examples")
-    rows = "".join(f"a {word} film,a text,{word}\n" for word in ("positive", "negative") * 5)
+    rows = "".join(f"a {word} film {n},a text,{word}\n" for n in range(5) for word in ("positive", "negative"))
     (place / "my-tasks").mkdir()
     for folder in (place, place / "my-tasks"):
         (folder / "tickets.csv").write_text(f"subject,body,team\n{rows}")
