@@ -14,7 +14,7 @@ from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Engine
 from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
-from bmtpt.backbone.model.families import adopt, require_tokenizer
+from bmtpt.backbone.model.families import adopt, require_tokenizer, require_tokens
 from bmtpt.backbone.model.fingerprint import fingerprint_of_files, fingerprint_of_state, fingerprint_v1
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.model.load import load_model, load_tokenizer
@@ -67,7 +67,9 @@ class Backbone(FrozenModel):
         name = str(name)
         model, files = load_model(name, execution)
         fingerprint = fingerprint_of_files(model, files) if files else fingerprint_of_state(model)
-        made = cls(name, model, load_tokenizer(name), fingerprint, engine, memory, files)
+        tokenizer = load_tokenizer(name)
+        require_tokens(tokenizer, model, name)
+        made = cls(name, model, tokenizer, fingerprint, engine, memory, files)
         if (engine, memory) != ("auto", "keep"):
             made.engine  # noqa: B018  (refuse now, before any rows are read, what this model cannot do)
         return made
@@ -94,6 +96,7 @@ class Backbone(FrozenModel):
             raise BackboneError("from_model takes as name a text, which artifacts and messages use for the model")
         adopt(model, name)
         require_tokenizer(tokenizer, name)
+        require_tokens(tokenizer, model, name)
         return cls(name, model, tokenizer, fingerprint_of_state(model), engine)
 
     @cached_property

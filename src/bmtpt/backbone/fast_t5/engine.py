@@ -34,6 +34,11 @@ def packed_supports(backbone: FrozenModel) -> str | None:
         return f"its feed-forward layer is '{config.feed_forward_proj}', not one of {', '.join(ACTIVATIONS)}"
     if backbone.dtype not in (torch.float64, torch.float32, torch.bfloat16):
         return f"its weights are {backbone.dtype}"
+    plain = (torch.nn.Linear, torch.nn.Embedding)
+    for module in backbone.model.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.ndim == 2 and type(module) not in plain:
+            return f"it has {type(module).__name__} layers, not plain weights"
     if config.dropout_rate and backbone.model.training:
         return "it is in training mode with dropout"
     return None

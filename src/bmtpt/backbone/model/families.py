@@ -30,7 +30,7 @@ def loader_of(config: Any, name: str) -> Any:
         raise BackboneError(
             f"{name} is a {kind} model, whose experts drop tokens when a batch is full; give another one"
         )
-    if kind == "t5":
+    if kind == "t5" and config.is_encoder_decoder:
         return T5ForConditionalGeneration
     if config.is_encoder_decoder and kind in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
         return AutoModelForSeq2SeqLM
@@ -62,8 +62,10 @@ def require_usable(model: Any, name: str) -> None:
     from transformers import GenerationConfig
 
     config = model.config
-    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
-        raise BackboneError(f"the configuration of {name} lacks decoder_start_token_id; add it to config.json")
+    start = getattr(config, "decoder_start_token_id", None)
+    if config.is_encoder_decoder and start not in range(len(model.get_input_embeddings().weight)):
+        lacks = "lacks decoder_start_token_id" if start is None else f"has no token for decoder_start_token_id {start}"
+        raise BackboneError(f"the configuration of {name} {lacks}; give the model's own in config.json")
     if config.is_encoder_decoder:
         # A folder's generation settings (beams, banned repetitions) go: greedy means the likeliest token.
         keys = ("decoder_start_token_id", "eos_token_id", "pad_token_id", "bos_token_id")
@@ -128,10 +130,10 @@ def adopt(model: Any, name: str) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     require_usable(model, name)
-    _require_prompt_gradient(model, name)
+    require_prompt_gradient(model, name)
 
 
-def _require_prompt_gradient(model: Any, name: str) -> None:
+def require_prompt_gradient(model: Any, name: str) -> None:
     """Raise a BackboneError if no gradient reaches the input embeddings, where a prompt is trained."""
     ids = torch.tensor([[5, 6, 7]], device=model.device) % model.config.get_text_config().vocab_size
     embeddings = model.get_input_embeddings()(ids).detach().requires_grad_(True)
@@ -152,6 +154,18 @@ def _require_prompt_gradient(model: Any, name: str) -> None:
         ) from error
     if not bool(gradient.isfinite().all()):
         raise BackboneError(f"{name} cannot train a prompt: the gradient of its input embeddings is not finite")
+
+
+def require_tokens(tokenizer: Any, model: Any, name: str) -> None:
+    """Check that every token of a tokenizer has a row in the model's embedding table; raise a BackboneError if not."""
+    rows = len(model.get_input_embeddings().weight)
+    if beyond := sorted((number, token) for token, number in tokenizer.get_vocab().items() if number >= rows):
+        first, token = beyond[0]
+        raise BackboneError(
+            f"the tokenizer of '{name}' has {len(beyond)} tokens without a row in the model's table of {rows:,}, first "
+            f"{token!r} ({first:,}): call model.resize_token_embeddings({beyond[-1][0] + 1}) and save the model again, "
+            "or use the tokenizer it was trained with"
+        )
 
 
 def require_tokenizer(tokenizer: Any, name: str) -> None:

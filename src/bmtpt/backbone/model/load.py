@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -11,11 +11,19 @@ from typing import Any
 import torch
 
 from bmtpt.backbone.execution import Execution
-from bmtpt.backbone.model.families import loader_of, require_tokenizer, require_usable, without_dropout
+from bmtpt.backbone.model.families import (
+    loader_of,
+    require_prompt_gradient,
+    require_tokenizer,
+    require_usable,
+    without_dropout,
+)
+from bmtpt.backbone.model.folder import as_large_as, require_plain, weight_files
 from bmtpt.backbone.model.offline import OFFLINE
 from bmtpt.backbone.model.offline_causal import OFFLINE_CAUSAL
-from bmtpt.errors import BackboneError
+from bmtpt.errors import BackboneError, BmtptError
 from bmtpt.hub import hub_or_cache
+from bmtpt.sealed import read_json
 
 EMBEDDED = {model.name: model for model in (OFFLINE, OFFLINE_CAUSAL)}
 """The backbones that arrive as wheels, by name."""
@@ -38,7 +46,7 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
     dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
     source = _source(name)
     model = _load_frozen(source, name, place, dtype)
-    return model.to(place), _weight_files(source)
+    return model, _weight_files(source)
 
 
 def _weight_files(source: str) -> tuple[Path, ...]:
@@ -48,10 +56,7 @@ def _weight_files(source: str) -> tuple[Path, ...]:
     if not folder.is_dir():
         config = try_to_load_from_cache(source, "config.json")
         folder = Path(config).parent if isinstance(config, str) else folder
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file() or not index.is_file():
-        return (single,) if single.is_file() else ()
-    return tuple(folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values())))
+    return weight_files(folder)
 
 
 def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype) -> Any:
@@ -62,24 +67,41 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
             "with model.save_pretrained(folder)"
         )
     config = _config(source, name)
+    require_plain(config, name)
     kind = loader_of(config, name)
     # On a CPU T5's sdpa is slower than eager: it makes a float mask in every layer. Else transformers knows best.
     eager = config.model_type == "t5" and place.type == "cpu"
-    attention = {"attn_implementation": "eager"} if eager else {}
-    with _loading(f"backbone '{name}'", source), _quiet_transformers():
+    options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
+    quantised = getattr(config, "quantization_config", None) is not None
+    if quantised:  # its library puts the weights on the device as it makes them
+        options["device_map"] = {"": place}
+    bounded = as_large_as(_weight_files(source), config, name)
+    with _loading(f"backbone '{name}'", source), _quiet_transformers(), bounded:
         model, info = kind.from_pretrained(
-            source, config=without_dropout(config), dtype=dtype, use_safetensors=True,
-            trust_remote_code=False, output_loading_info=True, **attention,
+            source, config=without_dropout(config), dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
+            trust_remote_code=False, output_loading_info=True, **options,
         )  # fmt: skip
-    if info["missing_keys"]:  # transformers would fill them with random numbers
-        missing = sorted(info["missing_keys"])
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
         raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
+    if wrong := sorted(info["mismatched_keys"]):  # and these too
+        key, stored, configured = wrong[0]
+        raise BackboneError(
+            f"the weights of backbone '{name}' have {key} as {list(stored)} where config.json says {list(configured)}; "
+            "copy the folder again"
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        logging.getLogger("bmtpt").warning(
+            "the weights of backbone '%s' hold %d tensors that are not in the model of its config.json (first %s); "
+            "is it the right config.json?", name, len(unused), unused[0],
+        )  # fmt: skip
     for module in model.modules():  # torch's single kernel for the same tanh-GELU takes 1/1.25 of a step's time
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = torch.nn.GELU(approximate="tanh")
     model = model.eval().requires_grad_(False)
     require_usable(model, name)
-    return model
+    if quantised:
+        require_prompt_gradient(model, name)
+    return model if quantised else model.to(place)
 
 
 def _source(name: str) -> str:
@@ -98,13 +120,15 @@ def _source(name: str) -> str:
 @contextmanager
 def _loading(what: str, source: str) -> Iterator[None]:
     """Say in one sentence why transformers cannot load something, without waiting for a hub that does not answer."""
-    from safetensors import SafetensorError
-
     with nullcontext(True) if Path(source).is_dir() else hub_or_cache() as hub_answers:
         try:
             yield
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError, SafetensorError) as error:
+        except BmtptError:
+            raise
+        except Exception as error:  # what transformers raises for a folder that is not as it expects is of any kind
             reason = _first_line(error)
+            if "trust_remote_code" in str(error) or "custom code" in str(error):
+                reason = "it needs code of its own (auto_map), which is never run; give a model that transformers knows"
             if not hub_answers and isinstance(error, OSError):
                 reason = (
                     "no such folder, not in the hub's cache, and the hub does not answer; give a folder or 'offline'"
@@ -120,6 +144,8 @@ def load_config(name: str) -> Any:
 def _config(source: str, name: str) -> Any:
     from transformers import AutoConfig
 
+    if Path(source).is_dir() and not isinstance(read_json(Path(source) / "config.json", BackboneError), dict):
+        raise BackboneError(f"{source}/config.json is not a JSON object; copy the folder again")
     with _loading(f"backbone '{name}'", source):
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
@@ -155,8 +181,9 @@ def load_tokenizer(name: str) -> Any:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    more = 2 if lines and lines[0].endswith(":") else 1
+    return " ".join(lines[:more]) or type(error).__name__
 
 
 def _device(name: str) -> torch.device:
