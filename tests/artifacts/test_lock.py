@@ -49,3 +49,19 @@ def test_the_same_process_may_hold_a_folder_again_and_frees_it_at_the_end(tmp_pa
         child = subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False)
         assert child.returncode == 1  # still held after the inner one has ended
     assert subprocess.run(["flock", "--nonblock", str(tmp_path), "true"], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_vanishes_while_it_is_held_is_an_error_even_if_another_one_is_there(replaced, tmp_path):
+    folder = tmp_path / "out"
+
+    def lose_it() -> None:
+        with output_folder(folder, "posterior"):
+            folder.rename(tmp_path / "moved")
+            if replaced:
+                folder.mkdir()
+
+    with pytest.raises(ArtifactError, match=f"{folder} has vanished"):
+        lose_it()
+    with output_folder(folder, "posterior"):
+        pass  # and it is free again

@@ -78,6 +78,7 @@ def lines(log: EventLog) -> list[dict[str, object]]:
 
 def test_rewinding_drops_later_events_and_a_line_that_was_cut_short(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
+    log.rewind(0)
     for step in range(5):
         log({"event": "step", "step": step})
     with log.path.open("a") as file:
@@ -96,6 +97,19 @@ def test_rewinding_a_log_that_is_not_there_makes_an_empty_one(tmp_path):
 def test_a_log_whose_folder_has_vanished_says_so(tmp_path):
     with pytest.raises(ArtifactError, match=r"cannot write .*events\.jsonl: .*its folder has vanished"):
         EventLog(tmp_path / "gone" / "events.jsonl")({"event": "step", "step": 0})
+
+
+def test_neither_a_log_nor_a_checkpoint_makes_a_folder_anew_that_has_vanished(tmp_path):
+    log = EventLog(tmp_path / "run" / "events.jsonl")
+    log.rewind(0)
+    log({"event": "step", "step": 0})
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match="its folder has vanished"):
+        save_checkpoint(tmp_path / "run" / "x.safetensors", {}, {"step": 1})
+    (tmp_path / "run").mkdir()
+    with pytest.raises(ArtifactError, match="its folder has vanished"):
+        log({"event": "step", "step": 1})
+    assert not any((tmp_path / "run").iterdir())
 
 
 def test_a_full_disk_is_told_to_be_freed():
@@ -132,6 +146,7 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path):
 
 def test_a_damaged_event_log_does_not_stop_a_run_that_resumes(tmp_path):
     log = EventLog(tmp_path / "events.jsonl")
+    log.rewind(0)
     for step in range(3):
         log({"event": "step", "step": step})
     content, wanted = log.path.read_bytes(), [log.path.read_bytes().split(b"\n")[step] for step in (0, 1)]

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -122,27 +123,51 @@ def made(folder: Path) -> Iterator[None]:
         raise
 
 
-_HELD: dict[str, int] = {}
-"""Folders that this process holds, and how many nested calls hold each."""
+@dataclass
+class _Hold:
+    handle: int | None
+    calls: int = 0
+
+
+_HELD: dict[str, _Hold] = {}
+"""Folders that this process holds, each with its lock and the number of nested calls."""
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process, or raise an ArtifactError if another process holds it.
+    """Hold a folder for this process.
 
     The lock is on the folder itself, so it leaves no file and ends with the process.
+
+    Raises:
+        ArtifactError: Another process holds it, or it has vanished while it was held.
     """
     place = os.path.realpath(folder)
-    handle = None if place in _HELD else _locked(place)
-    _HELD[place] = _HELD.get(place, 0) + 1
+    hold = _HELD.get(place) or _Hold(_locked(place))
+    _HELD[place] = hold
+    hold.calls += 1
     try:
         yield
+        require_there(folder)
     finally:
-        _HELD[place] -= 1
-        if not _HELD[place]:
+        hold.calls -= 1
+        if not hold.calls:
             del _HELD[place]
-        if handle is not None:
-            os.close(handle)
+            if hold.handle is not None:
+                os.close(hold.handle)
+
+
+def require_there(folder: Path) -> None:
+    """Raise an ArtifactError if a folder that this process holds was removed, or replaced by another one."""
+    hold = _HELD[os.path.realpath(folder)]
+    if hold.handle is None:
+        return
+    try:
+        there = os.path.samestat(os.stat(folder), os.fstat(hold.handle))
+    except OSError:
+        there = False
+    if not there:
+        raise ArtifactError(f"{folder} has vanished while it was written to: it was removed or replaced; start again")
 
 
 def _locked(place: str) -> int | None:

@@ -94,6 +94,7 @@ def run_and_report(
     Args:
         expected: What it should take, if that was measured, for the time left.
     """
+    from bmtpt.artifacts.folder import held, made
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.report.html import write_report
     from bmtpt.report.lines import by_measure, frame
@@ -102,12 +103,14 @@ def run_and_report(
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, default_processes
 
-    with TrainingProgress(ERR, folder=out, expected=expected) as progress:
-        results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
-    posterior, prompt = _artifacts(spec, out)
-    there = {"posterior": posterior, "prompts": prompt.parent}
-    with doing("drawing the report"):
-        report = write_report([out, *(place for place in (posterior, prompt) if place.is_dir())], out / "report.html")
+    with made(out), held(out):
+        with TrainingProgress(ERR, folder=out, expected=expected) as progress:
+            results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
+        posterior, prompt = _artifacts(spec, out)
+        there = {"posterior": posterior, "prompts": prompt.parent}
+        shown = [out, *(place for place in (posterior, prompt) if place.is_dir())]
+        with doing("drawing the report"):
+            report = write_report(shown, out / "report.html")
     for group in by_measure(frame(results)):
         OUT.print(to_rich(score_table(group)))
         say(verdict(group))

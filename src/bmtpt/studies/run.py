@@ -20,7 +20,7 @@ import torch
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky import get_reusable_executor
 
-from bmtpt.artifacts.folder import held, made
+from bmtpt.artifacts.folder import held, made, require_there
 from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError, TrainingError
 from bmtpt.methods.registry import Method, all_methods, get_method, register
@@ -83,6 +83,7 @@ def run_study(
         running = _apart(study, folder, execution, left, processes) if apart else _here(grid, left, listener)
         with closing(running):  # ends the processes if this loop is left early
             for number, (job, rows) in enumerate(running, start=1):
+                require_there(folder)
                 new = [] if job in done else rows
                 append_results(folder / RESULTS, new)
                 results += new

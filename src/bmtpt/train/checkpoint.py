@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.errors import ArtifactError, cannot_read
+from bmtpt.errors import ArtifactError, cannot_read, cannot_write
 from bmtpt.sealed import parse_json
 
 
@@ -23,8 +25,10 @@ def save_checkpoint(path: Path, tensors: dict[str, Tensor], header: dict[str, An
     The file holds the SHA-256 of its tensors and header, so that `load_checkpoint` notices every changed byte.
 
     Raises:
-        ArtifactError: The file cannot be written.
+        ArtifactError: The file cannot be written, or its folder has vanished (it is not made anew).
     """
+    if not path.parent.is_dir():
+        raise ArtifactError(cannot_write(path, OSError(errno.ENOENT, os.strerror(errno.ENOENT))))
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header)
     content = save(contiguous, metadata={"header": text, "sha256": _digest(contiguous, text)})

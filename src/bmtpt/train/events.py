@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +37,15 @@ class EventLog:
 
     def __call__(self, event: dict[str, Any]) -> None:
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with open(self.path, "a", encoding="utf-8", opener=_not_anew) as file:
                 file.write(sealed_line(event))
         except OSError as error:
             raise ArtifactError(cannot_write(self.path, error)) from error
+
+
+def _not_anew(path: str, flags: int) -> int:
+    """Open a log that `EventLog.rewind` has made: if it has vanished, a new one would lack its beginning."""
+    return os.open(path, flags & ~os.O_CREAT)
 
 
 def end_of(path: Path) -> dict[str, Any] | None:
