@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from bmtpt.errors import DataError
+from bmtpt.errors import DataError, shortened
 
 ENDINGS = ("parquet", "jsonl", "json", "csv", "tsv")
 Quoting = Literal["minimal", "none"]
@@ -99,15 +99,16 @@ def distinct(names: Iterable[str], where: object, kind: str = "column") -> list[
     """Return names; raise a DataError if one is there twice, of which only one could be read."""
     found = list(names)
     if twice := [name for name, count in Counter(found).items() if count > 1 and name]:
-        raise DataError(f"{where}: {kind} '{twice[0]}' is there {found.count(twice[0])} times; rename all but one")
+        count = found.count(twice[0])
+        raise DataError(f"{where}: {kind} '{shortened(twice[0])}' is there {count} times; rename all but one")
     return found
 
 
 def with_needed(columns: list[str], needed: Collection[str], where: object) -> list[str]:
     """Return the columns of a table; raise a DataError if one that is needed is not among them."""
     if missing := [name for name in needed if name not in columns]:
-        shown = ", ".join(columns[:20]) + (", …" if len(columns) > 20 else "")
-        raise DataError(f"{where}: there is no column '{missing[0]}'; the columns are {shown}")
+        columns_there = shortened(", ".join(columns), 120)
+        raise DataError(f"{where}: there is no column '{shortened(missing[0])}'; the columns are {columns_there}")
     return columns
 
 
