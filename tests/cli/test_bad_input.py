@@ -227,6 +227,15 @@ def test_a_fault_of_ours_is_not_dressed_up_as_a_mistake(bmtpt, place, monkeypatc
         bmtpt("inspect", "post")
 
 
+def test_check_prints_the_wrong_rows_before_it_refuses_them(bmtpt, place):
+    (place / "stray.csv").write_text("x,y\none,a\ntwo,c\nthree\n")
+    ran = bmtpt("tasks", "check", "stray.yaml")
+    assert sentence_of(ran).endswith("stray.csv, line 3: label 'c' is not one of the task's labels (a, b); add it to "
+                                     "'labels' or fix the row; 1 more of 3 rows are wrong")  # fmt: skip
+    lines = [line.partition("stray.csv, ")[2] or line for line in ran.out.splitlines()]
+    assert [line[:8] for line in lines] == ["line 3: ", "line 4: ", "wrong ro", "1 × labe", "1 × … va"]
+
+
 # Texts that are too long
 
 

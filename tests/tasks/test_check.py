@@ -102,5 +102,5 @@ def test_check_says_what_is_odd_about_the_rows(tmp_path, caplog):
     rows = [*plain_rows(30), {"text": "x0", "label": "yes"}, {"text": "", "label": "no"}]
     lines = check_file(task_file(tmp_path, rows))
     assert "note: 1 of 32 texts are empty" in lines
-    assert "note: 1 texts have rows with different labels" in lines
+    assert "note: 1 of 31 texts have rows with different labels" in lines
     assert not caplog.text

@@ -28,6 +28,7 @@ TABLES = {
     "quoted.tsv": 'text\tlabel\n"a, b"\t1\nc\t0\n',
     "r.jsonl": '{"text": "a, b", "label": "1"}\n\n{"text": "c", "label": "0"}\n',
     "r.json": '[{"text": "a, b", "label": "1"},\n {"text": "c", "label": "0"}]',
+    "blank.csv": '\n\r\ntext,label\n\n"a, b",1\nc,0\n',
     "mac.csv": 'text,label\r"a, b",1\rc,0\r',
     "windows.csv": 'text,label\r\n"a, b",1\r\nc,0\r\n',
 }
@@ -69,14 +70,16 @@ WRONG = [
     ("r.csv", "label\ttext\npos\ta\n", "'delimiter: \"\\\\t\"'"),
     ("r.csv", "text,label,text\na,pos,b\n", "column 'text' is there 2 times"),
     ("r.csv", "text, text\na,b\n", "column 'text' is there 2 times"),
+    ("r.csv", "sep=;\nlabel;text\npos;a\n", "'sep=;', is for Excel alone; remove it"),
     ("r.csv", "text,label\na,pos\n".encode("utf-16"), "looks like UTF-16.*'encoding: utf-16'"),
+    ("r.csv", "text,label\na,pos\n".encode("utf-32"), "looks like UTF-32.*'encoding: utf-32'"),
     ("r.csv", "text,label\na,pos\n".encode("utf-16-le"), "'encoding: utf-16-le'"),
     ("r.csv", gzip.compress(b"text,label\n"), "packed with gzip"),
     ("r.csv.gz", gzip.compress(b"text,label\na,1\n" * 99)[:-12], "damaged or cut off"),
     ("r.jsonl.gz", b"text", "damaged or cut off"),
     ("r.jsonl", '{"text": 1}\n{oops\n', "line 2: this is not JSON"),
     ("r.jsonl", '{"text": 1, "text": 2}\n', "line 1: this is not JSON \\(the key 'text' is there twice"),
-    ("r.jsonl", "[1]\n", "line 1: a row is a JSON object"),
+    ("r.jsonl", "[1]\n", "line 1: a row is a JSON object .* a list of rows needs the ending .json"),
     ("r.jsonl", '{"text": ' + "[" * 99_999 + "]" * 99_999 + "}", "line 1: .*nested too deeply"),
     ("r.jsonl", '{"text": ' + "[" * 120 + "]" * 120 + "}", "line 1: .*nested more than 100 levels"),
     ("r.json", '{"text": 1}\n{"text": 2}\n', "rows that are one a line need the ending .jsonl"),
@@ -92,6 +95,14 @@ def test_a_file_that_cannot_be_read_is_named_with_its_line(tmp_path, name, conte
         from_file(written(tmp_path, name, content)).sound()
     assert name in str(caught.value)
     assert len(str(caught.value).replace(str(tmp_path), "")) <= 300
+
+
+def test_a_delimiter_is_guessed_from_the_columns_that_are_needed(tmp_path):
+    path = written(tmp_path, "r.csv", "text;label;of a, b\na;1;c\n")
+    with pytest.raises(DataError, match="'delimiter: \";\"'"):
+        list(read_rows(path, needed=["text", "label"]))
+    path = written(tmp_path, "r.csv", "text;label\na\n")
+    assert [row for _, row in read_rows(path, needed=["text;label"])] == [{"text;label": "a"}]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-16-be", "utf-8"])

@@ -202,7 +202,37 @@ def test_what_pandas_writes_for_a_missing_value_is_one(missing):
         loaded([*ROWS, {"body": getattr(pandas, missing), "team": "other"}])
 
 
+@pytest.mark.parametrize(
+    ("label", "sentence"),
+    [
+        ({"a"}, "column 'team' holds a set, not a label"),
+        (object(), "column 'team' holds an object, not a label"),
+        (b"a", "column 'team' holds bytes; save it as text"),
+        (10**5000, "column 'team' cannot be read .a whole number of thousands of digits"),
+    ],
+    ids=["set", "object", "bytes", "huge number"],
+)
+def test_what_is_no_label_is_refused_by_its_row(label, sentence):
+    with pytest.raises(DataError, match=f"row 41: {sentence}"):
+        loaded([*ROWS, {"body": "x", "team": label}])
+
+
+def test_a_label_with_braces_needs_a_word():
+    rows = [{"body": f"text {i}", "team": "{}"[i % 2]} for i in range(10)]
+    with pytest.raises(TaskError, match="key 'labels': "):
+        loaded(rows)
+    assert loaded(rows, labels={"{": "open", "}": "closed"}).task.label_words == ("open", "closed")
+
+
+def test_rows_of_one_text_leave_no_test_part_and_that_is_said(caplog):
+    data = loaded([{**row, "body": "same"} for row in ROWS])
+    assert (len(data.train), len(data.test)) == (40, 0)
+    assert "no row is left for the test part" in caplog.text
+
+
 def test_a_column_that_is_there_twice_is_refused():
+    with pytest.raises(DataError, match="row 2: column '1' is there 2 times"):
+        loaded([*ROWS[:1], {1: "a", "1": "b", **ROWS[1]}])
     pandas = pytest.importorskip("pandas")
     with pytest.raises(DataError, match="column 'body' is there 2 times"):
         loaded(pandas.DataFrame([["a", "b", "x"]], columns=["body", "body", "team"]))

@@ -71,7 +71,7 @@ VALUES = st.recursive(
 )
 
 
-@MANY
+@settings(max_examples=100, deadline=None)
 @given(rows=st.lists(st.dictionaries(CELLS, VALUES, max_size=3), max_size=4), ascii=st.booleans())
 def test_json_is_read_as_it_was_written(folder, rows, ascii):
     lines = "".join(json.dumps(row, ensure_ascii=ascii) + "\n" for row in rows)

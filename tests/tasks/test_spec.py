@@ -143,6 +143,7 @@ def test_a_task_cannot_be_changed():
         ("label: team\n", "label: team\nencoding: base64\n", "key 'encoding': there is no encoding 'base64'"),
         ("label: team\n", "label: team\ndelimiter: ';;'\n", "key 'delimiter': ';;' cannot separate columns"),
         ("label: team\n", "label: team\nquoting: all\n", "key 'quoting'"),
+        ("[billing, technical]", "['{{', x]", "the label word '{{' holds a brace"),
         ("[billing, technical]", "[1, 1.0]", "the label '1.0' is there twice"),
         ("label: team\n", "label: team\nfiles: {train: a.csv}\n", "not both"),
         ("[billing, technical]", "[a, b, c]\nmetrics: [f1]", "macro_f1"),

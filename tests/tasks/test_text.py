@@ -227,3 +227,16 @@ def test_an_unlisted_label_is_refused_with_the_known_ones(raw):
 def test_a_missing_column_is_named_with_those_there():
     with pytest.raises(DataError, match="no column 'sentence'; the columns are text, label"):
         one("sst2", {"text": "x", "label": 1})
+
+
+@pytest.mark.parametrize("index", [float("inf"), float("nan"), 1e300, "x", -1, 99])
+def test_a_span_that_is_at_no_word_is_refused(index):
+    row = {"text": "Ann beat him", "span1_text": "Ann", "span2_text": "him", "span1_index": 0, "label": 1}
+    with pytest.raises(DataError):
+        one("wsc", {**row, "span2_index": index})
+
+
+@pytest.mark.parametrize("number", [float("inf"), 1e308, "1e999", 10**400, "much", [1]])
+def test_what_is_no_finite_number_is_refused(number):
+    with pytest.raises(DataError, match="is not a number"):
+        rounded(number, 5)

@@ -55,7 +55,7 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
     lines = [f"task {spec.name}: {' + '.join(spec.metrics)}, headline {spec.primary}, rows are '{loaded.status}'"]
     lines += [f"split {spec.split}: {SPLITS[spec.split]}"]
     for part, examples in loaded.parts.items():
-        counts = ", ".join(f"{word} {count[part]}" for word, count in loaded.label_counts.items())
+        counts = _shown([f"{word} {count[part]}" for word, count in loaded.label_counts.items()])
         lines.append(f"{part}: {len(examples)} examples" + (f" ({counts})" if counts and examples else ""))
     lines += [f"note: {note}" for note in (*loaded.notes, *_labelling_notes(loaded))]
     lengths = token_percentiles(loaded.train, tokenizer) if tokenizer else {}
@@ -116,13 +116,21 @@ def _kind(sentence: str) -> str:
 def _labelling_notes(data: TaskData) -> list[str]:
     """Say which label words no row has, and how many texts are labelled in several ways."""
     unused = [word for word, counts in data.label_counts.items() if not any(counts.values())]
-    notes = [f"no row has the label '{word}'; check its spelling, or leave it out" for word in unused]
+    notes = [f"no row has the label '{word}'; check its spelling, or leave it out" for word in unused[:MOST_LISTED]]
+    if len(unused) > MOST_LISTED:
+        notes.append(f"no row has one of {len(unused) - MOST_LISTED:,} more labels")
     answers: dict[tuple[str, str, str], int | None] = {}
     torn = set()
     for example in (*data.train, *data.select, *data.test):
         if answers.setdefault(key := text_key(example), example.label) != example.label:
             torn.add(key)
-    return [*notes, f"{len(torn):,} texts have rows with different labels"] if torn else notes
+    return [*notes, f"{len(torn):,} of {len(answers):,} texts have rows with different labels"] if torn else notes
+
+
+def _shown(items: Sequence[str]) -> str:
+    """Return items as one line, and how many more there are than fit."""
+    more = [f"{len(items) - MOST_LISTED:,} more"] if len(items) > MOST_LISTED else []
+    return ", ".join([*items[:MOST_LISTED], *more])
 
 
 def describe(name_or_path: str | Path) -> dict[str, str]:

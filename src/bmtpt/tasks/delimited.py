@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
-from bmtpt.errors import DataError
+from bmtpt.errors import DataError, shortened
 from bmtpt.tasks.layout import MOST_CHARACTERS, FileRow, Quoting, distinct, lines_of, place, with_needed
 
 log = logging.getLogger("bmtpt")
@@ -21,7 +21,7 @@ def delimited(file: TextIO, path: Path, delimiter: str, quoting: Quoting, needed
     quotes: Literal[0, 3] = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
     reader = csv.reader(lines_of(file, path, held), delimiter=delimiter, quoting=quotes, strict=True)
     try:
-        header = _header(next(reader, []), path, delimiter, needed)
+        header = _header(next(filter(None, reader), []), path, delimiter, needed)
     except csv.Error as error:
         raise _csv_fault(error, held, 1, path, delimiter) from error
     merged = False
@@ -53,13 +53,16 @@ def delimited(file: TextIO, path: Path, delimiter: str, quoting: Quoting, needed
 
 def _header(names: list[str], path: Path, delimiter: str, needed: Collection[str]) -> list[str]:
     header = distinct((name.strip() for name in names), path)
-    others = [other for other in ",;\t|" if other != delimiter and len(header) == 1 and other in header[0]]
-    if others:
-        shown = "\\t" if others[0] == "\t" else others[0]
-        raise DataError(
-            f"{path}: the header is one column, '{header[0][:80]}'; if '{shown}' separates the columns, give the task "
-            f"'delimiter: \"{shown}\"'"
-        )
+    if header and re.fullmatch("sep=.?", header[0]):
+        raise DataError(f"{path}: the first line, '{header[0]}', is for Excel alone; remove it")
+    missing = set(needed).difference(header)
+    for other in ",;\t|".replace(delimiter, ""):
+        columns = [name.strip() for name in delimiter.join(header).split(other)]
+        if missing.issubset(columns) if missing else len(header) == 1 < len(columns) and not needed:
+            shown = "\\t" if other == "\t" else other
+            said = shortened(delimiter.join(header))
+            cure = f"if '{shown}' separates the columns, give the task 'delimiter: \"{shown}\"'"
+            raise DataError(f"{path}: the header is '{said}'; {cure}")
     return with_needed(header, needed, path) if header else header
 
 

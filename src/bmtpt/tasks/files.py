@@ -39,7 +39,7 @@ DEEPEST = 100
 OTHER_KINDS = {
     b"\x1f\x8b": "packed with gzip; add .gz to its name",
     b"PK\x03\x04": "a zip or Excel file; save it as CSV",
-    b"PAR1": "a parquet file; name it .parquet",
+    b"PAR1\x15": "a parquet file; name it .parquet",
 }
 PLAIN = Layout()
 
@@ -97,14 +97,20 @@ def _opened(path: Path, encoding: str) -> Iterator[TextIO]:
         head = raw.peek(1024)[:1024]
         if other := next((name for mark, name in OTHER_KINDS.items() if head.startswith(mark)), None):
             raise DataError(f"{path}: the file is {other}")
-        marked = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        if plain and (marked or 3 * head.count(0) > len(head)):
-            name = "utf-16" if marked else "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+        if plain and (name := _wide_encoding(head)):
             raise DataError(
-                f"{path}: the file looks like UTF-16; save it as UTF-8, or give the task 'encoding: {name}'"
+                f"{path}: the file looks like {name.upper()}; save it as UTF-8, or give the task 'encoding: {name}'"
             )
         with io.TextIOWrapper(raw, "utf-8-sig" if plain else encoding, "surrogateescape", newline="") as file:
             yield file
+
+
+def _wide_encoding(head: bytes) -> str:
+    """Name the encoding of a file by its first bytes if its characters have several bytes each; "" if not."""
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    if named := next((name for mark, name in marks.items() if head.startswith(mark)), ""):
+        return named
+    return "" if 3 * head.count(0) <= len(head) else "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
 
 
 def _json_lines(file: TextIO, path: Path) -> Iterator[FileRow]:
@@ -120,7 +126,7 @@ def json_row(line: str, where: str) -> dict[str, Any] | DataError:
     try:
         return _checked_object(_json_value(line), where)
     except (ValueError, RecursionError) as error:
-        return DataError(f"{where}: this is not JSON ({_json_reason(error)})")
+        return DataError(f"{where}: this is not JSON ({_json_reason(error).partition(': line')[0]})")
 
 
 def _json(file: TextIO, path: Path) -> Iterator[FileRow]:
@@ -156,13 +162,14 @@ def _json_reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg}: line {error.lineno} column {error.colno}" if error.lineno > 1 else error.msg
+        return f"{error.msg}: line {error.lineno} column {error.colno}"
     return str(error)
 
 
 def _checked_object(row: Any, where: str) -> dict[str, Any] | DataError:
     if not isinstance(row, dict):
-        return DataError(f'{where}: a row is a JSON object such as {{"text": "…"}}')
+        hint = "; a list of rows needs the ending .json" if isinstance(row, list) else ""
+        return DataError(f'{where}: a row is a JSON object such as {{"text": "…"}}{hint}')
     level: list[Any] = [row]
     for _ in range(DEEPEST):
         level = [item for each in level for item in (each.values() if isinstance(each, dict) else each)]

@@ -65,6 +65,8 @@ class TaskData:
         """What is odd about the rows, one sentence each."""
         seen = {text_key(example) for example in self.train}
         notes = _untrained(self)
+        if not self.test and self.task.split in ("stratify", "cut"):
+            notes.append("no row is left for the test part, so nothing can be evaluated")
         for part, rows in (("select", self.select), ("test", self.test)):
             if repeated := sum(text_key(example) in seen for example in rows):
                 notes.append(f"{repeated:,} of {len(rows):,} {part} texts are training texts, too")

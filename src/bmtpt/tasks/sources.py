@@ -23,6 +23,8 @@ from bmtpt.tasks.spec import Hub, Offline
 Row = Mapping[str, Any]
 MISSING = ("NAType", "NaTType")
 """Types that pandas writes for a missing value."""
+MOST_BITS = 10_000
+"""Of a whole number; Python writes no more than 4,300 digits."""
 INSTALL_OFFLINE = "pip install --no-deps --require-hashes -r requirements-offline.txt"
 
 
@@ -73,6 +75,15 @@ def value(row: Row, column: str) -> Any:
     return found
 
 
+def scalar(row: Row, column: str, wanted: str = "text") -> Any:
+    """Return one value of a row that can be shown as text; raise a DataError as `value` does, or for another kind."""
+    found = value(row, column)
+    # A list, a set, an object: what Python shows of it is no text that a person wrote.
+    if not isinstance(found, (str, int, float)) and str(found) == repr(found):
+        raise DataError(f"column '{column}' holds {described(found)}, not a {wanted}")
+    return found
+
+
 def is_missing(found: Any) -> bool:
     """Tell whether a value is None, NaN, or what pandas writes in their place."""
     return found is None or (isinstance(found, float) and math.isnan(found)) or type(found).__name__ in MISSING
@@ -95,7 +106,7 @@ def _fault(found: Any) -> str:
     except UnicodeEncodeError as error:
         code = ord(found[error.start])
         if 0xDC80 <= code <= 0xDCFF:  # how `surrogateescape` keeps a byte
-            cure = "save the file as UTF-8, or give the task its 'encoding', such as latin-1"
+            cure = "save the file as UTF-8, or give the task its 'encoding', such as latin-1 or cp1252"
             return f"holds byte 0x{code - 0xDC00:02X}, which is not UTF-8; {cure}"
         return f"holds half of a character (\\u{code:04x}); write the whole one"
     return ""
@@ -183,6 +194,9 @@ def from_memory(rows: Any, layout: Layout = PLAIN, needed: Collection[str] = ())
             f".jsonl, .json or .parquet file, not {kind}"
         )
     plain = [{str(key): _plain(item) for key, item in row.items()} for row in listed]
+    for number, (row, kept) in enumerate(zip(listed, plain, strict=True), start=1):
+        if len(kept) < len(row):
+            distinct(map(str, row), f"{where}, row {number}")
     return Rows(where, len(plain), lambda index: [plain[i] for i in index])
 
 
@@ -192,4 +206,6 @@ def _plain(item: Any) -> Any:
         return {key: _plain(each) for key, each in item.items()}
     if isinstance(item, (list, tuple)):
         return [_plain(each) for each in item]
+    if isinstance(item, int) and item.bit_length() > MOST_BITS:
+        return Unreadable("a whole number of thousands of digits")
     return item.tolist() if hasattr(item, "tolist") and hasattr(item, "ndim") else item

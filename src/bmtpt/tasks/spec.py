@@ -185,7 +185,10 @@ class TaskSpec(Layout):
             if words.setdefault(key, word) != word:
                 raise ValueError(f"the label '{value}' is there twice: '1' and '1.0', 'True' and 'true' are the same")
         for word in words.values():
-            placeholders(word)
+            if any("{" in literal or "}" in literal for literal, _ in pieces(word)):
+                raise ValueError(
+                    f"the label word '{word}' holds a brace, which stands for a column; choose another word"
+                )
             if not word:
                 raise ValueError("a label word is empty")
         return words

@@ -13,7 +13,7 @@ from typing import Any
 from bmtpt.errors import DataError, described, shortened
 from bmtpt.tasks.layout import label_key
 from bmtpt.tasks.prepare import prepared
-from bmtpt.tasks.sources import Row, is_missing, value
+from bmtpt.tasks.sources import Row, is_missing, scalar, value
 from bmtpt.tasks.spec import TaskSpec, pieces
 from bmtpt.types import Example
 
@@ -107,10 +107,7 @@ def accepted_answers(raw: Any) -> tuple[str, ...]:
 
 def raw_label(row: Row, column: str) -> str:
     """Return the label in a column as text; raise a DataError if it is missing, empty or no label."""
-    raw = value(row, column)
-    if isinstance(raw, (dict, list, tuple)):
-        raise DataError(f"column '{column}' holds {described(raw)}, not a label")
-    if not (key := label_key(raw)):
+    if not (key := label_key(scalar(row, column, "label"))):
         raise DataError(f"column '{column}' is empty")
     return key
 
@@ -127,7 +124,4 @@ def label_word(spec: TaskSpec, row: Row) -> str:
 
 
 def _text(row: Row, column: str) -> str:
-    found = value(row, column)
-    if isinstance(found, (dict, list, tuple)):
-        raise DataError(f"column '{column}' holds {described(found)}, not a text")
-    return str(found).strip()
+    return str(scalar(row, column)).strip()
