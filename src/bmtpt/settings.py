@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.types import Annealing, KernelName, KernelScope
+from bmtpt.types import Annealing, KernelName, KernelScope, Normalise
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -153,6 +153,8 @@ class AdaptSettings(LoopSettings):
         selection_share: Share of the training rows (of the `shots`) that validate if the target has no validation rows.
         patience: Validations without improvement before stopping, or None.
         proportional_cap: Several targets are sampled in proportion to min(rows, this).
+        normalise: How the likelihoods of label words of different length are made comparable: `none`, `length` (per
+            token) or `pmi` (less the word's own, given the text without a row). See docs/method.md.
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
     """
 
@@ -170,6 +172,7 @@ class AdaptSettings(LoopSettings):
     max_length: PositiveInt | None = None
     validation_rows: PositiveInt | None = None
     proportional_cap: PositiveInt = 2**18
+    normalise: Normalise = "none"
     ensemble: bool = False
     steps: PositiveInt = 200
     batch_size: PositiveInt = 16

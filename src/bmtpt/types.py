@@ -35,6 +35,9 @@ KernelScope = Literal["prompt", "row"]
 ScorerKind = Literal["rank", "generate"]
 """How a prompt is scored: by the likelihood of each label word, or by the text it generates."""
 
+Normalise = Literal["none", "length", "pmi"]
+"""How log p(label word | text) is made comparable between words: not at all, per token, or less log p(word) itself."""
+
 StreamFormat = Literal["text", "jsonl", "csv", "tsv"]
 """What a stream to answer holds: a text a line, a JSON object with the task's columns a line, or a table."""
 

@@ -13,8 +13,8 @@ import torch
 
 import bmtpt
 from bmtpt.errors import ArtifactError, BackboneError, BmtptError, DataError, SettingsError
-from bmtpt.inference.score import label_probabilities
-from bmtpt.tasks.tokens import tokenise, tokenise_answer
+from bmtpt.inference.score import label_probabilities, make_scorer
+from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example
 
 TINY = {"steps": 4, "evaluate_every": 2}
@@ -53,9 +53,9 @@ def test_importing_the_package_imports_no_torch():
 def test_a_prompt_answers_as_the_model_does(prompt, tickets, tiny_backbone):
     assert prompt.labels == ("negative", "positive")
     examples = [Example(f"text: {body}", "", "", "") for body in BODIES]
-    words = [tokenise_answer(tiny_backbone, word) for word in prompt.labels]
+    scorer = make_scorer(tiny_backbone, prompt.task)
     inputs = tokenise(tiny_backbone, examples, 256).batch.inputs
-    wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, words)
+    wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, scorer)
     found = prompt.predict_proba(BODIES)
     assert list(found.columns) == ["negative", "positive"]
     np.testing.assert_allclose(found.to_numpy(), wanted.numpy(), atol=1e-5)

@@ -90,6 +90,10 @@ BAD: list[tuple[str, list[str]]] = [
     (f"{ADAPT} {TARGET} --shots 0", ["'shots'", "'0'", "greater than 0"]),
     (f"{ADAPT} {TARGET} --prior men", ["did you mean 'mean'"]),
     ("evaluate --prompt prompt --scorer ranks", ["--scorer", "did you mean 'rank'"]),
+    ("evaluate --prompt prompt --normalise pmy", ["--normalise", "did you mean 'pmi'"]),
+    ("evaluate --prompt prompt --predictions new.txt", ["cannot write new.txt", ".parquet"]),
+    ("evaluate --prompt prompt --task tasks/answers.yaml --normalise pmi", ["answers", "leave normalise 'pmi' out"]),
+    ("predict --prompt prompt --normalise lenght text.txt", ["--normalise", "did you mean 'length'"]),
     ("evaluate --prompt prompt --split train", ["--split", "select, test"]),
     ("evaluate --prompt prompt --precision float3", ["precision", "'float32'"]),
     ("export prompt --to peff --out new", ["--to", "did you mean 'peft'"]),
@@ -245,7 +249,7 @@ def test_a_text_that_is_too_long_is_cut_and_counted(bmtpt, place):
     assert re.search(r"texts too long and cut: \d+ ", learned.err)
     adapted = bmtpt("adapt", "--posterior", "new", "--target", "long.yaml", "--steps", "2", "--out", "adapted")
     assert re.search(r"texts too long and cut: \d+ ", adapted.err)
-    scored = bmtpt("evaluate", "--prompt", "adapted")
+    scored = bmtpt("evaluate", "--prompt", "adapted", "--json")
     assert re.search(r"texts too long and cut: \d of 6 ", scored.err)
     assert [json.loads(line)["metric"] for line in scored.out.splitlines()] == ["accuracy", "ece", "nll"]
     answered = bmtpt("predict", "--prompt", "adapted", stdin="the film is good\n" + "the film is good " * 200)

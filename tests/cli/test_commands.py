@@ -21,6 +21,9 @@ TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "safetensors"}
 
 
+EVALUATE = ("evaluate", "--json", "--prompt")
+
+
 def json_lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -204,7 +207,7 @@ def test_several_targets_are_adapted_together_into_one_folder_each(bmtpt, tmp_pa
         assert (
             line == f"next: bmtpt evaluate --prompt {tmp_path / 'both' / name}"
         )  # the prompt knows where its rows are
-        done = bmtpt(*shlex.split(line.removeprefix("next: bmtpt ")))
+        done = bmtpt(*shlex.split(line.removeprefix("next: bmtpt ")), "--json")
         assert done.code == 0, done.err
         assert json_lines(done.out)[0]["target"] == name
 
@@ -225,24 +228,46 @@ def test_a_finished_run_is_replaced_only_if_that_is_asked_for(bmtpt, tmp_path, r
 # Artifacts
 
 
+def test_evaluate_prints_a_table_of_metrics_and_the_confusion_matrix(bmtpt, tmp_path, runs):
+    import pandas as pd
+
+    files = ["--predictions", tmp_path / "rows.csv", "--confusion", tmp_path / "matrix.parquet"]
+    ran = bmtpt("evaluate", "--prompt", runs / "prompt", *files)
+    assert ran.code == 0, ran.err
+    lines = {row["metric"]: row["value"] for row in json_lines(bmtpt(*EVALUATE, runs / "prompt").out)}
+    shown = dict(re.findall(r"│ ([\w ]+?) +│ +(-?[\d.]+) │", ran.out))
+    assert {name: float(shown[name]) for name in lines} == pytest.approx(lines, rel=1e-3)
+    rows, matrix = pd.read_csv(tmp_path / "rows.csv"), pd.read_parquet(tmp_path / "matrix.parquet")
+    assert (rows["prediction"] == rows["target"]).mean() * 100 == pytest.approx(lines["accuracy"])
+    assert matrix.set_index("label").to_numpy().trace() == (rows["prediction"] == rows["target"]).sum()
+    for label, counts in matrix.set_index("label").iterrows():
+        assert re.search(rf"│ {label} +│ +{counts.iloc[0]} │ +{counts.iloc[1]} │", ran.out), ran.out
+    again = bmtpt("evaluate", "--prompt", runs / "prompt", *files)
+    assert "rows.csv is there already; overwrite it" in again.err
+    assert bmtpt("evaluate", "--prompt", runs / "prompt", *files, "--overwrite").code == 0
+
+
 def test_evaluate_prints_result_lines_and_appends_them_to_a_file(bmtpt, tmp_path, runs):
     from bmtpt.results import read_results
 
     out = tmp_path / "scores.jsonl"
-    first = bmtpt("evaluate", "--prompt", runs / "prompt", "--out", out)
-    bmtpt("evaluate", "--prompt", runs / "prompt", "--scorer", "generate", "--out", out)
+    first = bmtpt(*EVALUATE, runs / "prompt", "--out", out)
     assert first.code == 0
     assert [row["metric"] for row in json_lines(first.out)] == ["accuracy", "f1", "ece", "nll"]
     rows = read_results(out)
-    assert len(rows) == 8
+    assert len(rows) == 4
+    bmtpt("evaluate", "--prompt", runs / "prompt", "--scorer", "generate", "--out", out)
+    assert len(out.read_text().splitlines()) == 8
     assert rows[0].model_dump(mode="json") == json_lines(first.out)[0]
 
 
 def test_a_prompt_knows_its_own_task_and_another_can_be_named(bmtpt, runs, tiny_task_folder):
-    own = json_lines(bmtpt("evaluate", "--prompt", runs / "prompt").out)
+    own = json_lines(bmtpt(*EVALUATE, runs / "prompt").out)
     assert {row["target"] for row in own} == {"sentiment"}
-    named = bmtpt("evaluate", "--prompt", runs / "prompt", "--task", tiny_task_folder / "pairs.yaml")
+    named = bmtpt(*EVALUATE, runs / "prompt", "--task", tiny_task_folder / "pairs.yaml")
     assert {row["target"] for row in json_lines(named.out)} == {"pairs"}
+    other = "the prompt was trained for task 'sentiment' and is evaluated on 'pairs', which has another name"
+    assert other in named.err
 
 
 def test_predict_answers_the_same_from_a_file_from_standard_input_and_from_plain_text(bmtpt, tmp_path, runs):
@@ -305,7 +330,7 @@ def test_a_prompt_comes_back_from_peft_with_the_same_scores(bmtpt, tmp_path, run
     assert bmtpt("import", tmp_path / "peft", *options).code == 2
     assert bmtpt("import", tmp_path / "peft", *options, "--overwrite").code == 0
     scores = [
-        [(row["metric"], row["value"]) for row in json_lines(bmtpt("evaluate", "--prompt", folder).out)]
+        [(row["metric"], row["value"]) for row in json_lines(bmtpt(*EVALUATE, folder).out)]
         for folder in (runs / "prompt", tmp_path / "prompt")
     ]
     assert scores[0] == scores[1]

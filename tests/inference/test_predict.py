@@ -68,6 +68,23 @@ def test_free_answers_are_those_of_the_evaluation(posterior, tiny_backbone, tiny
     assert sum("answer_cut" in answer for answer in answers) == found.answers_cut
 
 
+def test_a_prompt_is_read_as_it_was_selected_unless_another_way_is_asked_for(posterior, tiny_backbone, tiny_tasks):
+    data = tiny_tasks["sentiment"]
+    longer = data.task.model_copy(update={"labels": {"0": "bad", "1": "very very good"}})
+    words = [replace(each, target=longer.label_words[each.label or 0]) for each in (*data.train, *data.test)]
+    data = replace(data, task=longer, train=tuple(words[:24]), test=tuple(words[24:]))
+    shares = {}
+    for way in ("none", "length", "pmi"):
+        prompt = trained(posterior, data, tiny_backbone, normalise=way, selection="none")
+        assert prompt.card.settings["normalise"] == way
+        own = [answer["all"] for answer in predict(tiny_backbone, prompt, data.test)]
+        assert own == [answer["all"] for answer in predict(tiny_backbone, prompt, data.test, way)]
+        evaluated = evaluate(tiny_backbone, prompt, data.test).probabilities.tolist()
+        assert [list(row.values()) for row in own] == [pytest.approx(row, abs=1e-6) for row in evaluated]
+        shares[way] = own
+    assert shares["none"] != shares["length"] != shares["pmi"]
+
+
 @pytest.mark.parametrize("limit", [1, 3, 40, None])
 def test_an_answer_that_the_limit_cut_says_so(limit, posterior, tiny_backbone, tiny_hf, tiny_tasks):
     data = tiny_tasks["answers"]

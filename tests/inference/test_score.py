@@ -81,6 +81,65 @@ def test_an_ensemble_averages_probabilities_and_not_logits(engine, rows, tiny_ta
     assert set(found.metrics) | set(found.calibration) == metric_names(scorer.task)
 
 
+@pytest.mark.parametrize("way", ["none", "length", "pmi"])
+def test_label_words_of_different_length_are_compared_as_asked(way, engine, tiny_backbone, tiny_tasks, tiny_hf):
+    """Against Hugging Face's loss, word by word; the domain is the text with its columns empty."""
+    task = tiny_tasks["sentiment"].task.model_copy(update={"labels": {"0": "bad", "1": "very very good"}})
+    examples = [replace(each, target=task.label_words[each.label or 0]) for each in tiny_tasks["sentiment"].test]
+    part, scorer = tokenise(tiny_backbone, examples, 64), make_scorer(tiny_backbone, task, normalise=way)
+    assert [len(ids) for ids in scorer.answers] == [2, 4]
+    domain = torch.tensor(tiny_backbone.tokenizer("sentiment sentence: ").input_ids)
+    wanted = []
+    for prompt in PROMPTS:
+        scores = word_likelihoods(tiny_hf, prompt, part, scorer.answers)
+        if way == "length":
+            scores = scores / torch.tensor([2, 4])
+        if way == "pmi":
+            scores = scores - torch.tensor([-nll(tiny_hf, prompt, domain, ids) for ids in scorer.answers])
+        wanted.append(scores)
+    averaged = torch.stack(wanted).softmax(dim=2).mean(dim=0)
+    found = evaluate_prompts(engine, PROMPTS, part, scorer)
+    assert torch.allclose(found.probabilities, averaged, atol=1e-5)
+    assert found.predictions == [task.label_words[i] for i in averaged.argmax(dim=1)]
+    gold = torch.tensor([example.label for example in examples])
+    for score, each in zip(score_prompts(engine, PROMPTS, part, scorer), wanted, strict=True):
+        assert score.score == pytest.approx(100 * (each.argmax(dim=1) == gold).double().mean().item())
+    losses = [score.nll for score in score_prompts(engine, PROMPTS, part, scorer)]
+    plain = score_prompts(engine, PROMPTS, part, make_scorer(tiny_backbone, task))
+    assert losses == pytest.approx([score.nll for score in plain])  # of the right answer, as in training
+
+
+def test_pmi_needs_a_text_and_every_way_needs_label_words(tiny_backbone, tiny_tasks):
+    with pytest.raises(SettingsError, match="answers has no fixed label words; leave normalise 'length' out"):
+        make_scorer(tiny_backbone, tiny_tasks["answers"].task, normalise="length")
+
+
+def test_predictions_and_confusion_are_those_of_the_rows(engine, rows, tiny_tasks, tiny_backbone):
+    from sklearn.metrics import confusion_matrix
+
+    scorer = make_scorer(tiny_backbone, tiny_tasks["sentiment"].task)
+    found = evaluate_prompts(engine, PROMPTS, rows["sentiment"], scorer)
+    words = list(scorer.task.label_words)
+    gold = [example.target for example in rows["sentiment"].examples]
+    table = found.confusion()
+    assert table.to_numpy().tolist() == confusion_matrix(gold, found.predictions, labels=words).tolist()
+    assert (list(table.index), list(table.columns)) == (words, words)
+    listed = list(found.rows())
+    assert [row["target"] for row in listed] == gold
+    assert [row["prediction"] for row in listed] == found.predictions
+    for row, shares in zip(listed, found.probabilities.tolist(), strict=True):
+        assert [row[f"p({word})"] for word in words] == shares
+        assert row["probability"] == max(shares)
+    generating = make_scorer(tiny_backbone, scorer.task, "generate")
+    odd = evaluate_prompts(Echo(["film", *gold[1:]]), PROMPTS[:1], rows["sentiment"], generating)
+    assert odd.confusion()["no label"].tolist() == [int(gold[0] == word) for word in words]
+    free = evaluate_prompts(
+        engine, PROMPTS[:1], rows["answers"], make_scorer(tiny_backbone, tiny_tasks["answers"].task)
+    )
+    assert free.confusion() is None
+    assert next(free.rows())["references"] == list(rows["answers"].examples[0].references)
+
+
 def test_an_ensemble_of_one_is_the_prompt_itself(engine, rows, tiny_tasks, tiny_backbone):
     scorer = make_scorer(tiny_backbone, tiny_tasks["sentiment"].task)
     alone = evaluate_prompts(engine, PROMPTS[:1], rows["sentiment"], scorer)
@@ -230,8 +289,8 @@ def test_the_probabilities_of_a_row_do_not_depend_on_its_neighbours(engine, tiny
     scorer = make_scorer(tiny_backbone, tiny_tasks["pairs"].task)
     short = torch.tensor([5, 6, 1])
     inputs = [short, torch.arange(3, 60), short]
-    together = label_probabilities(engine, PROMPTS, inputs, scorer.answers)
-    alone = label_probabilities(engine, PROMPTS, [short], scorer.answers)
+    together = label_probabilities(engine, PROMPTS, inputs, scorer)
+    alone = label_probabilities(engine, PROMPTS, [short], scorer)
     assert torch.allclose(together[0], alone[0], atol=1e-6)
     assert torch.allclose(together[2], alone[0], atol=1e-6)
     assert torch.allclose(together.sum(dim=1), torch.ones(3), atol=1e-6)

@@ -17,7 +17,7 @@ from bmtpt.inference.rows import examples_of, is_one
 from bmtpt.inference.score import Evaluation
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
-from bmtpt.types import ScorerKind
+from bmtpt.types import Normalise, ScorerKind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,27 +50,32 @@ class Prompt(Artifact[artifacts.Prompt]):
         return self.task.label_words
 
     @overload
-    def predict(self, texts: Text) -> str: ...  # type: ignore[overload-overlap]  # a str is a sequence, too
+    def predict(self, texts: Text, *, normalise: Normalise | None = None) -> str: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, texts: Sequence[Text]) -> list[str]: ...
+    def predict(self, texts: Sequence[Text], *, normalise: Normalise | None = None) -> list[str]: ...
 
-    def predict(self, texts: Any) -> str | list[str]:
+    def predict(self, texts: Any, *, normalise: Normalise | None = None) -> str | list[str]:
         """Return the answer to a text, or the answers to several: label words, or the text the model writes.
 
         Args:
             texts: One text or row (a dict with the task's columns), or several: a list, a DataFrame, a Series.
+            normalise: How label words of different length are made comparable: "none", "length" or "pmi"
+                (docs/method.md); None takes what the prompt was selected with.
 
         Raises:
             DataError: A row lacks a column, or the task needs several columns and gets a text.
+            SettingsError: There is no such way, or it does not fit the task.
             TypeError: It is of another kind.
         """
-        answers = [
-            str(answer["label"]) for answer in predict(self.backbone, self._saved, examples_of(texts, self.task))
-        ]
+        examples = examples_of(texts, self.task)
+        found = predict(self.backbone, self._saved, examples, _known("way to normalise", normalise, Normalise))
+        answers = [str(answer["label"]) for answer in found]
         return answers[0] if is_one(texts, self.task) else answers
 
-    def predict_proba(self, texts: Text | Sequence[Text]) -> pd.Series[float] | pd.DataFrame:
+    def predict_proba(
+        self, texts: Text | Sequence[Text], *, normalise: Normalise | None = None
+    ) -> pd.Series[float] | pd.DataFrame:
         """Return the probability of each label word: a DataFrame [N, C] with the words as columns, or a Series for one.
 
         They are softmax shares over the label words, averaged over an ensemble, and tend to be overconfident.
@@ -83,12 +88,18 @@ class Prompt(Artifact[artifacts.Prompt]):
 
         if not self.task.fixed_words:
             raise SettingsError(f"task '{self.task.name}' has no fixed labels and so no probabilities; use predict")
-        answers = predict(self.backbone, self._saved, examples_of(texts, self.task))
+        examples = examples_of(texts, self.task)
+        answers = predict(self.backbone, self._saved, examples, _known("way to normalise", normalise, Normalise))
         table = pd.DataFrame([answer["all"] for answer in answers], columns=list(self.labels), dtype=float)
         return table.iloc[0].rename(None) if is_one(texts, self.task) else table
 
     def evaluate(
-        self, task: AnyTask | None = None, *, part: str = "test", scorer: ScorerKind | None = None
+        self,
+        task: AnyTask | None = None,
+        *,
+        part: str = "test",
+        scorer: ScorerKind | None = None,
+        normalise: Normalise | None = None,
     ) -> Evaluation:
         """Score the prompt on a task's rows.
 
@@ -96,19 +107,25 @@ class Prompt(Artifact[artifacts.Prompt]):
             task: Whose rows; None takes the task that the prompt was adapted to.
             part: "test", "select" or "train".
             scorer: "rank", "generate", or None for the task's usual one.
+            normalise: As for `predict`.
 
         Raises:
             DataError: The part has no rows, or the task's rows were in memory when it was saved.
-            SettingsError: The part or the scorer does not exist or does not fit the task.
+            SettingsError: The part, the scorer or the way to normalise does not exist or does not fit the task.
             TypeError: `task` is of another kind.
         """
         data = self._data if task is None else None
         data = data or as_data(self.task if task is None else task, self.backbone)
         if part not in list(data.parts):
             raise SettingsError(f"there is no part {part!r}; {nearest(str(part), data.parts)}")
-        if scorer not in [None, *get_args(ScorerKind)]:
-            raise SettingsError(f"there is no scorer {scorer!r}; {nearest(str(scorer), get_args(ScorerKind))}")
-        return evaluate(self.backbone, self._saved, data.parts[part], task=data.task, scorer=scorer)
+        return evaluate(
+            self.backbone,
+            self._saved,
+            data.parts[part],
+            task=data.task,
+            scorer=_known("scorer", scorer, ScorerKind),
+            normalise=_known("way to normalise", normalise, Normalise),
+        )
 
     def __repr__(self) -> str:
         M, P, D = self._saved.prompts.shape
@@ -118,3 +135,10 @@ class Prompt(Artifact[artifacts.Prompt]):
             f"Prompt({kind} of {P} × {D} for task {self.task.name!r} → {answer}; "
             f"method {self.card.method}; backbone {self.card.backbone.name!r})"
         )
+
+
+def _known(what: str, value: Any, vocabulary: Any) -> Any:
+    """Return a value that is None or one of a `Literal`; raise a SettingsError for others."""
+    if value not in [None, *get_args(vocabulary)]:
+        raise SettingsError(f"there is no {what} {value!r}; {nearest(str(value), get_args(vocabulary))}")
+    return value

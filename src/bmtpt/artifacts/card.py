@@ -21,6 +21,7 @@ from bmtpt.artifacts.folder import A_KIND, CARD, FORMAT_VERSION, Kind, read_raw_
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.sealed import field_problem, parse_json, sealed
+from bmtpt.types import Normalise
 
 
 class _Read(BaseModel):
@@ -34,6 +35,7 @@ class _Settings(_Read):
     shots: NonNegativeInt | None = None
     seed: int = 0
     learning_rate: float | None = None
+    normalise: Normalise = "none"
 
 
 class _Svgd(_Read):

@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import OUT, doing, note, note_answers_cut, note_cut, say
+from bmtpt.cli.console import OUT, doing, note, note_answers_cut, note_cut, say, show_table
 from bmtpt.cli.options import (
     Data,
     Defaults,
     Device,
     Engine,
+    NormaliseOption,
     OtherBackbone,
     Overwrite,
     PrecisionOption,
@@ -29,15 +30,18 @@ from bmtpt.cli.options import (
     require_one_of,
 )
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.types import OnError, ScorerKind, StreamFormat
+from bmtpt.types import Normalise, OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
+    from bmtpt.inference.score import Evaluation
 
 Split = Literal["test", "select"]
 ExportFormat = Literal["peft"]
 SHOWN = 60
 """Most characters of an answer in a message."""
+MOST_LABELS = 12
+"""More labels than this make a confusion matrix too wide to print."""
 
 
 def evaluate(
@@ -45,32 +49,67 @@ def evaluate(
     task: Annotated[str | None, typer.Option("--task", help="Name or YAML file; default: the prompt's own.")] = None,
     data: Data = "hub",
     scorer: Scorer = None,
+    normalise: NormaliseOption = None,
     split: Annotated[str, typer.Option("--split", help=f"{choices(Split)}.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON result line per metric.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", help="Write each row and its answer: .csv, .jsonl or .parquet.")
+    ] = None,
+    confusion: Annotated[
+        Path | None, typer.Option("--confusion", help="Write the confusion matrix: .csv, .jsonl or .parquet.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the files of these two.")] = False,
     backbone: OtherBackbone = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
     config: Defaults = None,
 ) -> None:
-    """Score a prompt on a task's rows; prints one JSON result line per metric."""
+    """Score a prompt on a task's rows; prints a table of metrics and, for a few labels, the confusion matrix."""
     require_one_of("--scorer", scorer, ScorerKind)
+    require_one_of("--normalise", normalise, Normalise)
     require_one_of("--split", split, Split)
     from bmtpt.artifacts.saved import Prompt
+    from bmtpt.inference.answer_file import require_table, write_table
     from bmtpt.results import append_results
     from bmtpt.stages import evaluate as stage
     from bmtpt.tasks import load_data, load_task, saved_task
 
+    for table in filter(None, (predictions, confusion)):
+        require_table(table, overwrite=overwrite)
     loaded = Prompt.load(prompt)
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
     model = load_backbone(backbone or loaded.card.backbone.name, execution_of(device, precision, engine))
     examples = rows.test if split == "test" else rows.select
+    how: Any = {"scorer": scorer, "normalise": normalise}
     with doing(f"scoring {len(examples):,} rows"):
-        evaluation = stage.evaluate(model, loaded, examples, task=rows.task, scorer=scorer)  # type: ignore[arg-type]
+        evaluation = stage.evaluate(model, loaded, examples, task=rows.task, **how)
     results = stage.result_rows(model, loaded, rows, evaluation, study="evaluate")
+    matrix = evaluation.confusion()
+    if confusion and matrix is None:
+        raise SettingsError(f"task {rows.task.name} has no fixed label words and so no confusion matrix")
     if out:
         append_results(out, results)
-    note_cut(evaluation.texts_cut, len(examples))
+    if predictions:
+        write_table(predictions, evaluation.rows(), overwrite=overwrite)
+    if confusion and matrix is not None:
+        write_table(confusion, matrix.reset_index().to_dict("records"), overwrite=overwrite)
+    _note_evaluation(evaluation)
+    if as_json:
+        for result in results:
+            print(result.model_dump_json())
+        return
+    title = f"{rows.task.name}: {len(examples):,} rows of '{split}' ({rows.status})"
+    show_table(title, ["metric", "value"], [[name, f"{value:.4g}"] for name, value in evaluation.figures.items()])
+    if matrix is not None and len(matrix) <= MOST_LABELS:
+        cells = [[label, *map(str, counts)] for label, counts in zip(matrix.index, matrix.to_numpy(), strict=True)]
+        show_table("label (down) and prediction (across)", ["", *matrix.columns], cells)
+
+
+def _note_evaluation(evaluation: Evaluation) -> None:
+    """Say what the figures do not: what was cut, and what could not be compared as it is."""
+    note_cut(evaluation.texts_cut, len(evaluation.examples))
     note_answers_cut(evaluation.answers_cut)
     if evaluation.unwritable:
         answer, written = next(iter(evaluation.unwritable.items()))
@@ -78,8 +117,8 @@ def evaluate(
             f"reference answers that the tokenizer cannot write: {len(evaluation.unwritable):,}; answers are compared "
             f"with what it writes instead ({answer[:SHOWN]!r} becomes {written[:SHOWN]!r})"
         )
-    for result in results:
-        print(result.model_dump_json())
+    if evaluation.invalid_share:
+        note(f"answers that are none of the task's: {evaluation.invalid_share:.1f} %; they count as wrong")
 
 
 def predict(
@@ -101,6 +140,7 @@ def predict(
         str, typer.Option("--on-error", help=f"A row that cannot be answered: {choices(OnError)}.")
     ] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
+    normalise: NormaliseOption = None,
     backbone: OtherBackbone = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
@@ -110,6 +150,7 @@ def predict(
     """Answer rows of a table, or lines of text or JSON, with label and probability, each with its task's prompt."""
     require_one_of("--format", form, StreamFormat)
     require_one_of("--on-error", on_error, OnError)
+    require_one_of("--normalise", normalise, Normalise)
     from bmtpt.inference.answer_file import answer_line, answer_row, json_line, require_table, written_table
     from bmtpt.inference.predict import answered
     from bmtpt.inference.rows import file_rows, stream_rows
@@ -118,7 +159,7 @@ def predict(
     prompts = _by_task(prompt)
     tasks = {task: saved_task(each.card.task_definition) for task, each in prompts.items()}
     piped = file is None or str(file) == "-"
-    what: Any = form
+    what, way = cast("StreamFormat | None", form), cast("Normalise | None", normalise)
     rows = stream_rows(sys.stdin.buffer, tasks, what) if file is None or piped else file_rows(file, tasks, what)
     if out:
         require_table(out, overwrite=overwrite)
@@ -131,7 +172,7 @@ def predict(
     words = list(dict.fromkeys(word for task in tasks.values() if task.fixed_words for word in task.label_words))
     tally: Counter[str] = Counter()
     with written_table(out, overwrite=overwrite) if out else nullcontext() as table:
-        for row, answer in answered(model, prompts, rows):
+        for row, answer in answered(model, prompts, rows, way):
             if isinstance(answer, DataError) and on_error == "stop":
                 raise answer
             tally.update(["error"] if isinstance(answer, DataError) else list(answer))

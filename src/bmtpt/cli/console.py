@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 OUT = Console()
 ERR = Console(stderr=True)
@@ -21,6 +23,16 @@ def say(text: str) -> None:
 def say_next(*words: object) -> None:
     """Print the command to give next, quoted for a shell."""
     say(f"next: bmtpt {shlex.join(map(str, words))}")
+
+
+def show_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table: its first column is text, the others are numbers."""
+    table = Table(title=escape(title), title_justify="left")
+    for i, head in enumerate(heads):
+        table.add_column(escape(head), justify="right" if i else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    OUT.print(table)
 
 
 def note(text: str) -> None:

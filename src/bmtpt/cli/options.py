@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.types import ScorerKind
+from bmtpt.types import Normalise, ScorerKind
 
 # A YAML file of options
 
@@ -97,6 +97,13 @@ OtherBackbone = Annotated[
     str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the artifact's own.")
 ]
 Scorer = Annotated[str | None, typer.Option("--scorer", help=f"{choices(ScorerKind)}; default: rank if it can.")]
+NormaliseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--normalise",
+        help=f"Label words of different length: {choices(Normalise)}; default: as in training.",
+    ),
+]
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
 Jobs = Annotated[
     int | None,

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -144,6 +144,13 @@ def written_table(path: Path, *, overwrite: bool = False) -> Iterator[Table]:
             partial.replace(path)
     except OSError as error:
         raise ArtifactError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+
+
+def write_table(path: Path, rows: Iterable[Row], *, overwrite: bool = False) -> None:
+    """Write all rows of a table. Raises as `written_table`."""
+    with written_table(path, overwrite=overwrite) as table:
+        for row in rows:
+            table.add(row)
 
 
 class _Writer(ABC):

@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone
@@ -16,17 +17,20 @@ from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Query, Reply
 from bmtpt.errors import ArtifactError, BackboneError, DataError, described, nearest
 from bmtpt.inference.rows import Asked
-from bmtpt.inference.score import Scorer, make_scorer
+from bmtpt.inference.score import Scorer, domain_likelihoods, make_scorer, normalised
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise_text
-from bmtpt.types import Example
+from bmtpt.types import Example, Normalise
 
 BATCH = 64
 """Rows answered at a time, so that answers stream while a long input is still being read."""
 
 
 def predict(
-    backbone: Backbone, prompt: Prompt | Mapping[str, Prompt], examples: Iterable[Any]
+    backbone: Backbone,
+    prompt: Prompt | Mapping[str, Prompt],
+    examples: Iterable[Any],
+    normalise: Normalise | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield one answer per example, in order: ``text``, ``label`` and, for label words, ``probability`` and ``all``.
 
@@ -36,6 +40,9 @@ def predict(
     was cut to the limit on its own tokens ``answer_cut``: true.
     The probabilities of an ensemble's prompts are averaged. They are softmax shares over the label words and
     tend to be overconfident (docs/method.md, Diagnostics).
+
+    Args:
+        normalise: How label words are made comparable; None takes what each prompt was selected with.
 
     Raises:
         ArtifactError: `prompt` is neither a prompt nor prompts by task.
@@ -49,21 +56,23 @@ def predict(
         prompts = dict(prompt)
     else:
         raise ArtifactError(f"predict takes prompts, not {described(prompt)}; evaluate scores those")
-    for row, answer in answered(backbone, prompts, (Asked("", task, example) for task, example in examples)):
+    asked = (Asked("", task, example) for task, example in examples)
+    for row, answer in answered(backbone, prompts, asked, normalise):
         if isinstance(answer, DataError):
             raise answer
         yield answer if isinstance(prompt, Prompt) else {"task": row.task, **answer}
 
 
 def answered(
-    backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[Asked]
+    backbone: Backbone, prompts: Mapping[str, Prompt], rows: Iterable[Asked], normalise: Normalise | None = None
 ) -> Iterator[tuple[Asked, dict[str, Any] | DataError]]:
     """Yield each row with its answer, as `predict` does, or with what is wrong with it; the rows after it follow.
 
     Raises:
         BackboneError: As `predict`.
     """
-    routes = {name: _route(backbone, name if len(prompts) > 1 else "", each) for name, each in prompts.items()}
+    several = len(prompts) > 1
+    routes = {name: _route(backbone, name if several else "", each, normalise) for name, each in prompts.items()}
     for batch in _batches(rows):
         asked = [_queries(backbone, routes, row) for row in batch]
         queries = [query for each in asked if isinstance(each, tuple) for query in each[0]]
@@ -114,12 +123,14 @@ class _Route:
     Attributes:
         prompts: Of an ensemble, or one.
         scorer: How answers are read off the model.
+        domain: Of each prompt, what `normalised` needs.
         limit: Most tokens of a text.
     """
 
     task: TaskSpec
     prompts: tuple[Tensor, ...]
     scorer: Scorer
+    domain: Float[Tensor, "M 1 C"] | None
     limit: int
 
     def ask(self, backbone: Backbone, example: Example) -> tuple[list[Query], bool]:
@@ -134,21 +145,23 @@ class _Route:
         if not self.scorer.answers:
             text = replies[0].text
             return {"label": text} if text.ended else {"label": text, "answer_cut": True}
-        likelihoods = torch.stack([reply.log_likelihoods for reply in replies])  # [M, C]
-        shares = likelihoods.softmax(dim=1).mean(dim=0).tolist()
+        likelihoods = torch.stack([reply.log_likelihoods for reply in replies])[:, None]  # [M, 1, C]
+        shares = normalised(likelihoods, self.scorer, self.domain).softmax(dim=2).mean(dim=(0, 1)).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
         words = self.task.label_words
         return {"label": words[best], "probability": shares[best], "all": dict(zip(words, shares, strict=True))}
 
 
-def _route(backbone: Backbone, name: str, prompt: Prompt) -> _Route:
+def _route(backbone: Backbone, name: str, prompt: Prompt, normalise: Normalise | None) -> _Route:
     card = prompt.card
     try:
         require_backbone(card.backbone, backbone)
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
     task = saved_task(card.task_definition)
-    scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens)
-    prompts = prompt.prompts if scorer.answers else prompt.prompts[:1]  # texts cannot be averaged
+    chosen = normalise or card.settings.get("normalise", "none")
+    scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens, normalise=chosen)
+    prompts = (prompt.prompts if scorer.answers else prompt.prompts[:1]).to(backbone.device)  # texts have no average
+    domain = domain_likelihoods(backbone.engine, prompts, scorer)
     limit = card.settings.get("max_length") or task.max_length
-    return _Route(task, tuple(prompts.to(backbone.device)), scorer, limit)
+    return _Route(task, tuple(prompts), scorer, None if domain is None else domain.cpu(), limit)

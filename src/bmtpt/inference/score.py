@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone import Backbone
@@ -15,8 +15,16 @@ from bmtpt.backbone.engine import Engine, Written
 from bmtpt.errors import SettingsError, TaskError
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
-from bmtpt.tasks.tokens import Tokenised, as_written, tokenise_answer
-from bmtpt.types import Example, ScorerKind, TokenBatch
+from bmtpt.tasks.spec import placeholders
+from bmtpt.tasks.text import render
+from bmtpt.tasks.tokens import Tokenised, as_written, tokenise_answer, tokenise_text
+from bmtpt.types import Example, Normalise, ScorerKind, TokenBatch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+OTHER = "no label"
+"""Column of a confusion matrix for answers that are no label word."""
 
 ANSWER_ROOM = 4
 """Tokens that generation may write beyond the longest training answer, so that a wrong answer can show itself."""
@@ -35,6 +43,8 @@ class Scorer:
         answers: Token ids of each label word, end of sequence included; empty for free answers.
         words: What each label word reads as the tokenizer writes it, and the word.
         answer_tokens: Most tokens of a generated answer.
+        normalise: How the likelihoods of label words are made comparable (`normalised`).
+        domain: Token ids of the task's text without a row, which `pmi` needs.
     """
 
     task: TaskSpec
@@ -42,6 +52,8 @@ class Scorer:
     answers: tuple[Tensor, ...]
     words: Mapping[str, str]
     answer_tokens: int
+    normalise: Normalise = "none"
+    domain: Int[Tensor, " L"] | None = None
 
 
 InstancePrompts = Callable[[Sequence[Tensor]], Float[Tensor, "M N P D"]]
@@ -66,6 +78,8 @@ class Evaluation:
     """A prompt (or an ensemble of prompts) on a test set.
 
     Attributes:
+        task: What the rows are.
+        examples: N rows.
         metrics: Every metric of the task, 0–100.
         constant_answer: The primary metric of the best constant answer, or None if undefined.
         invalid_share: Share (0–100) of outputs that are not an answer of the task.
@@ -78,6 +92,8 @@ class Evaluation:
             answers are compared with the latter.
     """
 
+    task: TaskSpec
+    examples: tuple[Example, ...]
     metrics: dict[str, float]
     constant_answer: float | None
     invalid_share: float
@@ -93,6 +109,39 @@ class Evaluation:
         """Metrics, calibration and, if it is defined, the primary metric of the best constant answer."""
         constant = {} if self.constant_answer is None else {"constant answer": self.constant_answer}
         return {**self.metrics, **self.calibration, **constant}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield each row with its answer, as `bmtpt.inference.answer_file` writes them.
+
+        They are ``text``, ``target``, ``references`` of free answers, ``prediction`` and, for label words,
+        ``probability`` and ``p(WORD)``.
+        """
+        shares = [None] * len(self.examples) if self.probabilities is None else self.probabilities.tolist()
+        for example, prediction, row in zip(self.examples, self.predictions, shares, strict=True):
+            found: dict[str, Any] = {"text": example.text, "target": example.target}
+            if self.task.kind == "answers":
+                found["references"] = list(example.references)
+            found["prediction"] = str(prediction)
+            if row is not None:
+                words = dict(zip(self.task.label_words, row, strict=True))
+                found |= {"probability": words.get(prediction), **{f"p({word})": p for word, p in words.items()}}
+            yield found
+
+    def confusion(self) -> pd.DataFrame | None:
+        """Return how often each label (a row) was answered with each word (a column); None for free answers.
+
+        Answers that are no label word are counted in a last column, ``no label``, if there are any.
+        """
+        import pandas as pd
+
+        if not self.task.fixed_words:
+            return None
+        words = list(self.task.label_words)
+        found = [text.strip() if text.strip() in words else OTHER for text in self.predictions]
+        counts = pd.crosstab(pd.Series([example.target for example in self.examples]), pd.Series(found))
+        columns = words + ([OTHER] if OTHER in found else [])
+        table = counts.reindex(index=words, columns=columns, fill_value=0)
+        return table.rename_axis(index="label", columns="prediction")
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in self.figures.items())
@@ -117,20 +166,29 @@ def answer_limit(task: TaskSpec, train: TokenBatch) -> int:
 
 
 def make_scorer(
-    backbone: Backbone, task: TaskSpec, kind: ScorerKind | None = None, answer_tokens: int | None = None
+    backbone: Backbone,
+    task: TaskSpec,
+    kind: ScorerKind | None = None,
+    *,
+    answer_tokens: int | None = None,
+    normalise: Normalise = "none",
 ) -> Scorer:
     """Choose rank classification where the task has label words, else generation.
 
     Args:
         answer_tokens: Most tokens of a generated answer (`answer_limit`); all label words fit in any case. None allows
             `ANSWER_TOKENS`, or what label words need.
+        normalise: How the likelihoods of label words are made comparable (`normalised`).
 
     Raises:
-        SettingsError: Rank classification is asked of a task without label words.
+        SettingsError: Rank classification is asked of a task without label words, or its words are to be normalised; or
+            `pmi` is asked of a decoder-only model whose task has no text but the row's.
         TaskError: The backbone's tokenizer writes two label words as the same tokens.
     """
     if kind == "rank" and not task.fixed_words:
         raise SettingsError(f"task {task.name} has no fixed label words to rank; use the scorer 'generate'")
+    if normalise != "none" and not task.fixed_words:
+        raise SettingsError(f"task {task.name} has no fixed label words; leave normalise '{normalise}' out")
     if not task.fixed_words:
         return Scorer(task, "generate", (), {}, answer_tokens or ANSWER_TOKENS)
     answers = {word: tokenise_answer(backbone, word) for word in task.label_words}
@@ -145,7 +203,47 @@ def make_scorer(
     written = as_written(backbone, answers)
     shown = {text: word for word, text in written.items()} | {word: word for word in answers if word not in written}
     longest = max(map(len, answers.values())) + ANSWER_ROOM
-    return Scorer(task, kind or "rank", tuple(answers.values()), shown, max(longest, answer_tokens or 0))
+    limit = max(longest, answer_tokens or 0)
+    domain = _domain(backbone, task) if normalise == "pmi" else None
+    return Scorer(task, kind or "rank", tuple(answers.values()), shown, limit, normalise, domain)
+
+
+def _domain(backbone: Backbone, task: TaskSpec) -> Int[Tensor, " L"]:
+    """Return the token ids of the task's text with every column empty: what is left says the task and no row."""
+    before, context, after = render(task, dict.fromkeys(placeholders(task.text), ""))
+    ids, _ = tokenise_text(backbone, Example(before, context, after, target=""), task.max_length)
+    if not len(ids):
+        raise SettingsError(
+            f"task {task.name}: normalise 'pmi' needs a text around the columns ('{task.text}' has none); add one, or "
+            "take 'length' or 'none'"
+        )
+    return ids
+
+
+def normalised(
+    likelihoods: Float[Tensor, "M N C"], scorer: Scorer, domain: Float[Tensor, "M 1 C"] | None
+) -> Float[Tensor, "M N C"]:
+    """Return scores of label words whose softmax are their probabilities, given ℓ_c = log p(word_c | [θ; text]).
+
+    `none`: ℓ_c. `length`: ℓ_c / T_c, per token, end of sequence included. `pmi`: ℓ_c − log p(word_c | [θ; domain]), the
+    pointwise mutual information of word and text (Holtzman et al. 2021), where the domain is the text without a row.
+
+    Args:
+        domain: log p(word_c | [θ_m; domain]); only `pmi` needs it.
+    """
+    if scorer.normalise == "length":
+        return likelihoods / torch.tensor([len(ids) for ids in scorer.answers]).to(likelihoods)
+    if scorer.normalise == "pmi":
+        assert domain is not None
+        return likelihoods - domain
+    return likelihoods
+
+
+def domain_likelihoods(engine: Engine, prompts: Prompts, scorer: Scorer) -> Float[Tensor, "M 1 C"] | None:
+    """Return what `normalised` needs of each prompt."""
+    if scorer.domain is None:
+        return None
+    return _answer_log_likelihoods(engine, prompts, [scorer.domain], scorer.answers)
 
 
 def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
@@ -154,7 +252,8 @@ def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Sco
         likelihoods = _answer_log_likelihoods(engine, prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
         labels = _labels(rows).to(likelihoods.device)
         nll = -likelihoods.gather(2, labels.expand(len(likelihoods), -1)[..., None]).mean(dim=(1, 2))
-        answers = [_words(scorer.task, each) for each in likelihoods]
+        scores = normalised(likelihoods, scorer, domain_likelihoods(engine, prompts, scorer))
+        answers = [_words(scorer.task, each) for each in scores]
     else:
         blocks = _blocks(prompts, rows.batch.inputs)
         losses = [engine.losses(each, rows.rows(block)) for each, block in blocks]
@@ -169,7 +268,7 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
     """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged."""
     probabilities, reliability, cut = None, {}, 0
     if scorer.answers:
-        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer.answers)
+        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer)
         found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
         # `accuracy` is among the metrics already where it means something for the task.
         reliability = {"ece": 100 * found["ece"], "nll": found["nll"]}
@@ -183,6 +282,8 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
         cut = sum(isinstance(text, Written) and not text.ended for text in predictions)
     references = _references(rows, scorer)
     return Evaluation(
+        task=scorer.task,
+        examples=rows.examples,
         metrics=score(scorer.task, predictions, references),
         constant_answer=constant_answer(scorer.task, references),
         invalid_share=invalid_share(scorer.task, predictions),
@@ -196,11 +297,12 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
 
 
 def label_probabilities(
-    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], scorer: Scorer
 ) -> Float[Tensor, "N C"]:
-    """Return p(label word | text), normalised over the label words and averaged over the prompts, on the CPU."""
-    likelihoods = _answer_log_likelihoods(engine, prompts, inputs, answers)  # [M, N, C]
-    return torch.softmax(likelihoods, dim=2).mean(dim=0).cpu()
+    """Return p(label word | text): softmax shares over the label words, averaged over the prompts, on the CPU."""
+    likelihoods = _answer_log_likelihoods(engine, prompts, inputs, scorer.answers)  # [M, N, C]
+    scores = normalised(likelihoods, scorer, domain_likelihoods(engine, prompts, scorer))
+    return torch.softmax(scores, dim=2).mean(dim=0).cpu()
 
 
 def _blocks(prompts: Prompts, inputs: Sequence[Tensor]) -> Iterator[tuple[Float[Tensor, "M *N P D"], range]]:

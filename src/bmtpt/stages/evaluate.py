@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from bmtpt.artifacts.card import TargetCard, require_backbone, versions
@@ -15,7 +16,12 @@ from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
-from bmtpt.types import Example, ScorerKind
+from bmtpt.types import Example, Normalise, ScorerKind
+
+log = logging.getLogger("bmtpt")
+
+TRAINED_WITH = ("name", "text", "labels", "steps")
+"""Keys of a task that decide what a prompt for it has learned."""
 
 
 def evaluate(
@@ -26,6 +32,7 @@ def evaluate(
     task: TaskSpec | None = None,
     scorer: ScorerKind | None = None,
     max_length: int | None = None,
+    normalise: Normalise | None = None,
 ) -> Evaluation:
     """Score a prompt or a tuned model on rows, through the forward path that it would be trained with.
 
@@ -34,6 +41,7 @@ def evaluate(
         task: What the rows are; None takes the task the prompt was trained for.
         scorer: `rank`, `generate`, or None for the task's usual one.
         max_length: Longest text in tokens; None takes what the prompt was trained with.
+        normalise: How label words are made comparable; None takes what the prompt was selected with.
 
     Raises:
         BackboneError: The prompt belongs to another model.
@@ -41,7 +49,13 @@ def evaluate(
         SettingsError: The scorer does not fit the task or the number of prompts.
     """
     require_backbone(prompt.card.backbone, backbone)
-    task = task or saved_task(prompt.card.task_definition)
+    own_task = saved_task(prompt.card.task_definition)
+    task = task or own_task
+    if unlike := [key for key in TRAINED_WITH if getattr(task, key) != getattr(own_task, key)]:
+        log.warning(
+            "the prompt was trained for task '%s' and is evaluated on '%s', which has another %s",
+            own_task.name, task.name, " and another ".join(unlike),
+        )  # fmt: skip
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
@@ -55,7 +69,10 @@ def evaluate(
         prompts = mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
     own = task.name == prompt.card.task  # the limit on its answers is that of the training answers
     limit = prompt.card.answer_tokens if own else None
-    return evaluate_prompts(engine, prompts, rows, make_scorer(backbone, task, scorer, limit))
+    if not normalise and task.fixed_words:
+        normalise = prompt.card.settings.get("normalise")
+    reading = make_scorer(backbone, task, scorer, answer_tokens=limit, normalise=normalise or "none")
+    return evaluate_prompts(engine, prompts, rows, reading)
 
 
 STILL_RATE = 1e-9

@@ -86,7 +86,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     length = settings.max_length or target.task.max_length
     training = tokenise(backbone, train, length)
     warn_of_unwritable(backbone, target.task, training)
-    scorer = make_scorer(backbone, target.task, answer_tokens=answer_limit(target.task, training.batch))
+    limit = answer_limit(target.task, training.batch)
+    scorer = make_scorer(backbone, target.task, answer_tokens=limit, normalise=settings.normalise)
     return TargetRows(training, tokenise(backbone, select, length), scorer)
 
 
