@@ -225,6 +225,16 @@ def test_a_pipe_is_read_as_standard_input_is(sentiment, tmp_path):
     writer.join()
 
 
+def test_a_file_and_a_stream_are_read_as_the_files_of_their_task_are(sentiment, tmp_path):
+    tasks = {"sentiment": sentiment["sentiment"].model_copy(update={"encoding": "latin-1", "delimiter": ";"})}
+    path = tmp_path / "rows.csv"
+    path.write_bytes("id;sentence\n1;café, très bien\n".encode("latin-1"))
+    wanted = ["sentiment sentence: café, très bien"]
+    assert shown(file_rows(path, tasks)) == wanted
+    assert shown(stream_rows(io.BytesIO(path.read_bytes()), tasks, "csv")) == wanted
+    assert shown(stream_rows(io.BytesIO(b"caf\xe9\n"), tasks)) == ["sentiment sentence: café"]
+
+
 def test_a_wrong_row_of_a_table_is_named_and_the_others_follow(sentiment, tmp_path):
     path = Path(tmp_path, "rows.csv")
     path.write_text("sentence,id\ngood,1\nbad\nfine,3\n")

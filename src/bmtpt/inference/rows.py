@@ -16,8 +16,8 @@ from typing import Any, BinaryIO, NamedTuple, TextIO
 from bmtpt.errors import DataError, SettingsError, described, nearest
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.delimited import delimited
-from bmtpt.tasks.files import json_row, read_rows
-from bmtpt.tasks.layout import ENDINGS, kind_of, lines_of, place
+from bmtpt.tasks.files import PLAIN, json_row, read_rows
+from bmtpt.tasks.layout import ENDINGS, Layout, kind_of, lines_of, place
 from bmtpt.tasks.prepare import prepared
 from bmtpt.tasks.sources import from_memory
 from bmtpt.tasks.spec import placeholders
@@ -64,7 +64,12 @@ def file_rows(path: Path, tasks: Tasks, form: StreamFormat | None = None) -> Ite
     form = form or (None if is_pipe else _form_by_ending(path))
     if is_pipe or form:
         return _lines_of_file(path, tasks, form)
-    return (_asked(row, place(path, number), tasks) for number, row in read_rows(path))
+    return (_asked(row, place(path, number), tasks) for number, row in read_rows(path, _layout(tasks)))
+
+
+def _layout(tasks: Tasks) -> Layout:
+    """Return how a text to answer is written: as the files of its one task are."""
+    return next(iter(tasks.values())) if len(tasks) == 1 else PLAIN
 
 
 def _lines_of_file(path: Path, tasks: Tasks, form: StreamFormat | None) -> Iterator[Asked]:
@@ -92,7 +97,7 @@ def _form_by_ending(path: Path) -> StreamFormat | None:
 def stream_rows(
     stream: BinaryIO, tasks: Tasks, form: StreamFormat | None = None, name: str = "standard input"
 ) -> Iterator[Asked]:
-    """Yield the rows of a stream in UTF-8; a byte that is not UTF-8 makes its own row wrong.
+    """Yield the rows of a stream; a byte that is not of its encoding (the task's, or UTF-8) makes its row wrong.
 
     Args:
         form: What the stream holds; None lets the first line decide between texts and JSON objects.
@@ -103,9 +108,12 @@ def stream_rows(
         SettingsError: Texts are asked for, and they cannot fill the task's columns or name their tasks.
     """
     columns = sorted({column for task in tasks.values() for column in placeholders(task.text)})
-    text = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="" if form in DELIMITERS else "\n")
+    layout = _layout(tasks)
+    encoding = "utf-8-sig" if layout.encoding == PLAIN.encoding else layout.encoding
+    text = io.TextIOWrapper(stream, encoding, "surrogateescape", newline="" if form in DELIMITERS else "\n")
     if form in DELIMITERS:
-        for number, row in delimited(text, Path(name), DELIMITERS[form], "minimal", ()):
+        delimiter = layout.delimiter or DELIMITERS[form]
+        for number, row in delimited(text, Path(name), delimiter, layout.quoting, ()):
             yield _asked(row, f"{name}, line {number}", tasks)
         return
     only_rows = len(tasks) > 1 or len(columns) > 1
