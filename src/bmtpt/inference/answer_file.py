@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from bmtpt.artifacts.folder import held
-from bmtpt.errors import ArtifactError, BmtptError, DataError, SettingsError
+from bmtpt.errors import ArtifactError, BmtptError, DataError, SettingsError, cannot_write
 from bmtpt.inference.rows import Asked
 
 Row = Mapping[str, Any]
@@ -141,9 +141,9 @@ def written_table(path: Path, *, overwrite: bool = False) -> Iterator[Table]:
             table.close()
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
-            partial.replace(path)
+        partial.replace(path)
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+        raise ArtifactError(cannot_write(path, error)) from error
 
 
 def write_table(path: Path, rows: Iterable[Row], *, overwrite: bool = False) -> None:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TextIO
 
-from bmtpt.errors import DataError, SettingsError, described, nearest
+from bmtpt.errors import DataError, SettingsError, cannot_read, described, nearest
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.delimited import delimited
 from bmtpt.tasks.files import PLAIN, json_row, read_rows
@@ -77,7 +77,7 @@ def _lines_of_file(path: Path, tasks: Tasks, form: StreamFormat | None) -> Itera
         with path.open("rb") as file:
             yield from stream_rows(file, tasks, form, str(path))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
+        raise DataError(cannot_read(path, error)) from error
 
 
 def _form_by_ending(path: Path) -> StreamFormat | None:
