@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.types import Annealing, KernelName, KernelScope, Normalise
@@ -28,6 +28,22 @@ ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss", "none"]
+
+
+def _between(low: float, high: float) -> AfterValidator:
+    def checked(value: float) -> float:
+        if value and not low <= value <= high:
+            raise ValueError(f"it must be between {low:g} and {high:g}, because prompts are trained in float32")
+        return value
+
+    return AfterValidator(checked)
+
+
+Positive = Annotated[float, Field(gt=0), _between(1e-30, 1e30)]
+NotNegative = Annotated[float, Field(ge=0), _between(1e-30, 1e30)]
+Std = Annotated[float, Field(gt=0), _between(1e-15, 1e15)]
+"""A standard deviation in embedding units: its square fits into float32, too."""
+Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
 class _OneSentence(ModelMetaclass):
@@ -57,15 +73,15 @@ class LoopSettings(BaseModel, metaclass=_OneSentence):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    steps: PositiveInt = 300
-    batch_size: PositiveInt = 8
+    steps: Count = 300
+    batch_size: Count = 8
     optimiser: Optimiser = "adamw"
-    learning_rate: PositiveFloat = 0.3
-    weight_decay: float = Field(default=1e-5, ge=0)
-    warmup_steps: int = Field(default=0, ge=0)
+    learning_rate: Positive = 0.3
+    weight_decay: NotNegative = 1e-5
+    warmup_steps: int = Field(default=0, ge=0, lt=2**31)
     schedule: Schedule = "linear"
     seed: int = Field(default=0, ge=0, lt=2**63)
-    evaluate_every: PositiveInt = 50
+    evaluate_every: Count = 50
 
     @model_validator(mode="before")
     @classmethod
@@ -75,6 +91,12 @@ class LoopSettings(BaseModel, metaclass=_OneSentence):
             return values
         optional = {name for name, field in cls.model_fields.items() if type(None) in get_args(field.annotation)}
         return {key: None if key in optional and value == "none" else value for key, value in values.items()}
+
+    @model_validator(mode="after")
+    def _the_warm_up_ends(self) -> Self:
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps is {self.warmup_steps}: give less than steps ({self.steps})")
+        return self
 
 
 class LearnSettings(LoopSettings):
@@ -105,24 +127,24 @@ class LearnSettings(LoopSettings):
         factor_learning_rate: Learning rate of u_k and v_k.
     """
 
-    particles: PositiveInt = 5
+    particles: Count = 5
     kernel: KernelName = "rbf"
-    bandwidth: Literal["median"] | PositiveFloat = "median"
+    bandwidth: Literal["median"] | Positive = "median"
     scope: KernelScope = "prompt"
-    repulsion: float = Field(default=1.0, ge=0)
+    repulsion: NotNegative = 1.0
     annealing: Annealing = "none"
     likelihood_unit: LikelihoodUnit = "example"
-    likelihood_scale: Literal["mean", "data"] | PositiveFloat = "mean"
-    prompt_length: PositiveInt = 100
+    likelihood_scale: Literal["mean", "data"] | Positive = "mean"
+    prompt_length: Count = 100
     particle_init: ParticleInit = "shared"
-    init_jitter: float = Field(default=0.1, ge=0)
-    init_steps: PositiveInt = 100
-    batch_size: PositiveInt = 2
-    max_length: PositiveInt | None = None
-    validation_rows: PositiveInt = 64
-    train_rows: PositiveInt | None = None
+    init_jitter: Annotated[float, Field(ge=0), _between(1e-15, 1e15)] = 0.1
+    init_steps: Count = 100
+    batch_size: Count = 2
+    max_length: Count | None = None
+    validation_rows: Count = 64
+    train_rows: Count | None = None
     task_factors: bool = False
-    factor_learning_rate: PositiveFloat = 0.01
+    factor_learning_rate: Positive = 0.01
 
     @property
     def svgd_steps(self) -> int:
@@ -159,24 +181,24 @@ class AdaptSettings(LoopSettings):
     """
 
     prior: Prior = "mean"
-    prior_std: Literal["auto"] | PositiveFloat = "auto"
-    prior_std_grid: tuple[PositiveFloat, ...] = Field(default=(30.0, 100.0), min_length=1)
+    prior_std: Literal["auto"] | Std = "auto"
+    prior_std_grid: tuple[Std, ...] = Field(default=(30.0, 100.0), min_length=1)
     start: Start = "auto"
     decompose: bool = True
     freeze_full: bool = False
-    factor_learning_rate: PositiveFloat = 0.01
-    shots: PositiveInt | None = None
+    factor_learning_rate: Positive = 0.01
+    shots: Count | None = None
     selection: Selection = "score"
     selection_share: float = Field(default=0.25, gt=0, lt=1)
-    patience: PositiveInt | None = None
-    max_length: PositiveInt | None = None
-    validation_rows: PositiveInt | None = None
-    proportional_cap: PositiveInt = 2**18
+    patience: Count | None = None
+    max_length: Count | None = None
+    validation_rows: Count | None = None
+    proportional_cap: Count = 2**18
     normalise: Normalise = "none"
     ensemble: bool = False
-    steps: PositiveInt = 200
-    batch_size: PositiveInt = 16
-    evaluate_every: PositiveInt = 20
+    steps: Count = 200
+    batch_size: Count = 16
+    evaluate_every: Count = 20
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> AdaptSettings:

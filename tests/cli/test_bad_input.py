@@ -312,6 +312,15 @@ def test_an_artifact_of_another_backbone_is_refused_by_both_names(bmtpt, place):
 # Training that cannot continue
 
 
+def test_a_refused_run_leaves_none_of_the_folders_that_it_made(bmtpt, place):
+    (place / "there").mkdir()
+    for out in ("a/b/c", "there/a/b"):
+        refused = sentence_of(bmtpt(*f"learn --backbone t5 {GOOD} --steps 2 --prompt-length 5000 --out {out}".split()))
+        assert "prompt_length is 5000" in refused
+    assert not (place / "a").exists()
+    assert list((place / "there").iterdir()) == []
+
+
 def test_a_loss_that_is_not_a_number_names_step_and_cause_and_keeps_the_last_checkpoint(bmtpt, place):
     from bmtpt.train.checkpoint import load_checkpoint
 

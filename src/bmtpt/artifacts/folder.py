@@ -108,8 +108,8 @@ def output_folder(
 
 @contextmanager
 def made(folder: Path) -> Iterator[None]:
-    """Make a folder if it is missing; if the work then fails and the folder is still empty, remove it."""
-    new = not os.path.exists(folder)
+    """Make a folder, and those above it, where missing; if the work then fails, remove them if they are still empty."""
+    new = [place for place in (folder, *folder.parents) if not os.path.exists(place)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -117,9 +117,9 @@ def made(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if new:
-            with suppress(OSError):
-                folder.rmdir()  # refuses, as it should, when the folder holds anything
+        with suppress(OSError):
+            for place in new:
+                place.rmdir()  # refuses, as it should, when the folder holds anything
         raise
 
 

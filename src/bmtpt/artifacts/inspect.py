@@ -58,7 +58,9 @@ def _prompt_facts(card: PromptCard) -> dict[str, str]:
     for winner in card.selection.get("winners", []):
         prior = "no prior" if winner["prior_std"] is None else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
         best = ", ".join("not finite" if value is None else f"{value:.4g}" for value in winner["best"])
-        kept.append(f"start {winner['start']}, {prior}, step {winner['step']} (validation {best})")
+        step = f"step {winner['step']}" + (f" (validation {best})" if best else "")
+        untouched = ", where no later step validated better" if best and winner["step"] == 0 else ""
+        kept.append(f"start {winner['start']}, {prior}, {step}{untouched}")
     share = card.trained_parameters / card.backbone.parameters
     return {
         "task": f"{card.task}, by {card.method}",

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812
 from jaxtyping import Float, Int
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from bmtpt.artifacts.card import MixtureCard, PromptCard
@@ -27,7 +26,7 @@ from bmtpt.inference.score import InstancePrompts
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings
+from bmtpt.settings import AdaptSettings, Count, Positive
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
 
@@ -44,8 +43,8 @@ class AttemptOptions(Options):
             that of the target prompt.
     """
 
-    attention_width: PositiveInt = 100
-    attention_learning_rate: PositiveFloat = 3e-4
+    attention_width: Count = 100
+    attention_learning_rate: Positive = 3e-4
 
 
 Embed = Callable[[Int[Tensor, " L"]], Float[Tensor, "L D"]]

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat
+from pydantic import Field
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
@@ -26,7 +26,7 @@ from bmtpt.methods.registry import Method, Options, OwnSource, Setup, SourceSetu
 from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate
 from bmtpt.methods.task_factors import FactoredSource
-from bmtpt.settings import LearnSettings
+from bmtpt.settings import LearnSettings, Positive
 from bmtpt.tasks.tokens import Tokenised
 from bmtpt.types import TokenBatch
 
@@ -40,7 +40,7 @@ class MptOptions(Options):
     """
 
     distillation_weight: float = Field(default=0.9, ge=0)
-    temperature: PositiveFloat = 1.0
+    temperature: Positive = 1.0
 
 
 class MptSource(FactoredSource):

@@ -11,11 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pydantic import PositiveFloat
-
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate
+from bmtpt.settings import Std
 
 
 class PtpOptions(Options):
@@ -25,7 +24,7 @@ class PtpOptions(Options):
         noise_std: s, in embedding units.
     """
 
-    noise_std: PositiveFloat = 1.0
+    noise_std: Std = 1.0
 
 
 def perturbed_candidates(candidates: Sequence[Candidate], noise_std: float) -> list[Candidate]:

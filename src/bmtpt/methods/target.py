@@ -21,6 +21,7 @@ from torch import Tensor
 from bmtpt.artifacts.card import PromptCard
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.engine import Engine
+from bmtpt.errors import TrainingError
 from bmtpt.inference.score import Prompts, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
 from bmtpt.posterior.prompts import compose
@@ -119,12 +120,14 @@ class TargetStage(ABC):
         return batches
 
     def _counts(self, step: int) -> list[int]:
-        """Return how many examples each target supplies at a step."""
+        """Return how many examples each target supplies at a step: at most all it has."""
         settings = self.settings
         sizes = [len(rows.train) for rows in self.targets.values()]
-        if len(sizes) == 1:
-            return [min(settings.batch_size, sizes[0])]
-        return proportional_counts(sizes, settings.batch_size, step, seed=settings.seed, cap=settings.proportional_cap)
+        counts = [settings.batch_size]
+        if len(sizes) > 1:
+            cap = settings.proportional_cap
+            counts = proportional_counts(sizes, settings.batch_size, step, seed=settings.seed, cap=cap)
+        return [min(pair) for pair in zip(counts, sizes, strict=True)]  # no row twice in a step
 
     def validate(self, losses: Sequence[float]) -> Validation:
         """Rank candidates by their mean over targets: score, then loss (or loss alone)."""
@@ -196,8 +199,13 @@ class TargetPrompts(TargetStage):
         return compose(full, row[:, target], col[:, target])
 
     def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> Prompt:
-        """Return the winners' prompts for one target."""
-        return Prompt(self.composed(trained, target)[list(winners)].detach().cpu(), card)
+        """Return the winners' prompts for one target; raise a TrainingError if A ∘ (u vᵀ) overflows."""
+        prompts = self.composed(trained, target)[list(winners)].detach().cpu()
+        if not bool(prompts.isfinite().all()):
+            raise TrainingError(
+                f"the prompt for {card.task} is not finite; lower the learning rates or widen the prior"
+            )
+        return Prompt(prompts, card)
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave the gradient of the objective in A, u and v; return the mean NLL by target and candidate."""

@@ -29,7 +29,7 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ from bmtpt.backbone.encoder_decoder.tuned import TunedEngine
 from bmtpt.errors import ArtifactError, SettingsError, cannot_write
 from bmtpt.methods.registry import Method, Options, Setup, register
 from bmtpt.methods.target import Candidate, TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings
+from bmtpt.settings import AdaptSettings, Count, Positive
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
 
@@ -51,13 +51,13 @@ WEIGHTS = "weights.safetensors"
 class FullOptions(Options):
     """Full fine-tuning: its learning rate [family: 3e-4]."""
 
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: Positive = 3e-4
 
 
 class BitFitOptions(Options):
     """BitFit: its learning rate (the family's 3e-4 is for thousands of steps)."""
 
-    learning_rate: PositiveFloat = 3e-3
+    learning_rate: Positive = 3e-3
 
 
 class LoraOptions(Options):
@@ -70,9 +70,9 @@ class LoraOptions(Options):
         modules: Names of the linear maps that get it [LoRA paper: queries and values].
     """
 
-    learning_rate: PositiveFloat = 3e-3
-    rank: PositiveInt = 8
-    alpha: PositiveFloat = 16
+    learning_rate: Positive = 3e-3
+    rank: Count = 8
+    alpha: Positive = 16
     modules: tuple[str, ...] = Field(default=("q", "v"), min_length=1)
 
 
@@ -84,8 +84,8 @@ class AdapterOptions(Options):
         reduction: The bottleneck is D/reduction wide [family: 32].
     """
 
-    learning_rate: PositiveFloat = 1e-3
-    reduction: PositiveInt = 32
+    learning_rate: Positive = 1e-3
+    reduction: Count = 32
 
 
 def trainable_copy(model: Any, method: str, options: Any, seed: int) -> Any:

@@ -83,6 +83,11 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
             f"target {name} has {len(labelled)} labelled rows for training and selection; at least 2 texts are "
             "needed, one for each (selection 'none' trains on all)"
         )
+    counts, drawn = target.label_counts, {example.label for example in train}
+    if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in drawn]:
+        log.warning(
+            f"target {name}: none of the {len(train)} rows that train has the label '{lost[0]}'; give more shots"
+        )
     length = settings.max_length or target.task.max_length
     training = tokenise(backbone, train, length)
     warn_of_unwritable(backbone, target.task, training)

@@ -74,6 +74,12 @@ def fit_method(
         for each in places.values():
             require_free(each, "prompt", resume=resume, overwrite=overwrite)
         rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+        total = sum(len(each.train) for each in rows.values())
+        if len(rows) > 1 and settings.batch_size > total:
+            log.warning(
+                f"batch_size is {settings.batch_size:,}, and the targets have {total:,} training rows: "
+                "every step takes each of them at most once"
+            )
         stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
         identity = {
             "method": method.name,
