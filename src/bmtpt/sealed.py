@@ -74,13 +74,30 @@ def unsealed(found: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: It is not as it was sealed.
     """
-    if SEAL not in found:
-        return found
-    values = {key: value for key, value in found.items() if key != SEAL}
-    noted = found[SEAL]
-    if not isinstance(noted, str) or len(noted) < LINE_DIGITS or not digest(values).startswith(noted):
-        raise ValueError("not as it was written (its SHA-256 differs)")
-    return values
+    # The seal is the last key. If that is called otherwise and still fits, what was damaged is its name.
+    name = SEAL if SEAL in found else next(reversed(found), SEAL)
+    values = {key: value for key, value in found.items() if key != name}
+    noted = found.get(name)
+    fits = isinstance(noted, str) and len(noted) >= LINE_DIGITS and digest(values).startswith(noted)
+    if fits is (SEAL in found):
+        return values if fits else found
+    raise ValueError("not as it was written (its SHA-256 differs)")
+
+
+def read_sealed(path: Path, error: type[BmtptError] = ArtifactError) -> dict[str, Any] | None:
+    """Return the object in a JSON file, or None if there is no file; one without a seal counts as it is.
+
+    Raises an error of a kind if it cannot be read, is no object, or is not as it was sealed.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = read_json(path, error)
+        if isinstance(found, dict):
+            return unsealed(found)
+        raise ValueError("not a JSON object")
+    except ValueError as cause:
+        raise error(f"{path} is {cause}; delete it if you changed it, or copy it again") from cause
 
 
 def sealed_line(values: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import resource
 from collections.abc import Callable, Iterator
@@ -19,8 +20,9 @@ from bmtpt.artifacts.card import versions as installed_versions
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
-from bmtpt.errors import ArtifactError, BackboneError
+from bmtpt.errors import ArtifactError, BackboneError, TaskError
 from bmtpt.sealed import sealed, unsealed
+from bmtpt.tasks import saved_task
 
 BACKBONE = BackboneCard(name="tiny", fingerprint="a" * 64, parameters=28_832, d_model=5, vocab_size=160)
 
@@ -243,6 +245,60 @@ def test_a_posterior_that_could_not_be_loaded_is_not_saved(tmp_path: Path, parti
     with pytest.raises(ArtifactError, match=words):
         Posterior(particles, a_posterior().card).save(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_links_are_followed_because_the_hash_decides(tmp_path: Path):
+    saved = a_posterior().save(tmp_path / "cache")
+    (tmp_path / "linked").mkdir()
+    for name in ("card.json", "posterior.safetensors"):
+        (tmp_path / "linked" / name).symlink_to(tmp_path / "cache" / name)
+    assert Posterior.load(tmp_path / "linked").card == saved.card
+    a_posterior(1).save(tmp_path / "other")
+    (tmp_path / "linked" / "posterior.safetensors").unlink()
+    (tmp_path / "linked" / "posterior.safetensors").symlink_to(tmp_path / "other" / "posterior.safetensors")
+    with pytest.raises(ArtifactError, match="SHA-256 differs"):
+        Posterior.load(tmp_path / "linked")
+
+
+def test_saving_replaces_a_link_and_leaves_what_it_points_to(tmp_path: Path):
+    (tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    for name in ("card.json", "posterior.safetensors"):
+        (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    a_posterior().save(tmp_path / "run", overwrite=True)
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert torch.equal(Posterior.load(tmp_path / "run").particles, a_posterior().particles)
+
+
+@pytest.mark.parametrize("name", ["card.json", "posterior.safetensors"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a link to itself"])
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path, name: str, kind: str):
+    a_posterior().save(tmp_path)
+    path = tmp_path / name
+    path.unlink()
+    {
+        "a pipe": lambda: os.mkfifo(path),
+        "a device": lambda: path.symlink_to("/dev/zero"),
+        "a folder": path.mkdir,
+        "a link to itself": lambda: path.symlink_to(path),
+    }[kind]()
+    with pytest.raises(ArtifactError):
+        Posterior.load(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["../posterior", "/etc/passwd", "posterior/../../x", "", None, 3, ["prompt"]])
+def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path, kind: object):
+    a_posterior().save(tmp_path)
+    _edit_card(tmp_path, kind=kind)
+    with pytest.raises(ArtifactError, match="is not the card of a posterior or a prompt"):
+        Posterior.load(tmp_path)
+
+
+def test_a_card_cannot_name_a_task_that_is_a_path(tmp_path: Path):
+    a_prompt().save(tmp_path)
+    _edit_card(tmp_path, task_definition={"name": "../../x", "text": "{a}", "label": "b", "labels": ["x", "y"]})
+    with pytest.raises(TaskError, match="name"):
+        saved_task(Prompt.load(tmp_path).card.task_definition)
 
 
 def test_a_diagnostic_that_is_not_a_number_becomes_null(tmp_path: Path):

@@ -176,7 +176,10 @@ def _locked(place: str) -> int | None:
         import fcntl
     except ImportError:
         return None
-    handle = os.open(place, os.O_RDONLY)
+    try:
+        handle = os.open(place, os.O_RDONLY)
+    except OSError as error:
+        raise ArtifactError(cannot_write(place, error)) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

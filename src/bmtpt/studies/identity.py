@@ -11,6 +11,7 @@ from typing import Any
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import SettingsError
 from bmtpt.methods.registry import get_method
+from bmtpt.sealed import read_sealed, sealed, unsealed
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.tasks.layout import Layout
@@ -40,10 +41,10 @@ def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None
         if contender.study.together:  # they decide each other's values, and so does their order
             variants[contender.label]["targets"] = [tasks[name].task.name for name in study.targets]
     digests = {data.task.name: task_digest(data) for data in tasks.values()}
-    now = json.loads(json.dumps({"settings": settings, "variants": variants, "tasks": digests}))
+    now = unsealed(sealed({"settings": settings, "variants": variants, "tasks": digests}))  # as it is read
 
     path = folder / IDENTITY
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = read_sealed(path, SettingsError) or {}
     for part, values in now.items():
         old = _flat(kept.get(part, {}))
         for option, value in _flat(values).items():
@@ -55,7 +56,7 @@ def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None
                 raise SettingsError(f"{folder} was begun with {differs}; choose another folder")
     grown = {part: {**kept.get(part, {}), **values} for part, values in now.items()}
     if grown != kept:
-        write_text_atomically(path, json.dumps(grown, indent=1, ensure_ascii=False) + "\n")
+        write_text_atomically(path, json.dumps(sealed(grown), indent=1, ensure_ascii=False) + "\n")
 
 
 def task_digest(data: TaskData) -> str:

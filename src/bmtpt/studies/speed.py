@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.execution import Execution
 from bmtpt.errors import SettingsError
+from bmtpt.sealed import read_sealed, sealed_line
 from bmtpt.stages.source import learn
 from bmtpt.studies.load import load_study
 from bmtpt.studies.run import one_thread
@@ -54,16 +54,16 @@ def sized_study(path: Path, folder: Path, budget: float, execution: Execution) -
     scales = list(read_yaml(path)["scales"])
     studies: dict[str, StudySpec] = {scale: load_study(path, scale) for scale in scales}
     file = folder / CHOICE
+    kept = read_sealed(file, SettingsError)
     try:
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except ValueError as error:
-        raise SettingsError(f"{file} is not valid JSON; delete it to have the speed measured again") from error
-    step = kept["seconds_per_step"] if kept else seconds_per_step(studies[scales[0]], execution)
-    fitting = [scale for scale in scales if step * studies[scale].learn.steps <= budget]
-    chosen = kept["scale"] if kept else [*fitting, scales[-1]][0]
+        step = float(kept["seconds_per_step"]) if kept else seconds_per_step(studies[scales[0]], execution)
+        fitting = [scale for scale in scales if step * studies[scale].learn.steps <= budget]
+        chosen = str(kept["scale"]) if kept else [*fitting, scales[-1]][0]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SettingsError(f"{file} names no scale and its speed; delete it to have it measured again") from error
     if chosen not in studies:
         raise SettingsError(f"{file} names scale '{chosen}', which {path.name} lacks; choose another folder")
-    write_text_atomically(file, json.dumps({"scale": chosen, "seconds_per_step": step}) + "\n")
+    write_text_atomically(file, sealed_line({"scale": chosen, "seconds_per_step": step}))
     return Sized(studies[chosen], chosen, step, step * studies[chosen].learn.steps)
 
 

