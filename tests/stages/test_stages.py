@@ -498,6 +498,16 @@ def test_answers_that_the_tokenizer_cannot_write_are_counted_in_one_warning(tiny
     assert f"cannot write {different} of {different} answers, such as 'unheard " in record.getMessage()
 
 
+def test_label_words_with_unknown_tokens_are_named_in_one_warning(tiny_backbone, tiny_tasks, caplog):
+    data = tiny_tasks["sentiment"]
+    target_rows(tiny_backbone, data, adapting())
+    assert not caplog.text
+    words = data.task.model_copy(update={"labels": {"0": "negative", "1": "unheard"}})
+    target_rows(tiny_backbone, replace(data, task=words), adapting())
+    (record,) = caplog.records
+    assert "1 of 2 label words, such as 'unheard', have parts for which the tokenizer" in record.getMessage()
+
+
 def test_the_listener_hears_every_step_of_both_stages(tiny_backbone, sources, tiny_tasks):
     heard: list[dict[str, Any]] = []
     found = learn(tiny_backbone, sources, learning(), listener=heard.append)

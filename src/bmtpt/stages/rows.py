@@ -14,7 +14,7 @@ from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, TaskSpec, few_shot
 from bmtpt.tasks.splits import divide, together
-from bmtpt.tasks.tokens import Tokenised, tokenise
+from bmtpt.tasks.tokens import Tokenised, tokenise, unknown_words
 from bmtpt.types import Example
 
 log = logging.getLogger("bmtpt")
@@ -97,8 +97,16 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
 
 
 def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> None:
-    """Warn if answers cannot be written by the tokenizer: a model cannot be taught to write them."""
-    if task.fixed_words or not rows.written:
+    """Warn if answers cannot be written by the tokenizer, or label words hold unknown tokens: neither can be taught."""
+    if task.fixed_words:
+        if unknown := unknown_words(backbone.tokenizer, task.label_words):
+            log.warning(
+                "task %s: %d of %d label words, such as %r, have parts for which the tokenizer of backbone '%s' has no "
+                "token; choose words that it knows",
+                task.name, len(unknown), len(task.label_words), unknown[0][:SHOWN], backbone.name,
+            )  # fmt: skip
+        return
+    if not rows.written:
         return
     answers = {answer for example in rows.examples for answer in (example.target, *example.references)}
     answer, shown = min(rows.written.items(), key=lambda pair: len(pair[0]))

@@ -58,8 +58,14 @@ def check_file(path: str | Path, data: str | Path | None = None, tokenizer: Any 
         counts = _shown([f"{word} {count[part]}" for word, count in loaded.label_counts.items()])
         lines.append(f"{part}: {len(examples)} examples" + (f" ({counts})" if counts and examples else ""))
     lines += [f"note: {note}" for note in (*loaded.notes, *_labelling_notes(loaded))]
-    lengths = token_percentiles(loaded.train, tokenizer) if tokenizer else {}
-    if lengths:
+    if tokenizer:
+        from bmtpt.tasks.tokens import unknown_words
+
+        unknown = unknown_words(tokenizer, spec.label_words if spec.fixed_words else ())
+        lines += [
+            f"note: the tokenizer has no token for a part of the label word '{word}'" for word in unknown[:MOST_LISTED]
+        ]
+        lengths = token_percentiles(loaded.train, tokenizer)
         shares = ", ".join(f"{share} % ≤ {length}" for share, length in lengths.items())
         lines.append(f"tokens of a training text: {shares}; the task's limit is {spec.max_length}")
     first = loaded.train[0]

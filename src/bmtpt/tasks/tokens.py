@@ -92,6 +92,12 @@ def as_written(backbone: Backbone, answers: Mapping[str, torch.Tensor]) -> dict[
     return {answer: text for answer, text in pairs if text != answer.strip()}
 
 
+def unknown_words(tokenizer: Any, words: Sequence[str]) -> list[str]:
+    """Return the words of which the tokenizer's vocabulary lacks a part."""
+    unknown = tokenizer.unk_token_id
+    return [word for word in words if unknown is not None and unknown in plain_ids(tokenizer, word)]
+
+
 def truncate(
     example: Example, tokenizer: Any, max_length: int, framing: tuple[Sequence[int], Sequence[int]] | None = None
 ) -> tuple[list[int], bool]:
