@@ -19,8 +19,10 @@ from bmtpt.artifacts.card import BackboneCard, PosteriorCard, PromptCard, requir
 from bmtpt.artifacts.card import versions as installed_versions
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import output_folder
+from bmtpt.artifacts.readouts import to_tensors
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.errors import ArtifactError, BackboneError, TaskError
+from bmtpt.posterior.readout import Readout
 from bmtpt.sealed import sealed, unsealed
 from bmtpt.tasks import saved_task
 
@@ -82,6 +84,53 @@ def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path, members: int):
     assert isinstance(loaded, Prompt)
     assert torch.equal(loaded.prompts, a_prompt(members).prompts)
     assert loaded.card == saved.card
+
+
+WORDS = ("yes", "no", "perhaps")
+
+
+def with_readouts(members: int, linear: bool) -> Prompt:
+    plain, generator = a_prompt(members), torch.Generator().manual_seed(9)
+    definition = {"name": "cb", "text": "{text}", "label": "y", "labels": dict(enumerate(WORDS)), "file": "rows.csv"}
+    own = tuple(
+        Readout(0.5 * m, torch.randn(3, generator=generator).double(), torch.randn(3, 5).double() if linear else None)
+        for m in range(members)
+    )
+    return replace(plain, card=plain.card.model_copy(update={"task_definition": definition}), readouts=own)
+
+
+@pytest.mark.parametrize(("members", "linear"), [(1, False), (1, True), (3, True)])
+def test_a_prompt_comes_back_with_its_readouts(tmp_path: Path, members: int, linear: bool):
+    saved = with_readouts(members, linear)
+    saved.save(tmp_path / "prompt")
+    found = Prompt.load(tmp_path / "prompt").readouts
+    assert len(found) == members
+    for each, truth in zip(found, saved.readouts, strict=True):
+        assert each.slope == truth.slope
+        assert torch.equal(each.offset, truth.offset)
+        assert (each.weights is None) == (not linear)
+        assert not linear or torch.equal(each.weights, truth.weights)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        ({"slope": torch.ones(2)}, r"slope has shape \[2\] where \[1\] is right"),
+        ({"offset": torch.ones(1, 2)}, r"offset has shape \[1, 2\] where \[1, 3\] is right"),
+        ({"weights": torch.ones(1, 3, 4)}, r"weights has shape \[1, 3, 4\] where \[1, 3, 5\] is right"),
+        ({"slope": None}, r"slope has no tensor where \[1\] is right"),
+    ],
+)
+def test_a_readout_that_does_not_fit_its_task_is_refused(tmp_path: Path, tensors, words: str):
+    saved = with_readouts(1, linear=True)
+    stored = {"prompts": saved.prompts, **to_tensors(saved.readouts), **tensors}
+    folder = tmp_path / "prompt"
+    saved.save(folder)
+    content = save({name: tensor.float().contiguous() for name, tensor in stored.items() if tensor is not None})
+    (folder / "prompt.safetensors").write_bytes(content)
+    _edit_card(folder, weights_sha256=hashlib.sha256(content).hexdigest())
+    with pytest.raises(ArtifactError, match=words):
+        Prompt.load(folder)
 
 
 def test_the_posterior_mean_is_the_sum_over_particles_divided_by_their_number():

@@ -18,7 +18,10 @@ from torch import Tensor
 from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card, stamped
 from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD, output_folder, read_weights
+from bmtpt.artifacts.readouts import NAMES, from_tensors, to_tensors
 from bmtpt.errors import ArtifactError
+from bmtpt.posterior.readout import Readout
+from bmtpt.tasks import saved_task
 
 
 @dataclass(frozen=True)
@@ -66,20 +69,27 @@ class Prompt:
     Attributes:
         prompts: Soft prompts, stored as fp32.
         card: Where they come from and the task they are for.
+        readouts: What each prompt's answers are read with (docs/method.md, section 5); none reads the words alone.
     """
 
     prompts: Float[Tensor, "M P D"]
     card: PromptCard
+    readouts: tuple[Readout, ...] = ()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Write ``prompt.safetensors`` and ``card.json``. Returns and raises as `Posterior.save`."""
-        return replace(self, card=_save(folder, self.card, {"prompts": self.prompts}, overwrite))
+        tensors = {"prompts": self.prompts, **to_tensors(self.readouts)}
+        return replace(self, card=_save(folder, self.card, tensors, overwrite))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read a prompt and check it against its card. Raises as `Posterior.load`."""
         tensors, card = _read(Path(folder), PromptCard)
-        return cls(tensors["prompts"], card)
+        prompts = tensors["prompts"]
+        if not NAMES & set(tensors):
+            return cls(prompts, card)
+        words, path = saved_task(card.task_definition).label_words, str(Path(folder) / "prompt.safetensors")
+        return cls(prompts, card, from_tensors(tensors, len(prompts), len(words), prompts.shape[2], path))
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ _TENSORS: dict[str, set[str]] = {
     "prompt": {"prompts"},
     "mixture": {"target", "sources", "down", "up", "gain", "bias"},
 }
+_OPTIONAL: dict[str, frozenset[str]] = {"prompt": NAMES}
 _PROMPTS = {"particles", "prompts", "target", "sources"}
 
 
@@ -156,7 +167,7 @@ def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCar
         tensors = parse_safetensors(content)
     except (SafetensorError, ValueError) as error:
         raise ArtifactError(f"{path} is not a safetensors file: {error}") from error
-    if set(tensors) != _TENSORS[card.kind]:
+    if set(tensors) - _OPTIONAL.get(card.kind, frozenset()) != _TENSORS[card.kind]:
         wanted = ", ".join(f"'{name}'" for name in sorted(_TENSORS[card.kind]))
         raise ArtifactError(f"{path} holds {sorted(tensors)} where only {wanted} belongs")
     for tensor in tensors.values():
