@@ -24,6 +24,8 @@ else:
 Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
 LikelihoodUnit = Literal["example", "token"]
+Likelihood = Literal["tokens", "labels"]
+ReadoutKind = Literal["none", "offset", "linear"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
@@ -43,6 +45,8 @@ Positive = Annotated[float, Field(gt=0), _between(1e-30, 1e30)]
 NotNegative = Annotated[float, Field(ge=0), _between(1e-30, 1e30)]
 Std = Annotated[float, Field(gt=0), _between(1e-15, 1e15)]
 """A standard deviation in embedding units: its square fits into float32, too."""
+Width = Annotated[float, Field(ge=0), _between(1e-6, 1e6)]
+"""A width of a readout's prior, in nats; 0 leaves its part out."""
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
@@ -162,6 +166,7 @@ class AdaptSettings(LoopSettings):
     """Settings of the target stage (docs/method.md, section 2).
 
     Attributes:
+        steps: Most optimiser steps; 0 keeps the start, for a readout alone.
         prior: `mean` N(θ̄, σ²I) [paper], `mixture` of one Gaussian per particle, or `none`.
         prior_std: σ in embedding units, or `auto`: chosen on the validation part from `prior_std_grid`.
         start: Where θ starts: the posterior's `mean` [paper], its `best` particle on the target's training rows, every
@@ -177,6 +182,13 @@ class AdaptSettings(LoopSettings):
         proportional_cap: Several targets are sampled in proportion to min(rows, this).
         normalise: How the likelihoods of label words of different length are made comparable: `none`, `length` (per
             token) or `pmi` (less the word's own, given the text without a row). See docs/method.md.
+        likelihood: What is trained on: −log p of the answer's `tokens` [paper], or −log of its share among the task's
+            `labels`.
+        readout: What the labels say beyond the prompt's words, fitted by MAP to all labelled rows: `none` [paper], an
+            `offset` per label word, or a `linear` readout of the model's states too. It is part of the artifact.
+        offset_std: σ_b of the readout's prior, in nats; 0 leaves its part out.
+        weight_std: σ_w of the readout's prior, in nats; 0 leaves its part out.
+        slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
     """
 
@@ -195,8 +207,13 @@ class AdaptSettings(LoopSettings):
     validation_rows: Count | None = None
     proportional_cap: Count = 2**18
     normalise: Normalise = "none"
+    likelihood: Likelihood = "tokens"
+    readout: ReadoutKind = "none"
+    offset_std: Width = 1.0
+    weight_std: Width = 1.0
+    slope_std: Width = 0.3
     ensemble: bool = False
-    steps: Count = 200
+    steps: int = Field(default=200, ge=0, lt=2**31)
     batch_size: Count = 16
     evaluate_every: Count = 20
 

@@ -15,7 +15,16 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from bmtpt.artifacts.card import AnyCard, BackboneCard, MixtureCard, PosteriorCard, PromptCard, read_card, stamped
+from bmtpt.artifacts.card import (
+    AnyCard,
+    BackboneCard,
+    MixtureCard,
+    PosteriorCard,
+    PromptCard,
+    TargetCard,
+    read_card,
+    stamped,
+)
 from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD, output_folder, read_weights
 from bmtpt.artifacts.readouts import NAMES, from_tensors, to_tensors
@@ -85,11 +94,7 @@ class Prompt:
     def load(cls, folder: str | Path) -> Self:
         """Read a prompt and check it against its card. Raises as `Posterior.load`."""
         tensors, card = _read(Path(folder), PromptCard)
-        prompts = tensors["prompts"]
-        if not NAMES & set(tensors):
-            return cls(prompts, card)
-        words, path = saved_task(card.task_definition).label_words, str(Path(folder) / "prompt.safetensors")
-        return cls(prompts, card, from_tensors(tensors, len(prompts), len(words), prompts.shape[2], path))
+        return cls(tensors["prompts"], card, _readouts(folder, tensors, card, tensors["prompts"]))
 
 
 @dataclass(frozen=True)
@@ -100,19 +105,24 @@ class PromptMixture:
         tensors: Target prompt ``target`` [1, P, D], frozen source prompts ``sources`` [K, P, D], and the attention that
             mixes them: ``down`` [1, D, r], ``up`` [1, r, D], ``gain`` [1, D], ``bias`` [1, D].
         card: Where they come from and the task they are for.
+        readouts: What the answers are read with, one or none.
     """
 
     tensors: dict[str, Tensor]
     card: MixtureCard
+    readouts: tuple[Readout, ...] = ()
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Write ``mixture.safetensors`` and ``card.json``. Returns and raises as `Posterior.save`."""
-        return replace(self, card=_save(folder, self.card, self.tensors, overwrite))
+        tensors = {**self.tensors, **to_tensors(self.readouts)}
+        return replace(self, card=_save(folder, self.card, tensors, overwrite))
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
         """Read a mixture and check it against its card. Raises as `Posterior.load`."""
-        return cls(*_read(Path(folder), MixtureCard))
+        tensors, card = _read(Path(folder), MixtureCard)
+        own = {name: tensor for name, tensor in tensors.items() if name not in NAMES}
+        return cls(own, card, _readouts(folder, tensors, card, own["target"]))
 
 
 # The tensors in each kind's safetensors file, and those of them that are prompts.
@@ -121,7 +131,7 @@ _TENSORS: dict[str, set[str]] = {
     "prompt": {"prompts"},
     "mixture": {"target", "sources", "down", "up", "gain", "bias"},
 }
-_OPTIONAL: dict[str, frozenset[str]] = {"prompt": NAMES}
+_OPTIONAL: dict[str, frozenset[str]] = {"prompt": NAMES, "mixture": NAMES}
 _PROMPTS = {"particles", "prompts", "target", "sources"}
 
 
@@ -129,6 +139,15 @@ def read_artifact(folder: str | Path) -> Posterior | Prompt:
     """Read the posterior or the prompt that a folder holds, whichever it is. Raises as `Posterior.load`."""
     card = read_card(Path(folder), PosteriorCard, PromptCard)
     return Posterior.load(folder) if card.kind == "posterior" else Prompt.load(folder)
+
+
+def _readouts(
+    folder: str | Path, tensors: dict[str, Tensor], card: TargetCard, prompts: Float[Tensor, "M P D"]
+) -> tuple[Readout, ...]:
+    if not NAMES & set(tensors):
+        return ()
+    words, path = saved_task(card.task_definition).label_words, str(Path(folder) / f"{card.kind}.safetensors")
+    return from_tensors(tensors, len(prompts), len(words), prompts.shape[2], path)
 
 
 def _save(folder: str | Path, card: AnyCard, tensors: dict[str, Tensor], overwrite: bool) -> AnyCard:

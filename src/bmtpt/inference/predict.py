@@ -8,16 +8,15 @@ from itertools import islice
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.backbone.engine import Query, Reply
+from bmtpt.backbone.engine import Query, Readings, Reply
 from bmtpt.errors import ArtifactError, BackboneError, DataError, described, nearest
 from bmtpt.inference.rows import Asked
-from bmtpt.inference.score import Scorer, domain_likelihoods, make_scorer, normalised
+from bmtpt.inference.score import Reader, make_reader, make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise_text
 from bmtpt.types import Example, Normalise
@@ -122,15 +121,13 @@ class _Route:
 
     Attributes:
         prompts: Of an ensemble, or one.
-        scorer: How answers are read off the model.
-        domain: Of each prompt, what `normalised` needs.
+        reader: How the prompts' readings become answers.
         limit: Most tokens of a text.
     """
 
     task: TaskSpec
     prompts: tuple[Tensor, ...]
-    scorer: Scorer
-    domain: Float[Tensor, "M 1 C"] | None
+    reader: Reader
     limit: int
 
     def ask(self, backbone: Backbone, example: Example) -> tuple[list[Query], bool]:
@@ -138,15 +135,17 @@ class _Route:
         text, cut = tokenise_text(backbone, example, self.limit)
         if not len(text):
             raise DataError("the text has no tokens, and a decoder-only model continues a text; give one with some")
-        new_tokens = 0 if self.scorer.answers else self.scorer.answer_tokens
-        return [Query(each, text, self.scorer.answers, new_tokens) for each in self.prompts], cut
+        scorer = self.reader.scorer
+        new_tokens = 0 if scorer.answers else scorer.answer_tokens
+        return [Query(each, text, scorer.answers, new_tokens) for each in self.prompts], cut
 
     def read(self, replies: Sequence[Reply]) -> dict[str, Any]:
-        if not self.scorer.answers:
+        if not self.reader.scorer.answers:
             text = replies[0].text
             return {"label": text} if text.ended else {"label": text, "answer_cut": True}
-        likelihoods = torch.stack([reply.log_likelihoods for reply in replies])[:, None]  # [M, 1, C]
-        shares = normalised(likelihoods, self.scorer, self.domain).softmax(dim=2).mean(dim=(0, 1)).tolist()
+        parts = [reply.log_likelihoods for reply in replies], [reply.states for reply in replies]
+        readings = Readings(*(torch.stack(each)[:, None] for each in parts))  # N = 1
+        shares = self.reader.scores(readings).softmax(dim=2).mean(dim=(0, 1)).tolist()
         best = max(range(len(shares)), key=shares.__getitem__)
         words = self.task.label_words
         return {"label": words[best], "probability": shares[best], "all": dict(zip(words, shares, strict=True))}
@@ -162,6 +161,8 @@ def _route(backbone: Backbone, name: str, prompt: Prompt, normalise: Normalise |
     chosen = normalise or card.settings.get("normalise", "none")
     scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens, normalise=chosen)
     prompts = (prompt.prompts if scorer.answers else prompt.prompts[:1]).to(backbone.device)  # texts have no average
-    domain = domain_likelihoods(backbone.engine, prompts, scorer)
+    reader = make_reader(backbone.engine, prompts, scorer, prompt.readouts)
+    if reader.domain is not None:
+        reader = reader._replace(domain=reader.domain.cpu())  # replies are on the CPU
     limit = card.settings.get("max_length") or task.max_length
-    return _Route(task, tuple(prompts), scorer, None if domain is None else domain.cpu(), limit)
+    return _Route(task, tuple(prompts), reader, limit)

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from bmtpt.backbone import Backbone
-from bmtpt.backbone.engine import Engine, Written
+from bmtpt.backbone.engine import Engine, Readings, Written
 from bmtpt.errors import SettingsError, TaskError
+from bmtpt.posterior.readout import Readout
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
 from bmtpt.tasks.spec import placeholders
@@ -220,6 +221,37 @@ def _domain(backbone: Backbone, task: TaskSpec) -> Int[Tensor, " L"]:
     return ids
 
 
+class Reader(NamedTuple):
+    """How M prompts' readings become scores of label words.
+
+    Attributes:
+        scorer: How answers are read off the model.
+        domain: log p(word_c | [θ_m; domain]); only `pmi` needs it.
+        readouts: One per prompt, or none.
+    """
+
+    scorer: Scorer
+    domain: Float[Tensor, "M 1 C"] | None = None
+    readouts: Sequence[Readout] = ()
+
+    def scores(self, readings: Readings) -> Float[Tensor, "M N C"]:
+        """Return scores whose softmax over the words are their probabilities."""
+        scores = normalised(readings.log_likelihoods, self.scorer, self.domain)
+        if not self.readouts:
+            return scores
+        return torch.stack(
+            [own.logits(*each) for own, *each in zip(self.readouts, scores, readings.states, strict=True)]
+        )
+
+
+def make_reader(engine: Engine, prompts: Prompts, scorer: Scorer, readouts: Sequence[Readout] = ()) -> Reader:
+    """Return how these prompts' readings become scores."""
+    domain = None
+    if scorer.domain is not None:
+        domain = read(engine, prompts, [scorer.domain], scorer).log_likelihoods
+    return Reader(scorer, domain, readouts)
+
+
 def normalised(
     likelihoods: Float[Tensor, "M N C"], scorer: Scorer, domain: Float[Tensor, "M 1 C"] | None
 ) -> Float[Tensor, "M N C"]:
@@ -239,20 +271,16 @@ def normalised(
     return likelihoods
 
 
-def domain_likelihoods(engine: Engine, prompts: Prompts, scorer: Scorer) -> Float[Tensor, "M 1 C"] | None:
-    """Return what `normalised` needs of each prompt."""
-    if scorer.domain is None:
-        return None
-    return _answer_log_likelihoods(engine, prompts, [scorer.domain], scorer.answers)
-
-
-def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[PromptScore]:
-    """Score each of R prompts on its own, as validation does."""
+def score_prompts(
+    engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer, readouts: Sequence[Readout] = ()
+) -> list[PromptScore]:
+    """Score each of R prompts on its own, as validation does; with a readout, NLL is that of the label's share."""
     if scorer.kind == "rank":
-        likelihoods = _answer_log_likelihoods(engine, prompts, rows.batch.inputs, scorer.answers)  # [R, N, C]
-        labels = _labels(rows).to(likelihoods.device)
-        nll = -likelihoods.gather(2, labels.expand(len(likelihoods), -1)[..., None]).mean(dim=(1, 2))
-        scores = normalised(likelihoods, scorer, domain_likelihoods(engine, prompts, scorer))
+        readings = read(engine, prompts, rows.batch.inputs, scorer)
+        scores = make_reader(engine, prompts, scorer, readouts).scores(readings)  # [R, N, C]
+        judged = scores.log_softmax(dim=2) if readouts else readings.log_likelihoods
+        labels = labels_of(rows).to(judged.device)
+        nll = -judged.gather(2, labels.expand(len(judged), -1)[..., None]).mean(dim=(1, 2))
         answers = [_words(scorer.task, each) for each in scores]
     else:
         blocks = _blocks(prompts, rows.batch.inputs)
@@ -264,12 +292,15 @@ def score_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Sco
     return [PromptScore(value, loss) for value, loss in zip(values, nll.tolist(), strict=True)]
 
 
-def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> Evaluation:
+def evaluate_prompts(
+    engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer, readouts: Sequence[Readout] = ()
+) -> Evaluation:
     """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged."""
     probabilities, reliability, cut = None, {}, 0
     if scorer.answers:
-        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, scorer)
-        found = calibration(probabilities.double().numpy(), _labels(rows).tolist())
+        reader = make_reader(engine, prompts, scorer, readouts)
+        probabilities = label_probabilities(engine, prompts, rows.batch.inputs, reader)
+        found = calibration(probabilities.double().numpy(), labels_of(rows).tolist())
         # `accuracy` is among the metrics already where it means something for the task.
         reliability = {"ece": 100 * found["ece"], "nll": found["nll"]}
     if scorer.kind == "rank":
@@ -297,12 +328,10 @@ def evaluate_prompts(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: 
 
 
 def label_probabilities(
-    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], scorer: Scorer
+    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], reader: Reader
 ) -> Float[Tensor, "N C"]:
     """Return p(label word | text): softmax shares over the label words, averaged over the prompts, on the CPU."""
-    likelihoods = _answer_log_likelihoods(engine, prompts, inputs, scorer.answers)  # [M, N, C]
-    scores = normalised(likelihoods, scorer, domain_likelihoods(engine, prompts, scorer))
-    return torch.softmax(scores, dim=2).mean(dim=0).cpu()
+    return reader.scores(read(engine, prompts, inputs, reader.scorer)).softmax(dim=2).mean(dim=0).float().cpu()
 
 
 def _blocks(prompts: Prompts, inputs: Sequence[Tensor]) -> Iterator[tuple[Float[Tensor, "M *N P D"], range]]:
@@ -315,12 +344,11 @@ def _blocks(prompts: Prompts, inputs: Sequence[Tensor]) -> Iterator[tuple[Float[
         yield prompts([inputs[i] for i in rows]), rows
 
 
-def _answer_log_likelihoods(
-    engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], answers: Sequence[Tensor]
-) -> Float[Tensor, "M N C"]:
+def read(engine: Engine, prompts: Prompts, inputs: Sequence[Tensor], scorer: Scorer) -> Readings:
+    """Return what the prompts make of texts: the log-likelihoods of the label words, and the pooled states."""
     blocks = _blocks(prompts, inputs)
-    found = [engine.answer_log_likelihoods(each, [inputs[i] for i in rows], answers) for each, rows in blocks]
-    return torch.cat(found, dim=1)
+    found = [engine.readings(each, [inputs[i] for i in rows], scorer.answers) for each, rows in blocks]
+    return Readings(*(torch.cat(parts, dim=1) for parts in zip(*found, strict=True)))
 
 
 def _generate(engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer) -> list[list[str]]:
@@ -351,5 +379,6 @@ def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
     return [task.label_words[i] for i in scores.argmax(dim=1).tolist()]
 
 
-def _labels(rows: Tokenised) -> Tensor:
+def labels_of(rows: Tokenised) -> Int[Tensor, " N"]:
+    """Return the label of each row."""
     return torch.tensor([example.label for example in rows.examples])

@@ -150,7 +150,7 @@ class Attempt(TargetStage):
             if name in batches:
                 own = self.prompts(k)(batches[name].inputs)  # [R, N, P, D]
                 weights = own.new_full((len(batches[name]),), 1 / drawn)
-                losses, gradient = self.engine.gradients(own.detach(), batches[name], weights)
+                losses, gradient = self.engine.gradients(own.detach(), batches[name], weights, self.choice(name))
                 objective = objective + (own * gradient).sum()  # its gradient is the engine's
                 found[name] = losses.mean(dim=1).tolist()
         objective.backward()  # type: ignore[no-untyped-call]

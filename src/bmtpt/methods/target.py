@@ -20,9 +20,10 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import PromptCard
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.engine import Choice, Engine
 from bmtpt.errors import TrainingError
-from bmtpt.inference.score import Prompts, Scorer, score_prompts
+from bmtpt.inference.calibrate import fit_readouts
+from bmtpt.inference.score import Prompts, PromptScore, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
 from bmtpt.posterior.prompts import compose
 from bmtpt.settings import AdaptSettings, Prior
@@ -61,11 +62,21 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TargetRows:
-    """A target's tokenised training and validation rows, and how validation is scored."""
+    """A target's tokenised training and validation rows, and how validation is scored.
+
+    Attributes:
+        lent: Whether the validation rows are a share of the labelled rows that the run was given, not the target's own.
+    """
 
     train: Tokenised
     select: Tokenised
     scorer: Scorer
+    lent: bool = False
+
+    @property
+    def labelled(self) -> list[Tokenised]:
+        """All rows that the run was given."""
+        return [self.train, self.select] if self.lent else [self.train]
 
 
 class TargetStage(ABC):
@@ -134,10 +145,7 @@ class TargetStage(ABC):
         if self.settings.selection == "none":
             return Validation(ranking=[], events=[])
         with torch.no_grad():
-            scores = [
-                score_prompts(self.engine, self.prompts(k), rows.select, rows.scorer)
-                for k, rows in enumerate(self.targets.values())
-            ]
+            scores = [self._scores(self.prompts(k), rows) for k, rows in enumerate(self.targets.values())]
         R = len(self.candidates)
         score = [sum(each[r].score for each in scores) / len(scores) for r in range(R)]
         loss = [sum(each[r].nll for each in scores) / len(scores) for r in range(R)]
@@ -145,6 +153,15 @@ class TargetStage(ABC):
         by_target = {name: [each[r].nll for r in range(R)] for name, each in zip(self.targets, scores, strict=True)}
         event = {"event": "validation", "score": max(score), "candidate_scores": score, "loss": by_target}
         return Validation(ranking, [event])
+
+    def _scores(self, prompts: Prompts, rows: TargetRows) -> list[PromptScore]:
+        """Score every candidate on the validation rows, after its readout is fitted to the training rows."""
+        readouts = fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings)
+        return score_prompts(self.engine, prompts, rows.select, rows.scorer, readouts)
+
+    def choice(self, name: str) -> Choice | None:
+        """Return the label words that a target's loss chooses among; None for the likelihood of the answer's tokens."""
+        return Choice(self.targets[name].scorer.answers) if self.settings.likelihood == "labels" else None
 
 
 class TargetPrompts(TargetStage):
@@ -224,7 +241,7 @@ class TargetPrompts(TargetStage):
                 if bool(self.noise_std.any()):  # θ + δ; candidates share the draw, so that each trains as if alone
                     noise = standard_normal(*at.shape[1:], seed=self.settings.seed, step=step, task=k)
                     at = at + self.noise_std[:, None, None] * noise.to(at)
-                losses, gradient = self.engine.gradients(at, batches[name], weights)
+                losses, gradient = self.engine.gradients(at, batches[name], weights, self.choice(name))
                 objective = objective + (prompts * gradient).sum()  # its gradient is the engine's
                 found[name] = losses.mean(dim=1).tolist()
         objective.backward()  # type: ignore[no-untyped-call]

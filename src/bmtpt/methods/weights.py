@@ -213,7 +213,7 @@ class TargetWeights(TargetStage):
         found = {}
         for name, batch in batches.items():
             share = self.no_prompt.new_full((len(batch),), 1 / drawn)
-            losses, _ = self.engine.gradients(self.no_prompt, batch, share)
+            losses, _ = self.engine.gradients(self.no_prompt, batch, share, self.choice(name))
             found[name] = losses.mean(dim=1).tolist()
         for weight, tensor in zip(self.weights, self.tensors, strict=True):
             tensor.grad = weight.grad[None]

@@ -6,14 +6,13 @@ import logging
 from collections.abc import Sequence
 
 from bmtpt.artifacts.card import TargetCard, require_backbone, versions
-from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.backbone import Backbone
-from bmtpt.errors import DataError
-from bmtpt.inference.score import Evaluation, Prompts, evaluate_prompts, make_scorer
-from bmtpt.methods.attempt import mixture_prompts
+from bmtpt.errors import DataError, SettingsError
+from bmtpt.inference.score import Evaluation, evaluate_prompts, make_scorer
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
+from bmtpt.stages.trained import Trained, prompts_of
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example, Normalise, ScorerKind
@@ -26,7 +25,7 @@ TRAINED_WITH = ("name", "text", "labels", "steps")
 
 def evaluate(
     backbone: Backbone,
-    prompt: Prompt | PromptMixture | TunedModel,
+    prompt: Trained,
     examples: Sequence[Example],
     *,
     task: TaskSpec | None = None,
@@ -60,19 +59,18 @@ def evaluate(
         raise DataError(f"task {task.name} has no rows to evaluate on")
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
     engine = prompt.engine if isinstance(prompt, TunedModel) else backbone.engine
-    prompts: Prompts
-    if isinstance(prompt, Prompt):
-        prompts = prompt.prompts.to(backbone.device)
-    elif isinstance(prompt, TunedModel):
-        prompts = prompt.engine.no_prompt
-    else:
-        prompts = mixture_prompts(backbone.embed, {k: v.to(backbone.device) for k, v in prompt.tensors.items()})
     own = task.name == prompt.card.task  # the limit on its answers is that of the training answers
     limit = prompt.card.answer_tokens if own else None
     if not normalise and task.fixed_words:
         normalise = prompt.card.settings.get("normalise")
     reading = make_scorer(backbone, task, scorer, answer_tokens=limit, normalise=normalise or "none")
-    return evaluate_prompts(engine, prompts, rows, reading)
+    readouts = () if isinstance(prompt, TunedModel) else prompt.readouts
+    if readouts and len(task.label_words) != len(readouts[0].offset):
+        raise SettingsError(
+            f"the prompt's readout is for the {len(readouts[0].offset)} labels of task {prompt.card.task}, and task "
+            f"{task.name} has {len(task.label_words)}; evaluate it on its own task"
+        )
+    return evaluate_prompts(engine, prompts_of(backbone, prompt), rows, reading, readouts)
 
 
 STILL_RATE = 1e-9
@@ -88,7 +86,7 @@ def _moved(card: TargetCard) -> bool | None:
 
 def result_rows(
     backbone: Backbone,
-    prompt: Prompt | PromptMixture | TunedModel,
+    prompt: Trained,
     target: TaskData,
     evaluation: Evaluation,
     *,

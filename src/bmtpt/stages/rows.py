@@ -61,11 +61,16 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
 
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
-        SettingsError: An ensemble is asked for free answers, which cannot be averaged.
+        SettingsError: What needs label words is asked of free answers.
     """
     name = target.task.name
-    if settings.ensemble and not target.task.fixed_words:
-        raise SettingsError(f"target {name} has no label words, so an ensemble cannot answer it")
+    need_words = {
+        "ensemble": settings.ensemble,
+        f"readout '{settings.readout}'": settings.readout != "none",
+        f"likelihood '{settings.likelihood}'": settings.likelihood == "labels",
+    }
+    if not target.task.fixed_words and (asked := [option for option, wanted in need_words.items() if wanted]):
+        raise SettingsError(f"target {name} has no label words, which {asked[0]} needs; leave it out")
     train: Sequence[Example] = target.train
     if settings.shots is not None:
         try:
@@ -74,6 +79,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
             raise DataError(f"target {name}: {error}") from error
     labelled = train
     select = _some(target.select, settings.validation_rows, seed=0)
+    lent = not select
     if settings.selection == "none":
         select = ()
     elif train and not select:
@@ -93,7 +99,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     warn_of_unwritable(backbone, target.task, training)
     limit = answer_limit(target.task, training.batch)
     scorer = make_scorer(backbone, target.task, answer_tokens=limit, normalise=settings.normalise)
-    return TargetRows(training, tokenise(backbone, select, length), scorer)
+    return TargetRows(training, tokenise(backbone, select, length), scorer, lent)
 
 
 def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> None:

@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
 from bmtpt.artifacts.folder import output_folder, require_free
+from bmtpt.artifacts.readouts import to_tensors
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
+from bmtpt.inference.calibrate import fit_readouts
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
-from bmtpt.methods.target import TargetStage
-from bmtpt.methods.weights import TunedModel
+from bmtpt.methods.target import TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.rows import distinct, row_digests, target_rows
+from bmtpt.stages.trained import prompts_of
 from bmtpt.tasks import TaskData
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Loop, Outcome
 
 log = logging.getLogger("bmtpt")
 
-Trained = Prompt | PromptMixture | TunedModel
-"""What predicts a target, by the method that trained it."""
+WithReadouts = TypeVar("WithReadouts", Prompt, PromptMixture)
 
 
 def fit_method(
@@ -63,6 +66,8 @@ def fit_method(
     options = method.options() if options is None else options
     settings = method.adjusted(settings or AdaptSettings(), options)
     learned = learned or Learned()
+    if method.tunes_weights and settings.readout != "none":
+        raise SettingsError(f"method '{method.name}' tunes weights and has no readout; leave readout out")
     names = distinct([target.task.name for target in targets], "target")
     if len(names) > 1 and not method.together:
         raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
@@ -97,8 +102,24 @@ def fit_method(
             name = target.task.name
             card = _card(method, backbone, target, stage, options, learned, outcome, winners)
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
+            if settings.readout != "none":
+                result = _read_out(backbone, result, rows[name], settings)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
+
+
+def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:
+    """Return what was trained with a readout that is fitted to all labelled rows; its card counts the fit."""
+    started = time.perf_counter()
+    readouts = fit_readouts(backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings)
+    numbers = sum(tensor.numel() for tensor in to_tensors(readouts).values())
+    card = result.card.model_copy(
+        update={
+            "seconds": result.card.seconds + time.perf_counter() - started,
+            "trained_parameters": result.card.trained_parameters + numbers,
+        }
+    )
+    return replace(result, card=card, readouts=readouts)
 
 
 def _card(
