@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bmtpt.artifacts.card import now, versions
 from bmtpt.backbone import Backbone
-from bmtpt.inference.score import domain_likelihoods, make_scorer, normalised
+from bmtpt.inference.score import make_reader, make_scorer, read
 from bmtpt.methods.registry import get_method
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.target import fit_method
@@ -52,17 +52,17 @@ def measure(backbone: Backbone, data: TaskData, seeds: int, steps: int) -> Itera
 
 def _scored(backbone: Backbone, data: TaskData, prompts: Tensor, prompt: str, seed: int) -> Iterator[Line]:
     rows = tokenise(backbone, data.test, data.task.max_length)
-    answers = make_scorer(backbone, data.task).answers
-    likelihoods = backbone.engine.answer_log_likelihoods(prompts, rows.batch.inputs, answers)
+    plain = make_scorer(backbone, data.task)
+    readings = read(backbone.engine, prompts, rows.batch.inputs, plain)
     labels = [example.label or 0 for example in data.test]
     for way in WAYS:
         scorer = make_scorer(backbone, data.task, normalise=way)
-        scores = normalised(likelihoods, scorer, domain_likelihoods(backbone.engine, prompts, scorer))
+        scores = make_reader(backbone.engine, prompts, scorer).scores(readings)
         found = calibration(scores.softmax(dim=2)[0].double().cpu().numpy(), labels)
         yield {
             "benchmark": "normalise", "task": data.task.name, "prompt": prompt, "seed": seed, "normalise": way,
             "accuracy": 100 * found["accuracy"], "nll": found["nll"], "ece": 100 * found["ece"], "rows": len(labels),
-            "label_tokens": [len(ids) for ids in answers], "data": data.status, "backbone": backbone.name,
+            "label_tokens": [len(ids) for ids in plain.answers], "data": data.status, "backbone": backbone.name,
             "created": now(), "versions": versions(),
         }  # fmt: skip
 

@@ -1,0 +1,131 @@
+"""Readouts from adapt to the answers: fitted to the labels, kept in the artifact, used by predict and evaluate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from bmtpt.artifacts.saved import Prompt, PromptMixture
+from bmtpt.errors import SettingsError
+from bmtpt.inference.predict import predict
+from bmtpt.inference.score import make_scorer, read
+from bmtpt.methods.registry import Learned, get_method
+from bmtpt.posterior.prompts import from_vocabulary
+from bmtpt.posterior.readout import Widths, fit, label_free_offset
+from bmtpt.settings import AdaptSettings
+from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.rows import target_rows
+from bmtpt.stages.target import fit_method
+
+P = 3
+
+
+def adapting(**changes: Any) -> AdaptSettings:
+    values = {"steps": 2, "evaluate_every": 1, "batch_size": 4, "learning_rate": 0.1, "shots": 12, "prior": "none"}
+    return AdaptSettings.model_validate(values | {"selection": "none"} | changes)
+
+
+def fitted(tiny_backbone: Any, target: Any, method: str = "pt", folder: Any = None, **changes: Any) -> Any:
+    start = from_vocabulary(tiny_backbone.frequent_rows(), P, torch.Generator().manual_seed(5))
+    learned = Learned(("answers",), prompts={"answers": start, "other": start.flip(0)})
+    settings = adapting(**changes)
+    found = fit_method(
+        get_method(method), tiny_backbone, [target], settings, learned=learned, prompt_length=P, folder=folder
+    )
+    return found[target.task.name]
+
+
+def test_the_readout_of_an_untouched_prompt_is_the_map_fit_to_all_labelled_rows(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    found = fitted(tiny_backbone, target, steps=0, readout="linear", offset_std=0.7, weight_std=1.3, slope_std=0.4)
+    plain = fitted(tiny_backbone, target, steps=0)
+    assert torch.equal(found.prompts, plain.prompts)  # nothing is trained
+    assert (found.card.steps, plain.readouts) == (0, ())
+    rows = target_rows(tiny_backbone, target, adapting()).train
+    readings = read(tiny_backbone.engine, found.prompts, rows.batch.inputs, make_scorer(tiny_backbone, target.task))
+    scores, labels = readings.log_likelihoods[0], torch.tensor([example.label for example in rows.examples])
+    wanted = fit(scores, labels, Widths(0.7, 1.3, 0.4), readings.states[0], label_free_offset(scores))
+    (own,) = found.readouts
+    assert own.slope == pytest.approx(wanted.slope, abs=1e-4)
+    torch.testing.assert_close(own.offset, wanted.offset, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(own.weights, wanted.weights, atol=1e-4, rtol=1e-3)
+    words = len(target.task.label_words)
+    assert found.card.trained_parameters == plain.card.trained_parameters + 1 + words + words * 24
+
+
+def test_an_offset_alone_reads_no_states(tiny_backbone, tiny_tasks):
+    (own,) = fitted(tiny_backbone, tiny_tasks["pairs"], steps=0, readout="offset").readouts
+    assert own.weights is None
+
+
+@pytest.mark.parametrize("method", ["pt", "attempt"])
+def test_what_is_saved_answers_as_what_was_trained_in_predict_and_evaluate(tiny_backbone, tiny_tasks, tmp_path, method):
+    target = tiny_tasks["pairs"]
+    made = fitted(tiny_backbone, target, method, readout="linear", folder=tmp_path / "run")
+    loaded = (Prompt if method == "pt" else PromptMixture).load(tmp_path / "run")
+    found, again = (evaluate(tiny_backbone, each, target.test) for each in (made, loaded))
+    assert torch.equal(found.probabilities, again.probabilities)
+    plain = evaluate(tiny_backbone, fitted(tiny_backbone, target, method), target.test)
+    assert not torch.allclose(found.probabilities, plain.probabilities, atol=1e-3)
+    if method == "pt":
+        answers = list(predict(tiny_backbone, loaded, target.test))
+        each = torch.tensor([list(answer["all"].values()) for answer in answers])
+        torch.testing.assert_close(each, found.probabilities, atol=1e-5, rtol=0)
+
+
+def test_a_mixed_batch_gives_each_task_its_own_readout(tiny_backbone, tiny_tasks):
+    prompts = {name: fitted(tiny_backbone, tiny_tasks[name], readout="linear") for name in ("pairs", "sentiment")}
+    asked = [(name, example) for name in prompts for example in tiny_tasks[name].test[:3]]
+    mixed = list(predict(tiny_backbone, prompts, asked[::2] + asked[1::2]))
+    for (name, example), answer in zip(asked[::2] + asked[1::2], mixed, strict=True):
+        (alone,) = predict(tiny_backbone, prompts[name], [example])
+        assert answer["all"] == pytest.approx(alone["all"], abs=1e-5)
+
+
+def test_validation_ranks_candidates_after_their_readouts(tiny_backbone, tiny_tasks):
+    found = fitted(tiny_backbone, tiny_tasks["pairs"], readout="linear", selection="loss", shots=None)
+    (winner,) = found.card.selection["winners"]
+    rows = target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(selection="loss", shots=None))
+    # −log of the right label's share: at most log C once the offset is there, and far below −log p of its tokens.
+    assert -winner["best"][0] < 1.0
+    plain = fitted(tiny_backbone, tiny_tasks["pairs"], selection="loss", shots=None)
+    assert -plain.card.selection["winners"][0]["best"][0] > 2.0
+    assert len(rows.labelled) == (1 if tiny_tasks["pairs"].select else 2)
+
+
+def test_training_on_labels_lowers_the_loss_of_the_decision(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    rows = target_rows(tiny_backbone, target, adapting()).train
+    before, after = (
+        evaluate(
+            tiny_backbone, fitted(tiny_backbone, target, likelihood="labels", steps=steps, batch_size=12), rows.examples
+        )
+        for steps in (0, 30)
+    )
+    assert after.calibration["nll"] < before.calibration["nll"] - 0.02
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"readout": "linear"}, "has no label words, which readout 'linear' needs"),
+        ({"likelihood": "labels"}, "has no label words, which likelihood 'labels' needs"),
+    ],
+)
+def test_free_answers_have_neither_readout_nor_label_likelihood(tiny_backbone, tiny_tasks, changes, words):
+    with pytest.raises(SettingsError, match=words):
+        fitted(tiny_backbone, tiny_tasks["answers"], **changes)
+
+
+def test_methods_that_tune_weights_have_no_readout(tiny_backbone, tiny_tasks):
+    with pytest.raises(SettingsError, match="method 'bitfit' tunes weights and has no readout"):
+        fitted(tiny_backbone, tiny_tasks["pairs"], "bitfit", readout="linear")
+
+
+def test_a_readout_is_not_used_for_a_task_with_other_labels(tiny_backbone, tiny_tasks):
+    prompt = fitted(tiny_backbone, tiny_tasks["pairs"], readout="offset", steps=0)
+    other = tiny_tasks["sentiment"].task.model_copy(update={"labels": {0: "negative", 1: "positive", 2: "yes"}})
+    with pytest.raises(SettingsError, match="the prompt's readout is for the 2 labels of task pairs"):
+        evaluate(tiny_backbone, prompt, tiny_tasks["sentiment"].test, task=other)
