@@ -13,7 +13,7 @@ import torch
 
 import bmtpt
 from bmtpt.errors import ArtifactError, BackboneError, BmtptError, DataError, SettingsError
-from bmtpt.inference.score import label_probabilities, make_scorer
+from bmtpt.inference.score import Reader, label_probabilities, make_scorer
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example
 
@@ -55,7 +55,7 @@ def test_a_prompt_answers_as_the_model_does(prompt, tickets, tiny_backbone):
     examples = [Example(f"text: {body}", "", "", "") for body in BODIES]
     scorer = make_scorer(tiny_backbone, prompt.task)
     inputs = tokenise(tiny_backbone, examples, 256).batch.inputs
-    wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, scorer)
+    wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, Reader(scorer))
     found = prompt.predict_proba(BODIES)
     assert list(found.columns) == ["negative", "positive"]
     np.testing.assert_allclose(found.to_numpy(), wanted.numpy(), atol=1e-5)

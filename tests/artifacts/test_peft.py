@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.model.fingerprint import fingerprint_v1
 from bmtpt.errors import ArtifactError, BackboneError, SettingsError
+from bmtpt.posterior.readout import Readout
 
 peft = pytest.importorskip("peft")
 
@@ -238,3 +240,12 @@ def test_an_adapter_that_is_no_prompt_for_this_model_is_refused_with_one_sentenc
         read(tmp_path)
     assert str(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_export_says_that_it_leaves_the_readout_behind(tmp_path, caplog):
+    plain = a_prompt()
+    export_peft(plain, tmp_path / "plain", "tiny")
+    assert not caplog.records
+    export_peft(replace(plain, readouts=(Readout(1.0, torch.ones(2).double()),)), tmp_path / "read", "tiny")
+    assert "answers by the words, without the prompt's readout" in caplog.text
+    assert torch.equal(read(tmp_path / "read").prompts, plain.prompts)

@@ -356,7 +356,7 @@ def test_when_memory_runs_out_the_numbers_to_try_are_named(bmtpt, place, monkeyp
     assert "memory ran out at step 0 with 6 prompts trained together" in learned
     assert "batch_size 2 instead of 4" in learned
     assert "particles 3 instead of 6" in learned
-    monkeypatch.setattr(PassEngine, "answer_log_likelihoods", exhausted)
+    monkeypatch.setattr(PassEngine, "readings", exhausted)
     assert "memory ran out" in sentence_of(bmtpt("evaluate", "--prompt", "prompt"))
 
 

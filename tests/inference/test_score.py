@@ -9,13 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.engine import Engine, Readings
 from bmtpt.errors import SettingsError, TaskError
 from bmtpt.inference.score import (
     ANSWER_ROOM,
     ANSWER_TOKENS,
     evaluate_prompts,
     label_probabilities,
+    make_reader,
     make_scorer,
     metric_names,
     score_prompts,
@@ -191,8 +192,8 @@ class Echo:
     def generate(self, prompts: Tensor, inputs: Any, max_new_tokens: int) -> list[list[str]]:
         return [self.answers] * len(prompts)
 
-    def answer_log_likelihoods(self, prompts: Tensor, inputs: Any, answers: Any) -> Tensor:
-        return torch.zeros(len(prompts), len(inputs), len(answers))
+    def readings(self, prompts: Tensor, inputs: Any, answers: Any) -> Readings:
+        return Readings(torch.zeros(len(prompts), len(inputs), len(answers)), torch.zeros(len(prompts), len(inputs), 1))
 
 
 def test_outputs_that_are_no_answer_are_counted_and_wrong(rows, tiny_tasks, tiny_backbone):
@@ -289,8 +290,9 @@ def test_the_probabilities_of_a_row_do_not_depend_on_its_neighbours(engine, tiny
     scorer = make_scorer(tiny_backbone, tiny_tasks["pairs"].task)
     short = torch.tensor([5, 6, 1])
     inputs = [short, torch.arange(3, 60), short]
-    together = label_probabilities(engine, PROMPTS, inputs, scorer)
-    alone = label_probabilities(engine, PROMPTS, [short], scorer)
+    reader = make_reader(engine, PROMPTS, scorer)
+    together = label_probabilities(engine, PROMPTS, inputs, reader)
+    alone = label_probabilities(engine, PROMPTS, [short], reader)
     assert torch.allclose(together[0], alone[0], atol=1e-6)
     assert torch.allclose(together[2], alone[0], atol=1e-6)
     assert torch.allclose(together.sum(dim=1), torch.ones(3), atol=1e-6)

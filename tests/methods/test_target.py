@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
+from bmtpt.backbone.engine import Readings
 from bmtpt.inference.score import PromptScore, Scorer, make_scorer
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows
 from bmtpt.settings import AdaptSettings
@@ -36,14 +37,15 @@ class QuadraticEngine:
     def losses(self, prompts: Tensor, batch: TokenBatch) -> Tensor:
         return self._losses(prompts, batch.inputs)
 
-    def gradients(self, prompts: Tensor, batch: TokenBatch, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def gradients(self, prompts: Tensor, batch: TokenBatch, weights: Tensor, choice: None) -> tuple[Tensor, Tensor]:
         x = self.points[torch.cat(list(batch.inputs))]
         gradient = ((prompts[:, None] - x[None]) * weights.to(prompts.dtype)[None, :, None, None]).sum(dim=1)
         return self._losses(prompts, batch.inputs), gradient
 
-    def answer_log_likelihoods(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[Tensor]) -> Tensor:
+    def readings(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[Tensor]) -> Readings:
         right = -self._losses(prompts, inputs)
-        return torch.stack([right, right - 1], dim=2)  # the first answer is always the likelier
+        # The first answer is always the likelier.
+        return Readings(torch.stack([right, right - 1], dim=2), prompts.new_zeros(len(prompts), len(inputs), 1))
 
     def generate(self, prompts: Tensor, inputs: Sequence[Tensor], max_new_tokens: int) -> list[list[str]]:
         raise NotImplementedError

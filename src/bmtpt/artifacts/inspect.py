@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bmtpt.artifacts.card import PromptCard, require_backbone
+from bmtpt.artifacts.card import require_backbone
 from bmtpt.artifacts.folder import UNSEALED_VERSION
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
@@ -31,7 +31,7 @@ def describe_artifact(artifact: Posterior | Prompt) -> dict[str, str]:
         "rms per prompt": ", ".join(f"{value:.2f}" for value in prompts.pow(2).mean(dim=(1, 2)).sqrt().tolist()),
         "training": f"{card.steps:,} steps, {card.seconds:,.0f} s",
     }
-    return facts | (_posterior_facts(artifact) if isinstance(artifact, Posterior) else _prompt_facts(artifact.card))
+    return facts | (_posterior_facts(artifact) if isinstance(artifact, Posterior) else _prompt_facts(artifact))
 
 
 def _posterior_facts(posterior: Posterior) -> dict[str, str]:
@@ -53,8 +53,8 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
     return facts | {name: text.format(svgd[key]) for name, (key, text) in shown.items() if svgd.get(key) is not None}
 
 
-def _prompt_facts(card: PromptCard) -> dict[str, str]:
-    kept = []
+def _prompt_facts(prompt: Prompt) -> dict[str, str]:
+    card, kept = prompt.card, []
     for winner in card.selection.get("winners", []):
         prior = "no prior" if winner["prior_std"] is None else f"prior {winner['prior']} (σ {winner['prior_std']:g})"
         best = ", ".join("not finite" if value is None else f"{value:.4g}" for value in winner["best"])
@@ -66,7 +66,7 @@ def _prompt_facts(card: PromptCard) -> dict[str, str]:
         "task": f"{card.task}, by {card.method}",
         "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
         "selected": "; ".join(kept) or "-",
-    }
+    } | ({"readout": "; ".join(map(str, prompt.readouts))} if prompt.readouts else {})
 
 
 def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:

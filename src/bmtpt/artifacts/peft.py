@@ -10,6 +10,7 @@ alone or padded on the right, and differ for a row padded on the left.
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, SettingsError, cannot_read
 from bmtpt.sealed import field_problem
+
+log = logging.getLogger("bmtpt")
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -59,6 +62,8 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
         ArtifactError: The prompt is an ensemble, or the folder cannot be written.
         SettingsError: `peft` is not installed.
     """
+    if prompt.readouts:
+        log.warning("PEFT holds prompts alone: what is exported answers by the words, without the prompt's readout")
     members, length, width = prompt.prompts.shape
     if members != 1:
         raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")

@@ -70,6 +70,11 @@ class Readout:
     offset: Float[Tensor, " C"]
     weights: Float[Tensor, "C D"] | None = None
 
+    def __str__(self) -> str:
+        offsets = " ".join(f"{value:+.2f}" for value in (self.offset - self.offset.mean())[:8].tolist())
+        more = f" … ({len(self.offset)} in all)" if len(self.offset) > 8 else ""
+        return f"{'offset' if self.weights is None else 'linear'}, slope {self.slope:.2f}, offsets {offsets}{more}"
+
     def logits(
         self, scores: Float[Tensor, "*N C"], features: Float[Tensor, "*N D"] | None = None
     ) -> Float[Tensor, "*N C"]:
