@@ -32,10 +32,10 @@ Start = Literal["mean", "best", "particles", "auto"]
 Selection = Literal["score", "loss", "none"]
 
 
-def _between(low: float, high: float) -> AfterValidator:
+def _between(low: float, high: float, why: str = "prompts are trained in float32") -> AfterValidator:
     def checked(value: float) -> float:
         if value and not low <= value <= high:
-            raise ValueError(f"it must be between {low:g} and {high:g}, because prompts are trained in float32")
+            raise ValueError(f"it must be between {low:g} and {high:g}, because {why}")
         return value
 
     return AfterValidator(checked)
@@ -45,7 +45,7 @@ Positive = Annotated[float, Field(gt=0), _between(1e-30, 1e30)]
 NotNegative = Annotated[float, Field(ge=0), _between(1e-30, 1e30)]
 Std = Annotated[float, Field(gt=0), _between(1e-15, 1e15)]
 """A standard deviation in embedding units: its square fits into float32, too."""
-Width = Annotated[float, Field(ge=0), _between(1e-6, 1e6)]
+Width = Annotated[float, Field(ge=0), _between(1e-6, 1e6, "the fit is not exact beyond")]
 """A width of a readout's prior, in nats; 0 leaves its part out."""
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 
@@ -98,7 +98,7 @@ class LoopSettings(BaseModel, metaclass=_OneSentence):
 
     @model_validator(mode="after")
     def _the_warm_up_ends(self) -> Self:
-        if self.warmup_steps >= self.steps:
+        if self.warmup_steps and self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps is {self.warmup_steps}: give less than steps ({self.steps})")
         return self
 
