@@ -3,10 +3,11 @@
     python benchmarks/corruption.py --cases 2400 --out benchmarks/results/corruption.jsonl
 
 A tiny model trains a posterior, a prompt and a run that is stopped half-way. Case i draws a file and a damage from
-(seed, i), damages a copy, and loads and uses it: a posterior is described, a prompt predicts, a run is resumed, a
-report and a results file are read. The verdict is `refused` (a BmtptError of one line), `harmless` (the same bits, or
-fewer lines of a log, each as written), `wrong`, or `untyped` (another exception, a hang, a crash). Every case is kept
-in `--kept`, so that a run that is stopped goes on. Exits with 1 if a case is wrong or untyped.
+(seed, i), damages a copy, and loads and uses it: a posterior is described, a prompt predicts, also with a damaged
+model, a run is resumed, a report and a results file are read. The verdict is `refused` (a BmtptError of one line),
+`harmless` (the same bits, or fewer lines of a log, each as written), `wrong`, or `untyped` (another exception, a hang,
+a crash). Every case is kept in `--kept`, so that a run that is stopped goes on. Exits with 1 if a case is wrong or
+untyped.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load as parse
-from safetensors.torch import save
+from safetensors.torch import load_file, save, save_file
 
 from bmtpt.artifacts.card import versions
 from bmtpt.artifacts.inspect import describe_artifact
@@ -89,9 +90,10 @@ class Uses:
     """What is trained once, and the uses of it."""
 
     def __init__(self, folder: Path) -> None:
-        for name in ("t5", "tasks"):
-            (folder / name).mkdir()
-        self.backbone = Backbone.from_pretrained(write_t5(folder / "t5"), precision="float32", device="cpu")
+        for name in ("a/t5", "tasks"):
+            (folder / name).mkdir(parents=True)
+        self.backbone = _loaded(write_t5(folder / "a" / "t5"))
+        _write_another(folder / "a" / "t5", folder / "b" / "t5")
         files = sorted(write_tasks(folder / "tasks").glob("*.yaml"))
         self.tasks: dict[str, TaskData] = {path.stem: load_data(load_task(path)) for path in files}
         self.rows = self.tasks["sentiment"].test[:4]
@@ -99,7 +101,7 @@ class Uses:
             posterior = self._learn(folder / name / "posterior", seed)
             settings = ADAPT.model_copy(update={"seed": seed})
             target, where = self.tasks["sentiment"], folder / name / "prompt"
-            prompt = adapt(posterior, target, settings, backbone=self.backbone, folder=where)
+            self.prompt = prompt = adapt(posterior, target, settings, backbone=self.backbone, folder=where)
             scores = evaluate(self.backbone, prompt, target.test)
             (folder / name / "results").mkdir()
             lines = result_rows(self.backbone, prompt, target, scores, study="corruption")
@@ -128,6 +130,9 @@ class Uses:
         found = Prompt.load(folder)
         return describe_artifact(found), found.card, list(predict(self.backbone, found, self.rows))
 
+    def loaded(self, folder: Path) -> Any:
+        return list(predict(_loaded(folder), self.prompt, self.rows))
+
     def resumed(self, folder: Path) -> Any:
         return self._learn(folder, resume=True).particles.numpy().tobytes()
 
@@ -141,6 +146,23 @@ class Uses:
 
     def scored(self, folder: Path) -> Any:
         return read_results(folder / "results.jsonl")
+
+
+def _loaded(folder: Path) -> Backbone:
+    return Backbone.from_pretrained(folder, precision="float32", device="cpu")
+
+
+def _write_another(model: Path, folder: Path) -> None:
+    """Write a model with other weights, fewer layers and another tokenizer."""
+    shutil.copytree(model, folder)
+    weights = {name: tensor + 0.01 for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_layers": 1}, indent=2))
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {**words, "good": words["bad"], "bad": words["good"]}
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, indent=2))
 
 
 def subjects(folder: Path) -> list[Subject]:
@@ -160,6 +182,9 @@ def subjects(folder: Path) -> list[Subject]:
         subject("posterior in a report", "posterior", "posterior.safetensors", uses.reported),
         subject("events of a resumed run", "stopped", "events.jsonl", uses.resumed),
         subject("events in a report", "posterior", "events.jsonl", uses.logged, log=True),
+        subject("weights of the model", "t5", "model.safetensors", uses.loaded),
+        subject("config of the model", "t5", "config.json", uses.loaded),
+        subject("tokenizer of the model", "t5", "tokenizer.json", uses.loaded),
         subject("results", "results", "results.jsonl", uses.scored, log=True),
     ]
 

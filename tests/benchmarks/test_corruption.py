@@ -9,7 +9,7 @@ import pytest
 
 import corruption
 
-CASES = 200
+CASES = 208
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +24,15 @@ def lines(tmp_path_factory):
 
 def test_every_damaged_file_is_refused_in_a_sentence_or_changes_no_bit(lines):
     assert [line for line in lines if line["verdict"] not in ("refused", "harmless")] == []
-    assert len({line["subject"] for line in lines}) == 10
+    assert len({line["subject"] for line in lines}) == 13
     assert {line["damage"] for line in lines} == set(corruption.DAMAGES)
 
 
 def test_what_is_used_by_its_bits_is_nearly_always_refused(lines):
-    counts = Counter(line["verdict"] for line in lines if line["subject"] in ("posterior", "prompt"))
+    bits = ("posterior", "prompt", "checkpoint")
+    counts = Counter(line["verdict"] for line in lines if line["subject"] in bits)
     assert counts["harmless"] == 0
-    assert counts["refused"] == CASES / 5
+    assert counts["refused"] == 3 * CASES / 13
 
 
 def test_the_counts_add_up_to_the_cases(lines):

@@ -91,6 +91,7 @@ class BackboneCard(BaseModel):
         fingerprint: `Backbone.fingerprint`.
         parameters: Distinct parameters (tied weights count once).
         decoder_only: Whether prompt, text and answer are one sequence.
+        tokenizer_hash: `Backbone.tokenizer_hash`; empty in older cards.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -101,6 +102,7 @@ class BackboneCard(BaseModel):
     d_model: PositiveInt
     vocab_size: PositiveInt
     decoder_only: bool = False
+    tokenizer_hash: str = ""
 
 
 class Card(BaseModel):
@@ -189,6 +191,11 @@ def require_backbone(card: BackboneCard, backbone: Backbone | BackboneCard) -> N
             f"this artifact was trained with backbone '{card.name}' (fingerprint {card.fingerprint[:12]}) and cannot "
             f"be used with '{backbone.name}' (fingerprint {backbone.fingerprint[:12]}): load the backbone it was "
             "trained with"
+        )
+    if len({card.tokenizer_hash, backbone.tokenizer_hash} - {""}) > 1:
+        raise BackboneError(
+            f"this artifact was trained with another tokenizer than that of '{backbone.name}', which writes texts as "
+            "other tokens: load the backbone with the tokenizer that it was trained with"
         )
 
 

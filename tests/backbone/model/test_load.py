@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
+from bmtpt.artifacts.card import backbone_card, require_backbone
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.model.fingerprint import fingerprint_v1
 from bmtpt.errors import BackboneError
@@ -118,6 +119,28 @@ def test_a_config_that_changes_the_function_changes_the_fingerprint(tiny_backbon
     ours = tiny_backbone.model(input_ids=ids, labels=ids).logits
     assert not torch.allclose(other.model(input_ids=ids, labels=ids).logits, ours, atol=1e-9)
     assert other.fingerprint != tiny_backbone.fingerprint
+
+
+TOKENIZERS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "two words exchanged": lambda file: file["model"]["vocab"].update(good=file["model"]["vocab"]["bad"], bad=90),
+    "a word less": lambda file: file["model"]["vocab"].pop("grim"),
+    "no end of sequence": lambda file: file.update(post_processor=None),
+    "split at blanks": lambda file: file.update(pre_tokenizer={"type": "WhitespaceSplit"}),
+}
+
+
+@pytest.mark.parametrize("change", TOKENIZERS)
+def test_another_tokenizer_is_told_apart_from_the_one_that_a_prompt_was_trained_with(tiny_backbone, copy, change):
+    path = copy / "tokenizer.json"
+    file = json.loads(path.read_text())
+    path.write_text(json.dumps(file, indent=4))
+    card = backbone_card(tiny_backbone)
+    assert load(copy).tokenizer_hash == card.tokenizer_hash  # it is the same, however it is written
+    TOKENIZERS[change](file)
+    path.write_text(json.dumps(file))
+    with pytest.raises(BackboneError, match="trained with another tokenizer than that of"):
+        require_backbone(card, load(copy))
+    require_backbone(card.model_copy(update={"tokenizer_hash": ""}), load(copy))  # an older card does not say
 
 
 def test_the_hash_of_version_1_artifacts_never_changes():

@@ -39,6 +39,9 @@ _IRRELEVANT = {
 
 _CHUNK = 2**22
 
+PROBES = ("Hello, world!", "  two  blanks\nand\ttabs ", "Ünï ½ ﬁ", "日本語 русский عربي", "don't 3.14 x_y", "🙂", "")
+"""Texts on which tokenizers differ by how they split and normalise."""
+
 
 class _Stored(NamedTuple):
     """A tensor in a safetensors file."""
@@ -105,6 +108,20 @@ def fingerprint_v1(model: Any, files: Sequence[Path] = ()) -> str:
                 weight = file.get_tensor(own)
         digest.update(weight.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return a hash of what decides which ids a tokenizer gives: tokens, scores, merges, and the ids of a few texts.
+
+    Not of its file: another version may write the same tokenizer in another way.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # a tokenizer in plain Python has none
+    model = json.loads(backend.to_str())["model"] if backend is not None else {}
+    scores = model.get("vocab") if isinstance(model.get("vocab"), list) else None
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in model.get("merges", ())]
+    ids = [list(tokenizer.encode(text)) for text in PROBES]
+    facts = [sorted(tokenizer.get_vocab().items()), scores, merges, ids]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
 def architecture(config: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bmtpt.backbone.model.fingerprint import tokenizer_fingerprint
 from bmtpt.backbone.model.framing import Framing, framing_of
 from bmtpt.errors import BackboneError
 
@@ -62,6 +63,11 @@ class FrozenModel:
     @property
     def decoder_only(self) -> bool:
         return not self.model.config.is_encoder_decoder
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """See `tokenizer_fingerprint`."""
+        return tokenizer_fingerprint(self.tokenizer)
 
     @cached_property
     def framing(self) -> Framing:
