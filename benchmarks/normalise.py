@@ -98,10 +98,7 @@ def main() -> None:
         print(table([json.loads(line) for line in chosen.table.read_text(encoding="utf-8").splitlines()]))
         return
     backbone = Backbone.from_pretrained(chosen.backbone)
-    files = chosen.task or [
-        name if "/" not in name and "_" not in name else str(LIBRARY / f"{name}.yaml") for name in TASKS
-    ]
-    for name in files:
+    for name in chosen.task or TASKS:
         data = load_data(load_task(name), chosen.data, limits=SplitLimits(test=ROWS))
         for line in measure(backbone, data, chosen.seeds, chosen.steps):
             text = json.dumps(line)

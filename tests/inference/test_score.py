@@ -239,6 +239,16 @@ def test_a_label_word_counts_as_itself_however_the_tokenizer_writes_it(tiny_back
     assert found.invalid_share == 0
 
 
+def test_texts_with_many_label_words_are_read_in_passes_within_the_budget(engine, rows):
+    inputs = rows["sentiment"].batch.inputs * 4
+    few = engine.cut(PROMPTS[:1], inputs, [3] * len(inputs), copies=2)
+    assert [len(part.rows) for part in few] == [len(inputs)]
+    for copies in (200, 2_000):
+        parts = engine.cut(PROMPTS[:1], inputs, [4] * len(inputs), copies=copies)
+        assert sorted(row for part in parts for row in part.rows) == list(range(len(inputs)))
+        assert max(len(part.rows) for part in parts) == max(1, engine.budget() // (4 * copies))
+
+
 def test_the_best_constant_answer_is_told_beside_the_score(rows, tiny_tasks, tiny_backbone):
     examples = rows["pairs"].examples
     found = evaluate_prompts(Echo([]), PROMPTS[:1], rows["pairs"], make_scorer(tiny_backbone, tiny_tasks["pairs"].task))

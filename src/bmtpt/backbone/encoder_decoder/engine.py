@@ -45,10 +45,12 @@ class PassEngine(Engine):
         """
 
     def cut(self, prompts: Tensor, inputs: Sequence[Tensor], answers: Sequence[int], copies: int = 1) -> list[Pass]:
-        return self.pack([prompts.shape[-2] + len(ids) for ids in inputs], len(prompts))
+        P = prompts.shape[-2]
+        lengths = [max(P + len(ids), copies * answer) for ids, answer in zip(inputs, answers, strict=True)]
+        return self.pack(lengths, len(prompts))
 
     def pack(self, lengths: Sequence[int], prompts: int) -> list[Pass]:
-        """Cut examples × prompts into passes, given the encoder's positions of each example."""
+        """Cut examples × prompts into passes, given the positions of each: the encoder's, or its answers' if more."""
         return passes(lengths, copies=prompts, budget=self.budget())
 
     def pass_losses(self, shared: Shared, batch: TokenBatch, rows: list[int]) -> Float[Tensor, "m n"]:
@@ -126,7 +128,9 @@ class PassEngine(Engine):
                 [(n, Encoded([part.rows[i] for i in own], states[own], mask[own])) for n, own in limits.items()]
             )
 
-        self.run(self.pack([len(query.prompt) + len(query.text) for query in queries], 1), one_pass)
+        answers = [padded[id(query.answers)].numel() if query.answers else 0 for query in queries]
+        sizes = [max(len(q.prompt) + len(q.text), ranked) for q, ranked in zip(queries, answers, strict=True)]
+        self.run(self.pack(sizes, 1), one_pass)
         with sound_attention(self.backbone.device):
             for limit, encoded in joined(to_continue, self.budget()):
                 found = self.continued(encoded.states, encoded.mask, limit)
