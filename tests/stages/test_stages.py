@@ -14,7 +14,7 @@ import torch
 
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
-from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TrainingError
+from bmtpt.errors import ArtifactError, BackboneError, DataError, SettingsError, TaskError, TrainingError
 from bmtpt.inference.score import make_scorer, metric_names, score_prompts
 from bmtpt.methods.map_target import posterior_candidates
 from bmtpt.methods.registry import get_method
@@ -506,6 +506,28 @@ def test_label_words_with_unknown_tokens_are_named_in_one_warning(tiny_backbone,
     target_rows(tiny_backbone, replace(data, task=words), adapting())
     (record,) = caplog.records
     assert "1 of 2 label words, such as 'unheard', have parts for which the tokenizer" in record.getMessage()
+
+
+def test_label_words_that_differ_much_in_length_are_warned_about(tiny_backbone, tiny_tasks, caplog):
+    data = tiny_tasks["sentiment"]
+
+    def warnings_of(words: dict[str, str], **settings: Any) -> str:
+        caplog.clear()
+        task = data.task.model_copy(update={"labels": words})
+        train = tuple(replace(each, target=task.label_words[each.label or 0]) for each in data.train)
+        target_rows(tiny_backbone, replace(data, task=task, train=train), adapting(**settings))
+        return caplog.text
+
+    assert not warnings_of({"0": "bad", "1": "very very good"})
+    long = {"0": "bad", "1": "not very very bad"}
+    assert "task sentiment: label word 'bad' has 2 tokens and 'not very very bad' 5" in warnings_of(long)
+    assert not warnings_of(long, normalise="pmi")
+
+
+def test_a_source_whose_label_words_are_the_same_tokens_is_refused(tiny_backbone, sources):
+    task = sources[0].task.model_copy(update={"labels": {"0": "unheard", "1": "unseen"}})
+    with pytest.raises(TaskError, match="'unheard' and 'unseen' as the same tokens"):
+        learn(tiny_backbone, [replace(sources[0], task=task)], learning())
 
 
 def test_the_listener_hears_every_step_of_both_stages(tiny_backbone, sources, tiny_tasks):

@@ -9,7 +9,7 @@ import torch
 
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.inference.score import answer_limit, make_scorer
+from bmtpt.inference.score import Scorer, answer_limit, make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, TaskSpec, few_shot
@@ -18,6 +18,9 @@ from bmtpt.tasks.tokens import Tokenised, tokenise, unknown_words
 from bmtpt.types import Example
 
 log = logging.getLogger("bmtpt")
+
+LENGTHS_MATTER = 3
+"""Difference between label words in tokens, from which their length is warned about."""
 
 SHOWN = 60
 """Most characters of an answer in a message."""
@@ -33,6 +36,7 @@ def source_rows(
 
     Raises:
         DataError: A source has too few rows.
+        TaskError: The tokenizer writes two label words of a source as the same tokens.
     """
     train, held_back = {}, {}
     for source in sources:
@@ -44,6 +48,7 @@ def source_rows(
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
         train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
         warn_of_unwritable(backbone, source.task, train[name])
+        make_scorer(backbone, source.task)  # refuses label words that the tokenizer cannot tell apart
         held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
         if settings.batch_size > len(train[name]):
             log.warning(
@@ -99,6 +104,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     warn_of_unwritable(backbone, target.task, training)
     limit = answer_limit(target.task, training.batch)
     scorer = make_scorer(backbone, target.task, answer_tokens=limit, normalise=settings.normalise)
+    warn_of_lengths(scorer)
     return TargetRows(training, tokenise(backbone, select, length), scorer, lent)
 
 
@@ -119,6 +125,19 @@ def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> N
     log.warning(
         "task %s: the tokenizer of backbone '%s' cannot write %d of %d answers, such as %r, which becomes %r",
         task.name, backbone.name, len(rows.written), len(answers), answer[:SHOWN], shown[:SHOWN],
+    )  # fmt: skip
+
+
+def warn_of_lengths(scorer: Scorer) -> None:
+    """Warn of label words whose lengths decide who wins as long as a prompt is hardly trained (docs/method.md)."""
+    tokens = {word: len(ids) for word, ids in zip(scorer.task.label_words, scorer.answers, strict=False)}
+    if scorer.normalise != "none" or not tokens or max(tokens.values()) - min(tokens.values()) < LENGTHS_MATTER:
+        return
+    short, long = min(tokens, key=tokens.__getitem__), max(tokens, key=tokens.__getitem__)
+    log.warning(
+        "task %s: label word '%s' has %d tokens and '%s' %d; with few labels one may win for its length: prefer words "
+        "of one length, or compare normalise 'pmi' and 'length'",
+        scorer.task.name, short, tokens[short], long, tokens[long],
     )  # fmt: skip
 
 
