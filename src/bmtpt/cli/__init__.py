@@ -15,6 +15,7 @@ import typer
 
 from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, predict, report
 from bmtpt.cli.console import log_shown
+from bmtpt.cli.headroom_command import headroom
 from bmtpt.cli.quickstart_command import quickstart
 from bmtpt.cli.study_commands import study
 from bmtpt.cli.table_commands import table
@@ -30,6 +31,7 @@ Commands = dict[str, tuple[Callable[..., Any], str]]
 
 COMMANDS: Commands = {
     "quickstart": (quickstart, "bmtpt quickstart --out bmtpt-quickstart"),
+    "headroom": (headroom, "bmtpt headroom sst2 --data offline --shots 16"),
     "learn": (learn, "bmtpt learn --backbone offline --data offline --source mrpc --source boolq --out post"),
     "adapt": (adapt, "bmtpt adapt --posterior post --data offline --target sst2 --shots 16 --out prompts/sst2"),
     "evaluate": (evaluate, "bmtpt evaluate --prompt prompts/sst2 --data offline"),

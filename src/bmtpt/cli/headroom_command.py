@@ -1,0 +1,47 @@
+"""`bmtpt headroom`: what there is to win on a task, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from bmtpt.cli.common import load_backbone
+from bmtpt.cli.console import doing, say, show_table
+from bmtpt.cli.options import Data, Device, Engine, PrecisionOption, complete_task, execution_of
+
+
+def headroom(
+    task: Annotated[
+        str, typer.Argument(help="A task's name, or the path of its YAML file.", autocompletion=complete_task)
+    ],
+    data: Data = "hub",
+    backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")] = "offline",
+    shots: Annotated[
+        list[int] | None, typer.Option("--shots", min=1, help="Labels to fit to; repeat. (default: 4, 16, 64)")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the prompt, the rows and the draws.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per way to answer.")] = False,
+    device: Device = "auto",
+    precision: PrecisionOption = "auto",
+    engine: Engine = "auto",
+) -> None:
+    """Say what there is to win on a task: constant, untrained, with few labels and with all, in about a minute."""
+    import json
+    from dataclasses import asdict
+
+    from bmtpt.stages.headroom import headroom as measure
+    from bmtpt.tasks import load_data, load_task
+
+    rows = load_data(load_task(task), data)
+    model = load_backbone(backbone, execution_of(device, precision, engine))
+    with doing("reading texts"):
+        found = measure(model, rows, shots or (4, 16, 64), seed=seed)
+    if as_json:
+        for way in found.ways:
+            print(json.dumps({"task": rows.task.name, **asdict(way)}))
+        return
+    lines = [[way.name, f"{way.labels:,}", f"{way.accuracy:.1f}", f"{way.nll:.2f}"] for way in found.ways]
+    title = f"{rows.task.name}: {found.test_rows} test rows ({rows.status})"
+    show_table(title, ["answers by", "labels", "accuracy", "NLL (lower is better)"], lines)
+    say(found.verdict)

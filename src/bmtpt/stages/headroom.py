@@ -1,0 +1,158 @@
+"""What is there to win on a task? What a model answers untrained, with few labels and with all, from one forward pass.
+
+A prompt of vocabulary rows is asked once for every text; offsets and linear readouts are then fitted to draws of k
+labels (docs/method.md, section 5).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bmtpt.backbone import Backbone
+from bmtpt.errors import DataError, SettingsError
+from bmtpt.inference.score import labels_of, make_scorer, read
+from bmtpt.posterior.prompts import from_vocabulary
+from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset
+from bmtpt.tasks import TaskData
+from bmtpt.tasks.tokens import tokenise
+from bmtpt.types import Example
+
+POOL, TEST = 400, 250
+"""Rows that labels are drawn from, and rows that are scored, at most."""
+
+LENGTH, DRAWS = 20, 8
+"""Rows of the prompt, and draws of k labels that a figure is the mean of."""
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """One way to answer, with its figures.
+
+    Attributes:
+        name: For people.
+        labels: How many it needs.
+        accuracy: 0 to 100.
+        nll: In nats.
+    """
+
+    name: str
+    labels: int
+    accuracy: float
+    nll: float
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """The ways to answer a task without training, from none of its labels to all of them.
+
+    Attributes:
+        ways: The constant answer first, the linear readout of all rows last.
+        test_rows: How many rows were scored.
+        few: The number of labels that `verdict` is about.
+    """
+
+    ways: list[Answerer]
+    test_rows: int
+    few: int
+
+    @property
+    def verdict(self) -> str:
+        """What the figures mean, in a sentence; a difference counts from two standard errors."""
+        constant, whole = self.ways[0], self.ways[-1]
+        few = max((way for way in self.ways[1:-1] if way.labels <= self.few), key=lambda way: way.accuracy)
+        share = whole.accuracy / 100
+        noise = 2 * 100 * math.sqrt(share * (1 - share) / self.test_rows)
+        if whole.accuracy - constant.accuracy < noise:
+            return (
+                f"Even all {whole.labels} labels take a readout no further than a constant answer "
+                f"({whole.accuracy:.0f} against {constant.accuracy:.0f}): try another wording or backbone before you "
+                "train a prompt."
+            )
+        if whole.accuracy - few.accuracy < noise:
+            return (
+                f"With at most {self.few} labels '{few.name}' is within two standard errors of all {whole.labels} "
+                f"({few.accuracy:.0f} against {whole.accuracy:.0f}): a readout may be all you need."
+            )
+        return (
+            f"All {whole.labels} labels are worth {whole.accuracy - few.accuracy:.0f} points more than {self.few} "
+            f"({whole.accuracy:.0f} against {few.accuracy:.0f}): that is room for a trained prompt."
+        )
+
+
+def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] = (4, 16, 64), *, seed: int = 0) -> Headroom:
+    """Measure what there is to win on a task with label words, from one forward pass over at most 650 texts.
+
+    Args:
+        shots: Numbers of labels, of which the median is what the verdict is about.
+        seed: Of the prompt, the rows and the draws.
+
+    Raises:
+        SettingsError: The task has no label words, or no number of shots is given.
+        DataError: It has no training or no test rows, or fewer than the shots.
+    """
+    task = target.task
+    if not task.fixed_words:
+        raise SettingsError(f"task {task.name} has no label words, and headroom compares ways to choose among them")
+    if not shots or min(shots) < 1:
+        raise SettingsError("headroom needs numbers of labels, such as --shots 16")
+    pool, test = (_some(part, most, seed) for part, most in ((target.train, POOL), (target.test, TEST)))
+    if len(pool) <= max(shots) or not test:
+        raise DataError(
+            f"task {task.name} has {len(pool)} training rows and {len(test)} test rows, too few for {max(shots)} "
+            "shots; give fewer shots, or more rows"
+        )
+    prompt = from_vocabulary(backbone.frequent_rows(), LENGTH, torch.Generator().manual_seed(seed))
+    rows = tokenise(backbone, [*pool, *test], task.max_length)
+    readings = read(backbone.engine, prompt[None], rows.batch.inputs, make_scorer(backbone, task))
+    texts = _Texts(readings.log_likelihoods[0].double().cpu(), readings.states[0].double().cpu(), labels_of(rows))
+    taught, scored = texts.rows(range(len(pool))), texts.rows(range(len(pool), len(texts.labels)))
+
+    def mean(name: str, k: int, widths: Widths) -> Answerer:
+        draws = [torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed + d))[:k] for d in range(DRAWS)]
+        found = [scored.judged(taught.rows(drawn).fit(widths)) for drawn in (draws if k < len(pool) else draws[:1])]
+        return Answerer(name, k, *map(fmean, zip(*found, strict=True)))
+
+    words = len(task.label_words)
+    shares = (torch.bincount(taught.labels, minlength=words) + 1.0).log()
+    ways = [
+        Answerer("constant answer", len(pool), *scored.judged(Readout(0.0, shares.double()))),
+        Answerer("untrained prompt", 0, *scored.judged(Readout(1.0, torch.zeros(words).double()))),
+        Answerer("offset from texts", 0, *scored.judged(Readout(1.0, label_free_offset(taught.scores)))),
+    ]
+    for k in sorted(shots):
+        ways += [mean("offset", k, Widths(weights=0.0)), mean("offset and linear", k, Widths())]
+    ways.append(mean("offset and linear", len(pool), Widths()))
+    return Headroom(ways, len(test), sorted(shots)[len(shots) // 2])
+
+
+class _Texts(NamedTuple):
+    """Texts as the untrained prompt reads them."""
+
+    scores: Float[Tensor, "N C"]
+    states: Float[Tensor, "N D"]
+    labels: Int[Tensor, " N"]
+
+    def rows(self, chosen: Sequence[int] | Tensor) -> _Texts:
+        return _Texts(*(each[torch.as_tensor(chosen)] for each in self))
+
+    def fit(self, widths: Widths) -> Readout:
+        return fit(self.scores, self.labels, widths, self.states, label_free_offset(self.scores))
+
+    def judged(self, readout: Readout) -> tuple[float, float]:
+        """Return accuracy (0 to 100) and NLL (nats)."""
+        log_p = readout.logits(self.scores, self.states).log_softmax(dim=1)
+        right = (log_p.argmax(dim=1) == self.labels).double().mean()
+        return 100 * float(right), -float(log_p[range(len(self.labels)), self.labels].mean())
+
+
+def _some(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
+    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:most]
+    return [examples[i] for i in drawn.tolist()]
