@@ -121,6 +121,19 @@ def test_a_config_that_changes_the_function_changes_the_fingerprint(tiny_backbon
     assert other.fingerprint != tiny_backbone.fingerprint
 
 
+@pytest.mark.parametrize("note", ["", "{}", '{"x": 1}', '{"weights": "0', "\xff", "[" * 10**5])
+def test_a_damaged_note_of_a_fingerprint_is_made_again(tiny_backbone, copy, tmp_path, monkeypatch, note):
+    monkeypatch.setenv("BMTPT_CACHE", str(tmp_path / "cache"))
+    assert load(copy).fingerprint == tiny_backbone.fingerprint
+    (kept,) = (tmp_path / "cache" / "fingerprints").iterdir()
+    content = kept.read_text()
+    kept.write_text(note, encoding="latin-1")
+    assert load(copy).fingerprint == tiny_backbone.fingerprint
+    assert kept.read_text() == content
+    kept.write_text(content.replace("a", "b", 1))  # well-formed, and another
+    assert load(copy).fingerprint == tiny_backbone.fingerprint
+
+
 TOKENIZERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "two words exchanged": lambda file: file["model"]["vocab"].update(good=file["model"]["vocab"]["bad"], bad=90),
     "a word less": lambda file: file["model"]["vocab"].pop("grim"),

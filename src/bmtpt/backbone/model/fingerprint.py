@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +17,8 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.model.embedded import cache_root
+from bmtpt.errors import BackboneError
+from bmtpt.sealed import read_sealed, sealed_line
 
 # What decides the function a T5 computes. Everything else in config.json (versions, paths, dtype, dropout) may
 # differ between two copies of one model. Artifacts hold this fingerprint: the list never changes.
@@ -61,9 +61,10 @@ def fingerprint_of_files(model: Any, files: Sequence[Path]) -> str:
     """
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     key = hashlib.sha256(json.dumps(sorted(facts)).encode()).hexdigest()
-    note = cache_root() / "fingerprints" / key
-    with suppress(OSError):
-        return _joined(model, note.read_text(encoding="ascii"))
+    note = cache_root() / "fingerprints" / f"{key}.json"
+    with suppress(BackboneError):  # damaged: the files are read again
+        if "weights" in (kept := read_sealed(note, BackboneError) or {}):
+            return _joined(model, kept["weights"])
     digest = hashlib.sha256()
     for each in sorted(_stored(files)):
         digest.update(f"{each.name} {each.dtype} {each.shape}".encode())
@@ -73,9 +74,7 @@ def fingerprint_of_files(model: Any, files: Sequence[Path]) -> str:
                 digest.update(file.read(min(_CHUNK, each.stop - at)))
     with suppress(OSError):  # a cache that cannot be written only costs time
         note.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=note.parent, delete=False) as scratch:
-            scratch.write(digest.hexdigest())
-        os.replace(scratch.name, note)
+        note.write_text(sealed_line({"weights": digest.hexdigest()}))  # half a line does not fit its seal
     return _joined(model, digest.hexdigest())
 
 
