@@ -136,6 +136,13 @@ def test_a_packed_line_without_end_is_refused_before_it_fills_the_memory(tmp_pat
         rows_of(path)
 
 
+def test_a_quote_that_swallows_millions_of_rows_is_named_before_it_fills_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("bmtpt.tasks.delimited.MOST_CHARACTERS", 1000)
+    path = written(tmp_path, "r.csv.gz", gzip.compress(b'text,label\na,b\n"c\nd","' + b"e,f\n" * 5000))
+    wrong = next(row for _, row in read_rows(path) if isinstance(row, DataError))
+    assert "line 4: a value has more than 1,000 characters; close its quote" in str(wrong)
+
+
 @pytest.mark.parametrize(("between", "said"), [("pos,e\nneg,f\npos,g\n", True), ("e, f\ng, h\ni, j\n", False)])
 def test_a_quote_that_is_closed_rows_later_is_said(tmp_path, caplog, between, said):
     rows_of(written(tmp_path, "r.csv", f'label,text\npos,a\nneg,"d\n{between}pos,"\nneg,h\n'))

@@ -129,9 +129,7 @@ def stream_rows(
 
 def _numbered(text: TextIO, name: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, each with its number."""
-    held: list[str] = []
-    for number, line in enumerate(lines_of(text, Path(name), held), start=1):
-        held.clear()
+    for number, line in enumerate(lines_of(text, Path(name)), start=1):
         if line.strip():
             yield number, line.rstrip("\r\n")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -17,9 +18,9 @@ log = logging.getLogger("bmtpt")
 
 def delimited(file: TextIO, path: Path, delimiter: str, quoting: Quoting, needed: Collection[str]) -> Iterator[FileRow]:
     csv.field_size_limit(MOST_CHARACTERS)  # of the whole process; the default, 131,072, is less than a long document
-    held: list[str] = []
+    held = io.StringIO()
     quotes: Literal[0, 3] = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
-    reader = csv.reader(lines_of(file, path, held), delimiter=delimiter, quoting=quotes, strict=True)
+    reader = csv.reader(_holding(lines_of(file, path), held), delimiter=delimiter, quoting=quotes, strict=True)
     try:
         header = _header(next(filter(None, reader), []), path, delimiter, needed)
     except csv.Error as error:
@@ -27,7 +28,8 @@ def delimited(file: TextIO, path: Path, delimiter: str, quoting: Quoting, needed
     merged = False
     while True:
         start = reader.line_num + 1
-        held.clear()
+        held.seek(0)
+        held.truncate()
         try:
             values = next(reader, None)
         except csv.Error as error:
@@ -37,18 +39,26 @@ def delimited(file: TextIO, path: Path, delimiter: str, quoting: Quoting, needed
             return
         if not values:
             continue
-        if len(held) > 2 and not merged and any(_holds_rows(cell, delimiter, len(header)) for cell in values):
+        lines = reader.line_num + 1 - start
+        if lines > 2 and not merged and any(_holds_rows(cell, delimiter, len(header)) for cell in values):
             merged = True
             log.warning(
                 "%s: a quoted value spans %d lines that look like rows; is a quote unclosed?",
                 place(path, start),
-                len(held),
+                lines,
             )
         if len(values) != len(header):
             counts = f"{len(values)} values, but the header has {len(header)}"
             yield FileRow(start, DataError(f"{place(path, start)}: {counts}; quote values that hold the separator"))
         else:
             yield FileRow(start, dict(zip(header, values, strict=True)))
+
+
+def _holding(lines: Iterator[str], held: io.StringIO) -> Iterator[str]:
+    """Yield lines and hold their text, in which an error is located."""
+    for line in lines:
+        held.write(line)
+        yield line
 
 
 def _header(names: list[str], path: Path, delimiter: str, needed: Collection[str]) -> list[str]:
@@ -66,15 +76,13 @@ def _header(names: list[str], path: Path, delimiter: str, needed: Collection[str
     return with_needed(header, needed, path) if header else header
 
 
-def _csv_fault(error: csv.Error, held: Sequence[str], start: int, path: Path, delimiter: str) -> DataError:
+def _csv_fault(error: csv.Error, held: io.StringIO, start: int, path: Path, delimiter: str) -> DataError:
+    where = place(path, start + _open_quote(held.getvalue(), delimiter))
     if "field limit" in str(error):
-        return DataError(
-            f"{place(path, start)}: a value has more than {MOST_CHARACTERS:,} characters; is a quote unclosed?"
-        )
-    line = start + _open_quote("".join(held), delimiter)
+        return DataError(f"{where}: a value has more than {MOST_CHARACTERS:,} characters; close its quote, or cut it")
     return DataError(
-        f"{place(path, line)}: the quote that opens here is not closed at the end of its value; close it, double the "
-        "quotes inside it, or give the task 'quoting: none' if quotes are plain text"
+        f"{where}: the quote that opens here is not closed at the end of its value; close it, double the quotes inside "
+        "it, or give the task 'quoting: none' if quotes are plain text"
     )
 
 
@@ -88,7 +96,7 @@ def _open_quote(record: str, delimiter: str) -> int:
     at = 0
     while at < len(record):
         if record[at] == '"':
-            closed = re.compile(r'"(?:[^"]|"")*"').match(record, at)
+            closed = re.compile(r'"[^"]*(?:""[^"]*)*"').match(record, at)
             if closed is None or record[closed.end() : closed.end() + 1] not in ends:
                 break
             at = closed.end()

@@ -21,7 +21,6 @@ from typing import Any, TextIO
 from bmtpt.errors import DataError
 from bmtpt.tasks.delimited import delimited
 from bmtpt.tasks.layout import (
-    MOST_CHARACTERS,
     FileRow,
     Layout,
     Unreadable,
@@ -34,6 +33,8 @@ from bmtpt.tasks.layout import (
 
 MOST_UNPACKED = 2**33
 """Bytes of a .parquet.gz, which is unpacked to the disk before it is read."""
+MOST_JSON = 2**26
+"""Characters of a .json file, which is read as a whole."""
 DEEPEST = 100
 """Most brackets inside one another in a JSON row."""
 OTHER_KINDS = {
@@ -114,9 +115,7 @@ def _wide_encoding(head: bytes) -> str:
 
 
 def _json_lines(file: TextIO, path: Path) -> Iterator[FileRow]:
-    held: list[str] = []
-    for number, line in enumerate(lines_of(file, path, held), start=1):
-        held.clear()
+    for number, line in enumerate(lines_of(file, path), start=1):
         if line.strip():
             yield FileRow(number, json_row(line, place(path, number)))
 
@@ -130,9 +129,9 @@ def json_row(line: str, where: str) -> dict[str, Any] | DataError:
 
 
 def _json(file: TextIO, path: Path) -> Iterator[FileRow]:
-    text = file.read(MOST_CHARACTERS)
-    if len(text) == MOST_CHARACTERS:
-        raise DataError(f"{path}: more than {MOST_CHARACTERS:,} characters; write one row a line into a .jsonl file")
+    text = file.read(MOST_JSON)
+    if len(text) == MOST_JSON:
+        raise DataError(f"{path}: more than {MOST_JSON:,} characters; write one row a line into a .jsonl file")
     try:
         found = _json_value(text)
     except (ValueError, RecursionError) as error:

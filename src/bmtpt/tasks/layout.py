@@ -17,8 +17,8 @@ from bmtpt.errors import DataError, shortened
 ENDINGS = ("parquet", "jsonl", "json", "csv", "tsv")
 Quoting = Literal["minimal", "none"]
 
-MOST_CHARACTERS = 2**26
-"""Of a line, a quoted value, or a .json file, which is read as a whole."""
+MOST_CHARACTERS = 2**24
+"""Of a line, or of a quoted value."""
 
 
 class Layout(BaseModel):
@@ -127,12 +127,11 @@ def label_key(raw: Any) -> str:
     return unicodedata.normalize("NFC", key)
 
 
-def lines_of(file: TextIO, path: Path, held: list[str]) -> Iterator[str]:
-    """Yield lines and hold them; a line without an end (a bomb) is refused before it fills the memory."""
+def lines_of(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield lines; one without an end (a bomb) is refused before it fills the memory."""
     while line := file.readline(MOST_CHARACTERS):
         if len(line) == MOST_CHARACTERS:
             raise DataError(
                 f"{path}: a line has more than {MOST_CHARACTERS:,} characters; end each row with a line end"
             )
-        held.append(line)
         yield line
