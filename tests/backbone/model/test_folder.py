@@ -82,6 +82,13 @@ def test_a_chat_template_is_never_rendered(copy, tiny_backbone, monkeypatch):
     assert tokenizer.encode("the film is good .") == tiny_backbone.tokenizer.encode("the film is good .")
 
 
+def test_a_tokenizer_that_fails_on_an_unknown_word_is_refused_at_once(copy):
+    file = json.loads((copy / "tokenizer.json").read_text())
+    file["model"]["unk_token"] = "<unkx>"
+    (copy / "tokenizer.json").write_text(json.dumps(file))
+    assert "cannot encode text (WordLevel error: Missing [UNK] token" in refusal(copy)
+
+
 def as_index(folder: Path, names: object) -> None:
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from bmtpt.backbone.model.fingerprint import PROBES
 from bmtpt.errors import BackboneError, is_out_of_memory
 
 # What such a model computes for one row depends on the other rows of the batch.
@@ -183,3 +184,8 @@ def require_tokenizer(tokenizer: Any, name: str) -> None:
         raise BackboneError(
             f"the tokenizer of '{name}' has no end-of-sequence token, and answers must end; set eos_token"
         )
+    try:
+        for text in PROBES:
+            tokenizer.encode(text)
+    except Exception as error:  # tokenizers in Rust raise no kind of their own
+        raise BackboneError(f"the tokenizer of '{name}' cannot encode text ({error}); give the model's own") from error
