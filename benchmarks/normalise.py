@@ -1,7 +1,7 @@
 """Does it help to normalise the likelihoods of label words that differ in length? Accuracy and NLL of each way.
 
-    python benchmarks/normalise.py --data ../shared/data --out benchmarks/results/normalise.jsonl  # 8 CPU minutes
-    python benchmarks/normalise.py --table benchmarks/results/normalise.jsonl                      # the docs' table
+    python benchmarks/normalise.py --data ../shared/data --out benchmarks/results/normalise-cpu.jsonl  # 7 CPU minutes
+    python benchmarks/normalise.py --table benchmarks/results/normalise-cpu.jsonl                      # docs/method.md
 
 Tasks whose label words have from 2 to 6 tokens or so, read by the offline backbone without any prompt and with prompts
 tuned on 16 labelled examples. Training does not depend on the way (it takes the last step), so all three ways read the

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine
-from bmtpt.errors import BackboneError, DataError
+from bmtpt.errors import BackboneError, DataError, SettingsError
 from bmtpt.inference.predict import BATCH, answered, predict
 from bmtpt.inference.rows import Asked, examples_of
 from bmtpt.inference.score import ANSWER_ROOM, ANSWER_TOKENS
@@ -83,6 +83,17 @@ def test_a_prompt_is_read_as_it_was_selected_unless_another_way_is_asked_for(pos
         assert [list(row.values()) for row in own] == [pytest.approx(row, abs=1e-6) for row in evaluated]
         shares[way] = own
     assert shares["none"] != shares["length"] != shares["pmi"]
+
+
+def test_a_readout_is_only_read_in_the_way_that_it_was_fitted(posterior, tiny_backbone, tiny_tasks):
+    data = tiny_tasks["sentiment"]
+    prompt = trained(posterior, data, tiny_backbone, readout="offset")
+    assert prompt.readouts
+    with pytest.raises(SettingsError, match=r"fitted with normalise 'none' and cannot be read with 'length'"):
+        next(predict(tiny_backbone, prompt, data.test, "length"))
+    with pytest.raises(SettingsError, match=r"cannot be read with 'pmi'"):
+        evaluate(tiny_backbone, prompt, data.test, normalise="pmi")
+    assert len(list(predict(tiny_backbone, prompt, data.test, "none"))) == len(data.test)
 
 
 @pytest.mark.parametrize("limit", [1, 3, 40, None])

@@ -16,7 +16,7 @@ from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Query, Readings, Reply
 from bmtpt.errors import ArtifactError, BackboneError, DataError, described, nearest
 from bmtpt.inference.rows import Asked
-from bmtpt.inference.score import Reader, make_reader, make_scorer
+from bmtpt.inference.score import Reader, chosen_way, make_reader, make_scorer
 from bmtpt.tasks import TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise_text
 from bmtpt.types import Example, Normalise
@@ -158,8 +158,8 @@ def _route(backbone: Backbone, name: str, prompt: Prompt, normalise: Normalise |
     except BackboneError as error:
         raise BackboneError(f"prompt for task {name}: {error}" if name else str(error)) from error
     task = saved_task(card.task_definition)
-    chosen = normalise or card.settings.get("normalise", "none")
-    scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens, normalise=chosen)
+    way = chosen_way(normalise, card.settings, prompt.readouts) if normalise or task.fixed_words else "none"
+    scorer = make_scorer(backbone, task, answer_tokens=card.answer_tokens, normalise=way)
     prompts = (prompt.prompts if scorer.answers else prompt.prompts[:1]).to(backbone.device)  # texts have no average
     reader = make_reader(backbone.engine, prompts, scorer, prompt.readouts)
     if reader.domain is not None:

@@ -221,6 +221,20 @@ def _domain(backbone: Backbone, task: TaskSpec) -> Int[Tensor, " L"]:
     return ids
 
 
+def chosen_way(asked: Normalise | None, settings: Mapping[str, Any], readouts: Sequence[Readout]) -> Normalise:
+    """Return how to normalise: as asked, or as a prompt was selected (its card's settings).
+
+    Raises:
+        SettingsError: The prompt has a readout, which was fitted to scores that were normalised in another way.
+    """
+    own: Normalise = settings.get("normalise", "none")
+    if readouts and asked not in (None, own):
+        raise SettingsError(
+            f"the prompt's readout was fitted with normalise '{own}' and cannot be read with '{asked}'; leave it out"
+        )
+    return asked or own
+
+
 class Reader(NamedTuple):
     """How M prompts' readings become scores of label words.
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bmtpt.artifacts.card import TargetCard, require_backbone, versions
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.inference.score import Evaluation, evaluate_prompts, make_scorer
+from bmtpt.inference.score import Evaluation, chosen_way, evaluate_prompts, make_scorer
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
@@ -61,10 +61,9 @@ def evaluate(
     engine = prompt.engine if isinstance(prompt, TunedModel) else backbone.engine
     own = task.name == prompt.card.task  # the limit on its answers is that of the training answers
     limit = prompt.card.answer_tokens if own else None
-    if not normalise and task.fixed_words:
-        normalise = prompt.card.settings.get("normalise")
-    reading = make_scorer(backbone, task, scorer, answer_tokens=limit, normalise=normalise or "none")
     readouts = () if isinstance(prompt, TunedModel) else prompt.readouts
+    way = chosen_way(normalise, prompt.card.settings, readouts) if normalise or task.fixed_words else "none"
+    reading = make_scorer(backbone, task, scorer, answer_tokens=limit, normalise=way)
     if readouts and len(task.label_words) != len(readouts[0].offset):
         raise SettingsError(
             f"the prompt's readout is for the {len(readouts[0].offset)} labels of task {prompt.card.task}, and task "
