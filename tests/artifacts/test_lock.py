@@ -6,6 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,22 +27,33 @@ with held(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_that_another_process_holds_is_refused_until_that_process_is_gone(tmp_path):
+@contextmanager
+def owner(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Let another process hold a folder; it is killed at the end."""
     environment = os.environ | {"PYTHONPATH": str(Path(bmtpt.__file__).parent.parent)}
-    command = [sys.executable, "-c", OWNER, str(tmp_path)]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as owner:
+    command = [sys.executable, "-c", OWNER, str(folder)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
-            assert owner.stdout is not None
-            assert owner.stdout.readline() == "held\n"
-            with (
-                pytest.raises(ArtifactError, match=rf"another process is working in {tmp_path}"),
-                output_folder(tmp_path, "posterior"),
-            ):
-                pass
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
         finally:
-            owner.send_signal(signal.SIGKILL)
+            process.kill()
+
+
+def test_a_folder_that_another_process_holds_is_refused_until_that_process_is_gone(tmp_path):
+    refused = pytest.raises(ArtifactError, match=rf"another process is working in {tmp_path}")
+    with owner(tmp_path), refused, output_folder(tmp_path, "posterior"):
+        pass
     with output_folder(tmp_path, "posterior"):
         assert not list(tmp_path.iterdir())  # the lock is not a file
+
+
+def test_a_folder_whose_holder_dies_within_a_moment_is_not_refused(tmp_path):
+    with owner(tmp_path) as process:
+        threading.Timer(0.3, process.kill).start()
+        with output_folder(tmp_path, "posterior"):
+            assert process.wait() == -signal.SIGKILL
 
 
 def test_the_same_process_may_hold_a_folder_again_and_frees_it_at_the_end(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -129,6 +130,9 @@ class _Hold:
     calls: int = 0
 
 
+PATIENCE = 1.0
+"""Seconds to wait for a lock: the processes of a study that was killed end a moment after it (`studies.run`)."""
+
 _HELD: dict[str, _Hold] = {}
 """Folders that this process holds, each with its lock and the number of nested calls."""
 
@@ -180,14 +184,18 @@ def _locked(place: str) -> int | None:
         handle = os.open(place, os.O_RDONLY)
     except OSError as error:
         raise ArtifactError(cannot_write(place, error)) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise ArtifactError(
-            f"another process is working in {place}; wait until it has finished, or choose another folder"
-        ) from error
-    except OSError:  # a network file system without locks
-        os.close(handle)
-        return None
-    return handle
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                os.close(handle)
+                raise ArtifactError(
+                    f"another process is working in {place}; wait until it has finished, or choose another folder"
+                ) from error
+            time.sleep(0.05)
+        except OSError:  # a network file system without locks
+            os.close(handle)
+            return None
