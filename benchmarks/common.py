@@ -22,6 +22,7 @@ from torch import Tensor
 Result = TypeVar("Result")
 CPU_PRODUCTS = ((1024, 1024, 1024), (2048, 512, 2048), (2048, 2048, 2048))
 GPU_PRODUCTS = ((4096, 4096, 4096), (8192, 8192, 8192), (16_384, 3072, 3072))
+CPU = torch.device("cpu")
 SMOKE_PRODUCTS = ((64, 64, 64),)
 SAMPLE_SECONDS = 0.001
 
@@ -191,7 +192,7 @@ def _return_freed_memory() -> None:
 # Machine, options, results
 
 
-def machine_facts(device: torch.device) -> dict[str, object]:
+def machine_facts(device: torch.device = CPU) -> dict[str, object]:
     """Return what a figure depends on besides the code."""
     import transformers
 
@@ -243,6 +244,12 @@ def device_of(name: str) -> torch.device:
         raise SystemExit("--device cuda: torch finds no CUDA device here; use --device cpu")
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     return torch.device(chosen)
+
+
+def lines_in(path: Path | None) -> list[dict[str, Any]]:
+    """Return the result lines of a file, none if there is no file yet."""
+    text = path.read_text(encoding="utf-8") if path and path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def append_line(out: Path | None, line: Mapping[str, object]) -> None:
