@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -59,9 +61,9 @@ def read_run(path):
     return read_inputs([path.parent])
 
 
-@pytest.mark.parametrize("text", ["a: 2024-13-45\n", "a: !!int x\n", "a: " + "9" * 5000 + "\n"])
+@pytest.mark.parametrize("text", ["2024-13-45", "!!int x", "!!int ''", "!!bool x", "!!timestamp 9", "9" * 5000])
 def test_a_value_that_looks_like_a_date_or_number_and_is_none_needs_quotes(tmp_path, text):
-    (tmp_path / "x.yaml").write_text(text)
+    (tmp_path / "x.yaml").write_text(f"a: {text}\n")
     with pytest.raises(SettingsError, match=r"x\.yaml: a value cannot be read .* quotes"):
         read_yaml(tmp_path / "x.yaml")
 
@@ -72,8 +74,9 @@ def test_bytes_that_are_no_text_and_files_of_gigabytes_are_refused(tmp_path, mon
     with pytest.raises(SettingsError, match=r"latin\.yaml is not UTF-8 text; save it as UTF-8"):
         read_yaml(path)
     monkeypatch.setattr("bmtpt.yaml_files.MOST_BYTES", 7)
-    with pytest.raises(SettingsError, match="8 bytes, and 7 are read"):
-        read_yaml(path)
+    for endless in (path, Path("/dev/zero")):
+        with pytest.raises(SettingsError, match=f"{endless} has more than 7 bytes"):
+            read_yaml(endless)
 
 
 def test_what_is_read_is_what_pyyaml_reads(tmp_path):

@@ -8,29 +8,28 @@ from collections.abc import Iterable
 from typing import Any
 
 LONGEST = 400
-"""Most characters of a line of an error."""
+"""Most characters of an error."""
 
 
 class BmtptError(Exception):
     """Base of every error caused by input. The command line prints it and exits with code 2.
 
-    What a sentence quotes may be of any length and hold any character. The middle of a long line is left out, since
-    what is wrong is said at its start and the cure at its end; what a terminal would not print is escaped.
+    What a sentence quotes may be of any length and hold any character. The middle of a long one is left out, since
+    what is wrong is said at its start and the cure at its end; line ends and what a terminal cannot print are escaped.
 
     >>> len(str(BmtptError("key '" + "x" * 5000 + "' is unknown")))
     400
-    >>> print(BmtptError("no task '" + chr(27) + chr(0xD800) + "'"))
-    no task '\\x1b\\ud800'
+    >>> print(BmtptError("no task '" + chr(27) + chr(0xD800) + chr(10) + "'"))
+    no task '\\x1b\\ud800\\n'
     """
 
     def __init__(self, sentence: object = "") -> None:
-        super().__init__("\n".join(map(_printable, str(sentence).split("\n"))))
+        super().__init__(_on_one_line(str(sentence)))
 
 
-def _printable(line: str) -> str:
-    if len(line) > LONGEST:
-        line = f"{line[: 2 * LONGEST // 3]} … {line[3 - LONGEST // 3 - 1 :]}"
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+def _on_one_line(text: str) -> str:
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return line if len(line) <= LONGEST else f"{line[: 2 * LONGEST // 3]} … {line[3 - LONGEST // 3 - 1 :]}"
 
 
 class TaskError(BmtptError):

@@ -33,9 +33,11 @@ def read_yaml(
         scalars: ``typed`` reads ``no`` as False and 1 as a number, ``text`` leaves them the words that they look like.
     """
     try:
-        if (size := path.stat().st_size) > MOST_BYTES:
-            raise refused(f"{path} has {size:,} bytes, and {MOST_BYTES:,} are read; is it the right file?")
-        content = _content(path.read_text(encoding="utf-8-sig"), LOADERS[scalars])
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)  # a device or a pipe may never end
+        if len(data) > MOST_BYTES:
+            raise refused(f"{path} has more than {MOST_BYTES:,} bytes; is it the right file?")
+        content = _content(data.decode("utf-8-sig"), LOADERS[scalars])
     except OSError as error:
         raise refused(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -46,8 +48,9 @@ def read_yaml(
         hint = "" if isinstance(error, _Refused) else "; a text with ': ' or '{' in it needs quotes"
         where = f"{path}, line {mark.line + 1}" if mark else str(path)
         raise refused(f"{where}: this YAML cannot be read ({reason}){hint}") from error
-    except (ValueError, OverflowError) as error:  # a date or a number that looks like one and is none
-        raise refused(f"{path}: a value cannot be read ({error}); put it into quotes") from error
+    except (ValueError, OverflowError, LookupError, AttributeError) as error:  # a date or a number that is none
+        reason = str(error) if isinstance(error, (ValueError, OverflowError)) else "it is not what its tag says"
+        raise refused(f"{path}: a value cannot be read ({reason}); put it into quotes") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
