@@ -117,11 +117,11 @@ class Process:
 
 def import_everything() -> None:
     """Import what the commands need, in this process, with one thread for each later run."""
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of processes that are not forks
     os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     import pandas  # noqa: F401
     import sklearn.metrics  # noqa: F401
+    import torch
     from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration  # noqa: F401
 
     import bmtpt.cli
@@ -132,6 +132,8 @@ def import_everything() -> None:
     import bmtpt.report.training_plots
     import bmtpt.stages
     import bmtpt.studies.run  # noqa: F401
+
+    torch.set_num_threads(1)
 
 
 def start(

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from bmtpt.sealed import SEAL
+from bmtpt.train.checkpoint import load_checkpoint
 from processes import Ended, Moment, Process, start
 from tiny import write_t5, write_tasks
 
@@ -210,9 +211,7 @@ def _content(path: Path) -> Any:
         return [_timeless(json.loads(line)) for line in path.read_text("utf-8").splitlines()]
     if path.suffix == ".json":
         return _timeless(json.loads(path.read_text("utf-8")))
-    if path.name == "checkpoint.safetensors":
-        from bmtpt.train.checkpoint import load_checkpoint
-
+    if path.suffix == ".safetensors" and b'"header"' in path.read_bytes():  # a checkpoint, which notes times
         tensors, header = load_checkpoint(path)
         return {name: tensor.numpy().tobytes() for name, tensor in tensors.items()}, _timeless(header)
     return None if path.suffix == ".html" else path.read_bytes()
