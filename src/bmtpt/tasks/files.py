@@ -133,7 +133,7 @@ def _json(file: TextIO, path: Path) -> Iterator[FileRow]:
     if len(text) == MOST_JSON:
         raise DataError(f"{path}: more than {MOST_JSON:,} characters; write one row a line into a .jsonl file")
     try:
-        found = _json_value(text)
+        found = _json_value(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
         hint = "; rows that are one a line need the ending .jsonl" if "Extra data" in str(error) else ""
         raise DataError(f"{path}: this is not JSON ({_json_reason(error)}){hint}") from error

@@ -128,10 +128,12 @@ def label_key(raw: Any) -> str:
 
 
 def lines_of(file: TextIO, path: Path) -> Iterator[str]:
-    """Yield lines; one without an end (a bomb) is refused before it fills the memory."""
-    while line := file.readline(MOST_CHARACTERS):
+    """Yield lines without a byte order mark; one without an end (a bomb) is refused before it fills the memory."""
+    line = file.readline(MOST_CHARACTERS).removeprefix("\ufeff")  # which a codec such as utf-16-le leaves
+    while line:
         if len(line) == MOST_CHARACTERS:
             raise DataError(
                 f"{path}: a line has more than {MOST_CHARACTERS:,} characters; end each row with a line end"
             )
         yield line
+        line = file.readline(MOST_CHARACTERS)
