@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from bmtpt.errors import ArtifactError
 from bmtpt.results import Result, append_results, read_results, result_lines, settings_hash
+from damages import flipped
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,9 +92,7 @@ def test_every_fifth_flipped_bit_of_a_line_is_refused_or_changes_nothing(tmp_pat
     append_results(path, [wanted])
     content, refused = path.read_bytes(), 0
     for bit in range(0, 8 * len(content), 5):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+        path.write_bytes(flipped(content, [bit]))
         try:
             assert read_results(path) == [wanted]
         except ArtifactError:

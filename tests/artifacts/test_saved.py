@@ -25,6 +25,7 @@ from bmtpt.errors import ArtifactError, BackboneError, TaskError
 from bmtpt.posterior.readout import Readout
 from bmtpt.sealed import sealed, unsealed
 from bmtpt.tasks import saved_task
+from damages import flipped
 
 BACKBONE = BackboneCard(name="tiny", fingerprint="a" * 64, parameters=28_832, d_model=5, vocab_size=160)
 
@@ -272,9 +273,7 @@ def test_every_seventh_flipped_bit_of_a_card_is_refused_or_changes_nothing(tmp_p
     saved, path = a_prompt().save(tmp_path), tmp_path / "card.json"
     content, refused = path.read_bytes(), 0
     for bit in range(0, 8 * len(content), 7):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+        path.write_bytes(flipped(content, [bit]))
         try:
             assert Prompt.load(tmp_path).card == saved.card
         except ArtifactError:

@@ -11,6 +11,7 @@ from bmtpt.errors import ArtifactError
 from bmtpt.sealed import line_values
 from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from bmtpt.train.events import EventLog
+from damages import flipped
 
 
 def test_tensors_and_header_come_back_bit_for_bit(tmp_path):
@@ -140,9 +141,7 @@ def test_every_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     content, wanted = path.read_bytes(), load_checkpoint(path)
     refused = 0
     for bit in range(8 * len(content)):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        path.write_bytes(flipped)
+        path.write_bytes(flipped(content, [bit]))
         try:
             found, header = load_checkpoint(path)
         except ArtifactError:
@@ -161,9 +160,7 @@ def test_a_damaged_event_log_does_not_stop_a_run_that_resumes(tmp_path):
         log({"event": "step", "step": step})
     content, wanted = log.path.read_bytes(), [log.path.read_bytes().split(b"\n")[step] for step in (0, 1)]
     for bit in range(0, 8 * len(content), 3):
-        flipped = bytearray(content)
-        flipped[bit // 8] ^= 1 << bit % 8
-        log.path.write_bytes(flipped)
+        log.path.write_bytes(flipped(content, [bit]))
         log.rewind(2)
         kept = [line for line in log.path.read_bytes().split(b"\n") if line]
         assert all(line in wanted for line in kept)

@@ -5,7 +5,8 @@ None of its code is run: code of its own (`auto_map`), pickled weights and atten
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -94,6 +95,27 @@ def as_large_as(files: Sequence[Path], config: Any, name: str) -> Iterator[None]
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def require_whole(info: Mapping[str, Any], name: str) -> None:
+    """Refuse a model whose weights lack a tensor or have one of another shape; say which of them are not used.
+
+    Args:
+        info: What transformers tells of the loading.
+    """
+    if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
+        raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
+    if wrong := sorted(info["mismatched_keys"]):  # and these too
+        key, stored, configured = wrong[0]
+        raise BackboneError(
+            f"the weights of backbone '{name}' have {key} as {list(stored)} where config.json says {list(configured)}; "
+            "copy the folder again"
+        )
+    if unused := sorted(info["unexpected_keys"]):
+        logging.getLogger("bmtpt").warning(
+            "the weights of backbone '%s' hold %d tensors that are not in the model of its config.json (first %s); "
+            "is it the right config.json?", name, len(unused), unused[0],
+        )  # fmt: skip
 
 
 def _numbers(path: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from bmtpt.backbone.model.families import (
     require_usable,
     without_dropout,
 )
-from bmtpt.backbone.model.folder import as_large_as, require_plain, weight_files
+from bmtpt.backbone.model.folder import as_large_as, require_plain, require_whole, weight_files
 from bmtpt.backbone.model.offline import OFFLINE
 from bmtpt.backbone.model.offline_causal import OFFLINE_CAUSAL
 from bmtpt.errors import BackboneError, BmtptError
@@ -81,19 +80,7 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
             source, config=without_dropout(config), dtype=dtype, use_safetensors=True, ignore_mismatched_sizes=True,
             trust_remote_code=False, output_loading_info=True, **options,
         )  # fmt: skip
-    if missing := sorted(info["missing_keys"]):  # transformers would fill them with random numbers
-        raise BackboneError(f"the weights of backbone '{name}' lack {missing[0]} ({len(missing)} missing in all)")
-    if wrong := sorted(info["mismatched_keys"]):  # and these too
-        key, stored, configured = wrong[0]
-        raise BackboneError(
-            f"the weights of backbone '{name}' have {key} as {list(stored)} where config.json says {list(configured)}; "
-            "copy the folder again"
-        )
-    if unused := sorted(info["unexpected_keys"]):
-        logging.getLogger("bmtpt").warning(
-            "the weights of backbone '%s' hold %d tensors that are not in the model of its config.json (first %s); "
-            "is it the right config.json?", name, len(unused), unused[0],
-        )  # fmt: skip
+    require_whole(info, name)
     for module in model.modules():  # torch's single kernel for the same tanh-GELU takes 1/1.25 of a step's time
         if type(getattr(module, "act", None)).__name__ == "NewGELUActivation":
             module.act = torch.nn.GELU(approximate="tanh")
