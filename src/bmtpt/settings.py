@@ -50,6 +50,16 @@ Width = Annotated[float, Field(ge=0), _between(1e-6, 1e6, "the fit is not exact 
 Count = Annotated[int, Field(gt=0, lt=2**31)]
 
 
+def _file_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        raise ValueError("a name begins with a letter or digit, and letters, digits, '.', '_' and '-' follow")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""A name that files and folders may be called by: it leads to no other folder."""
+
+
 class _OneSentence(ModelMetaclass):
     """Turns pydantic's report into a `SettingsError` where a settings class is called: `LearnSettings(stepps=3)`."""
 

@@ -33,6 +33,9 @@ FILES = {
     "long.yaml": TASK.format("long"),
     "long.csv": "x,y\n"
     + "".join(f"{text} {i},{'ab'[i % 2]}\n" for i, text in enumerate(["short", "short", *[LONG] * 4] * 5)),
+    "up.yaml": TASK.format("up").replace("name: up", "name: ../up"),
+    "up.csv": "x,y\none,a\ntwo,b\n",
+    "study-up.yaml": "name: ../up\nsources: [sst2]\ntargets: [cb]\n",
     "unknown-key.yaml": "kernell: rbf\n",
     "no-yaml.yaml": "steps: [1\n",
     "list.yaml": "- steps\n",
@@ -112,6 +115,8 @@ BAD: list[tuple[str, list[str]]] = [
     (f"{LEARN} --source dashes.yaml", ["dashes.yaml", "'labels'", "leave the dashes out"]),
     (f"{LEARN} --source ruled.yaml", ["ruled.yaml", "'split'"]),
     (f"{LEARN} --source measured.yaml", ["measured.yaml", "'metrics'"]),
+    (f"{LEARN} --source up.yaml", ["up.yaml", "'name'", "a name begins with a letter or digit"]),
+    (f"{ADAPT} {TARGET} --target up.yaml", ["up.yaml", "'name'", "a name begins with a letter or digit"]),
     (f"{LEARN} --source gone.yaml", ["there is no file", "gone.csv"]),
     (f"{LEARN} --source stray.yaml", ["stray.csv, line 4", "'c'", "(a, b)"]),
     (f"{ADAPT} --target stray.yaml", ["stray.csv, line 4", "'c'"]),
@@ -157,6 +162,7 @@ BAD: list[tuple[str, list[str]]] = [
     # studies
     ("study nowhere.yaml --out new", ["cannot read nowhere.yaml"]),
     ("study study-typo.yaml --out new", ["study-typo.yaml", "'method'", "did you mean 'methods'"]),
+    ("study study-up.yaml --out new", ["study-up.yaml", "'name' cannot be '../up'", "a name begins with a letter"]),
     ("study particels --out new", ["there is no study 'particels'", "did you mean 'particles'"]),
     ("study particles --scale smal --out new", ["no scale 'smal'", "did you mean 'small'"]),
     ("study study-both.yaml --scale smoke --out new", ["study-both.yaml has no scales"]),

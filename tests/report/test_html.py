@@ -15,7 +15,8 @@ from safetensors.numpy import save
 from bmtpt.errors import ArtifactError
 from bmtpt.report.html import write_report
 from bmtpt.report.training_plots import Series, principal_components, thin
-from bmtpt.results import append_results
+from bmtpt.results import Result, append_results
+from bmtpt.sealed import sealed_line
 
 
 class Page(HTMLParser):
@@ -61,6 +62,63 @@ def test_a_task_called_script_is_only_a_text(page_text):
     assert "script" not in {tag for tag, _ in page.tags}
     assert "b" not in {tag for tag, _ in page.tags}  # from the logged warning
     assert any("<script>alert(1)</script>" in text for text in page.texts)
+
+
+ATTACK = """<img src=x onerror=alert(1)>"'&]]>-->{{7*7}}{%x%}"""
+
+
+def attacked(value):
+    """Return JSON in which every text is an attack, and one more key is."""
+    if isinstance(value, dict):
+        return {key: attacked(item) for key, item in value.items()} | {ATTACK: ATTACK}
+    if isinstance(value, list):
+        return [attacked(item) for item in value]
+    return ATTACK if isinstance(value, str) else value
+
+
+def attacked_run(folder, run_folder):
+    """Copy a run with attacks in the card, the settings, every event and the folder's name."""
+    shutil.copytree(run_folder, folder)
+    kept = ("kind", "weights_sha256", "format_version")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(attacked(card) | {key: card[key] for key in kept}))
+    (folder / "settings.yaml").write_text(json.dumps(attacked({"particles": 3, "inner": {"kernel": "rbf"}})))
+    lines = map(json.loads, (folder / "events.jsonl").read_text().splitlines())
+    events = []
+    for line in lines:
+        losses = {key: {ATTACK: next(iter(line[key].values()))} for key in ("loss", "particle_nll") if key in line}
+        means = {"mean_nll": {ATTACK: 2.0}} if "mean_nll" in line else {}
+        events.append(attacked(line) | losses | means | {"event": line["event"]})
+    (folder / "events.jsonl").write_text("".join(map(sealed_line, map(without_seal, events))))
+
+
+def without_seal(event):
+    return {key: value for key, value in event.items() if key != "sha256"}
+
+
+def test_an_attack_in_any_field_of_a_run_or_a_result_line_is_only_a_text(run_folder, study, tmp_path):
+    folder = tmp_path / ATTACK.replace("/", "")
+    attacked_run(folder, run_folder)
+    texts = [name for name, field in Result.model_fields.items() if field.annotation is str]
+    assert {"study", "method", "backbone", "target", "metric", "variant", "settings_hash"} == set(texts)
+    changes = dict.fromkeys(texts, ATTACK) | {"sources": (ATTACK,), "versions": {ATTACK: ATTACK}}
+    append_results(folder / "results.jsonl", [row.model_copy(update=changes) for row in study[:1]])
+    page = Page(write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8"))
+    tags = [(tag, attributes) for tag, attributes in page.tags]
+    assert all(attributes["xlink:href"].startswith("data:image/png") for tag, attributes in tags if tag == "image")
+    assert {tag for tag, _ in tags}.isdisjoint({"img", "script", "iframe", "object", "embed", "form", "link"})
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+    shown = [text for text in page.texts if ATTACK[:20] in text]
+    assert len(shown) > 20
+    assert "49" not in shown
+
+
+def test_text_that_cannot_be_written_is_refused_where_it_is_read(tmp_path, result):
+    append_results(tmp_path / "results.jsonl", [result("pt", "cb", 0, 50.0)])
+    line = (tmp_path / "results.jsonl").read_text().replace('"cb"', '"c\\ud800b"')
+    (tmp_path / "results.jsonl").write_text(line)
+    with pytest.raises(ArtifactError, match=r"results\.jsonl, line 1"):
+        write_report([tmp_path / "results.jsonl"], tmp_path / "r.html")
 
 
 def test_the_numbers_of_the_score_table_are_numpys(page_text, study):

@@ -278,3 +278,9 @@ def test_after_a_kill_only_the_missing_jobs_are_done(alone, tiny_study, tmp_path
         ("bmtpt", "particles=1", "pairs", 8, 0),
     ]
     assert without_seconds(found) == without_seconds(results)
+
+
+@pytest.mark.parametrize("variant", ["source=../../x", "a/b=c", "x=..", "sources=/etc"])
+def test_a_variant_leads_to_no_other_folder(tmp_path, variant):
+    place = prompt_folder(tmp_path, "cb", "pt", 16, 0, variant)
+    assert place.resolve().parent == (tmp_path / "prompts").resolve()

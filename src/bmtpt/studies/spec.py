@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.methods.registry import Method, Options, all_methods, get_method
-from bmtpt.settings import AdaptSettings, LearnSettings, validated
+from bmtpt.settings import AdaptSettings, FileName, LearnSettings, validated
 from bmtpt.studies.variants import Variant, expand
 from bmtpt.tasks import SplitLimits
 
@@ -76,7 +76,7 @@ class StudySpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: FileName
     title: str = ""
     backbone: str = "offline"
     data: str = "hub"

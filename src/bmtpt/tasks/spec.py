@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bmtpt.errors import TaskError, nearest
+from bmtpt.settings import FileName
 from bmtpt.tasks.layout import Layout, label_key
 from bmtpt.types import DataStatus
 from bmtpt.yaml_files import read_yaml
@@ -112,7 +113,7 @@ class TaskSpec(Layout):
         data: Overrides what row counts say of ``folder``, ``file`` and ``files``.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: FileName
     title: str = ""
     hub: Hub | None = None
     folder: str | None = None
