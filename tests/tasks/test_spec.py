@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
+import bmtpt
 from bmtpt.errors import TaskError
 from bmtpt.tasks import TaskSpec, builtin_tasks, describe, load_task, saved_task
 
@@ -208,3 +210,12 @@ def test_one_file_of_a_version_1_task_is_still_cut_in_three(tmp_path):
     definition = load_task(write(tmp_path, TICKETS)).model_dump(mode="json")
     names = {"split": "own", "split_names": ["train", "validation", "test"]}
     assert saved_task({**definition, **names}).split == "cut"
+
+
+def test_a_label_next_to_answers_is_refused_and_read_in_older_cards():
+    keys = {"name": "t", "text": "{question}", "answers": "answer"}
+    with pytest.raises(ValidationError, match=r"'answers' \(answer\) and 'label' \(team\) both name"):
+        TaskSpec.model_validate({**keys, "label": "team"})
+    with pytest.raises(TaskError, match="both name the answer's column; give one of them"):
+        bmtpt.Task([{"question": "who ?", "answer": "ben", "team": "x"}], "{question}", answers="answer", label="team")
+    assert saved_task({**keys, "label": "team"}) == TaskSpec.model_validate(keys)

@@ -240,6 +240,10 @@ class TaskSpec(Layout):
     def _answer_and_metrics_fit(self) -> TaskSpec:
         if sum((bool(self.labels), bool(self.answers), self.steps is not None)) != 1:
             raise ValueError("give exactly one of 'labels', 'answers' and 'steps'")
+        if self.answers and self.label != "label":
+            raise ValueError(
+                f"'answers' ({self.answers}) and 'label' ({self.label}) both name the answer's column; give one of them"
+            )
         if self.labels and len(self.label_words) < 2:
             raise ValueError("'labels' needs at least two different words")
         for metric in self.metrics:
@@ -335,6 +339,8 @@ def saved_task(definition: Mapping[str, Any]) -> TaskSpec:
     """Return the task that an artifact's card defines; raise a TaskError if this version cannot read it."""
     if definition.get("file") and definition.get("split") == "own":  # in version 1, how one file was divided
         definition = {**definition, "split": "cut", "split_names": ()}
+    if definition.get("answers"):  # a label next to it was accepted once, and not used
+        definition = {key: value for key, value in definition.items() if key != "label"}
     try:
         return TaskSpec.model_validate(definition)
     except ValidationError as error:
