@@ -17,6 +17,7 @@ from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import all_methods
 from bmtpt.results import Result, append_results, read_results
+from bmtpt.sealed import line_values
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.grid import Grid
 from bmtpt.studies.identity import IDENTITY
@@ -81,7 +82,7 @@ def test_every_cell_has_one_valid_line_for_every_metric(first, tiny_tasks):
     metrics = metric_names(tiny_tasks["pairs"].task)
     assert counts == {("pairs", 8, seed, method, m): 1 for seed in (0, 1) for method in METHODS for m in metrics}
     for line in (folder / RESULTS).read_text().splitlines():
-        assert Result.model_validate(json.loads(line)).study == "tiny"
+        assert Result.model_validate(line_values(line)).study == "tiny"
     prompt = 3 * 24 + 3 + 24
     numbers = {"source_ensemble": 2 * prompt, "attempt": 3 * 24 + 2 * 24 * 5 + 2 * 24}
     assert all(row.trained_parameters == numbers.get(row.method, prompt) for row in results)
