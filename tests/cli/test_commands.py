@@ -99,7 +99,12 @@ def test_every_choice_of_a_setting_is_in_the_help(name):
 
 
 def test_a_shell_completes_the_names_of_built_in_tasks():
-    words = {"learn --source ss": "sst2", "adapt --target cola": "cola", "tasks show ss": "sst2"}
+    words = {
+        "learn --source ss": "sst2",
+        "adapt --target cola": "cola",
+        "tasks show ss": "sst2",
+        "evaluate --task sci": "sciq",
+    }
     for line, wanted in words.items():
         shell = {"_BMTPT_COMPLETE": "complete_bash", "COMP_WORDS": f"bmtpt {line}", "COMP_CWORD": "3"}
         code = "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt']\nmain()"

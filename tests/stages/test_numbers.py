@@ -130,7 +130,7 @@ def test_more_shots_than_rows_are_refused(tiny_backbone, tiny_tasks):
 
 def test_shots_that_leave_a_label_out_are_told(tiny_backbone, tiny_tasks, caplog):
     target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=1))
-    assert "target pairs: none of the 1 rows that train has the label" in caplog.text
+    assert "target pairs: of its 1 training rows none has the label" in caplog.text
     caplog.clear()
     target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=2))
     assert caplog.text == ""

@@ -26,6 +26,7 @@ from bmtpt.cli.options import (
     PromptFolder,
     Scorer,
     choices,
+    complete_task,
     execution_of,
     require_one_of,
 )
@@ -46,7 +47,10 @@ MOST_LABELS = 12
 
 def evaluate(
     prompt: PromptFolder,
-    task: Annotated[str | None, typer.Option("--task", help="Name or YAML file; default: the prompt's own.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option("--task", help="Name or YAML file; default: the prompt's own.", autocompletion=complete_task),
+    ] = None,
     data: Data = "hub",
     scorer: Scorer = None,
     normalise: NormaliseOption = None,
@@ -242,7 +246,10 @@ def export(
 
 def import_(
     folder: Annotated[Path, typer.Argument(help="Folder of a PEFT prompt-tuning adapter.")],
-    task: Annotated[str, typer.Option("--task", help="Name or YAML file of the task it was tuned for.")],
+    task: Annotated[
+        str,
+        typer.Option("--task", help="Name or YAML file of the task it was tuned for.", autocompletion=complete_task),
+    ],
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     device: Device = "auto",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from bmtpt.report.runs import Event, Floats, Run, mapping, number_of, numbers_of
 from bmtpt.report.svg import COLUMNS, INK, colour, legend, logarithmic, panels, short, to_svg
-
-if TYPE_CHECKING:
-    pass
 
 POINTS_IN_ALL = 12_000  # about half a megabyte of SVG
 LONGEST_LEGEND = 8

@@ -97,7 +97,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     counts, drawn = target.label_counts, {example.label for example in train}
     if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in drawn]:
         log.warning(
-            f"target {name}: none of the {len(train)} rows that train has the label '{lost[0]}'; give more shots"
+            f"target {name}: of its {len(train):,} training rows none has the label '{lost[0]}'; give more shots"
         )
     length = settings.max_length or target.task.max_length
     training = tokenise(backbone, train, length)
