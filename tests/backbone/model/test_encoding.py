@@ -28,18 +28,18 @@ def unigram() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=["<extra_id_0>"], **special)
 
 
-def byte_level() -> Any:
-    """As GPT-2's and Llama 3's: some special tokens have a role, others are reserved."""
+def byte_level(eos: str) -> Any:
+    """As GPT-2's and SmolLM's: some special tokens have a role, others are reserved."""
     alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     tokenizer = Tokenizer(models.BPE(alphabet, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
     tokenizer.add_special_tokens([end, "<|im_start|>", AddedToken("<|reserved|>", special=True)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, bos_token=end, unk_token=end)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, bos_token=end, unk_token=end)
 
 
-T5, GPT = unigram(), byte_level()
+T5, GPT, SMOL = unigram(), byte_level("<|endoftext|>"), byte_level("<|im_start|>")
 NAMES = ["<pad>", "</s>", "<extra_id_0>", "<|endoftext|>", "<|im_start|>", "<|reserved|>", "＜/s＞"]
 TEXTS = st.lists(st.sampled_from([*NAMES, *NAMES, *LETTERS]), max_size=12).map("".join)
 
@@ -47,8 +47,9 @@ TEXTS = st.lists(st.sampled_from([*NAMES, *NAMES, *LETTERS]), max_size=12).map("
 @given(text=TEXTS)
 def test_a_text_never_becomes_a_special_token_whatever_it_says(text):
     assert not {0, 1, 3} & set(plain_ids(T5, text))
-    assert max(plain_ids(GPT, text), default=0) < 256
-    assert GPT.decode(plain_ids(GPT, text)) == text
+    for tokenizer in (GPT, SMOL):
+        assert max(plain_ids(tokenizer, text), default=0) < 256
+        assert tokenizer.decode(plain_ids(tokenizer, text)) == text
 
 
 @given(text=st.text(LETTERS))
@@ -77,3 +78,9 @@ def test_half_a_surrogate_pair_is_refused_by_its_number():
 
 def test_an_unknown_character_is_not_taken_for_a_special_token():
     assert plain_ids(T5, "a é") == T5.encode("a é", add_special_tokens=False)
+
+
+def test_the_name_of_the_unknown_token_is_text_too():
+    assert T5.encode("<unk>", add_special_tokens=False)[-1] == 2
+    assert 2 not in plain_ids(T5, "<unk>")
+    assert T5.decode(plain_ids(T5, "<unk>")) == "< unk>"

@@ -11,10 +11,22 @@ from bmtpt.errors import DataError
 
 
 class Special(NamedTuple):
-    """A tokenizer's special tokens: their ids, and a pattern of their names."""
+    """A tokenizer's special tokens.
+
+    Attributes:
+        ids: All but that of an unknown character.
+        names: A pattern of all names.
+        unknown: Id and name of what stands for an unknown character.
+    """
 
     ids: frozenset[int]
     names: re.Pattern[str]
+    unknown: tuple[int | None, str]
+
+    def in_text(self, ids: list[int], text: str) -> bool:
+        """Tell whether the ids of a text hold a special token; unknown characters alone are none."""
+        unknown, name = self.unknown
+        return not self.ids.isdisjoint(ids) or (unknown in ids and bool(name) and name in text)
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
@@ -38,10 +50,10 @@ def plain_ids(tokenizer: Any, text: str) -> list[int]:
         raise DataError(f"the text holds {half}, half of a surrogate pair and no character; remove it") from error
     special = _special(tokenizer, len(tokenizer))
     ids = _ids(tokenizer, text)
-    if special.ids.isdisjoint(ids):
+    if not special.in_text(ids, text):
         return ids
     ids = _ids(tokenizer, text, split_special_tokens=True)
-    if special.ids.isdisjoint(ids):
+    if not special.in_text(ids, text):
         return ids
     # Tokenizers normalise first, so that a name in full-width letters is the name, too.
     shown = unicodedata.normalize("NFKC", text)
@@ -66,7 +78,10 @@ def _special(tokenizer: Any, size: int) -> Special:
     added = tokenizer.added_tokens_decoder
     tokens = {i: token.content for i, token in added.items() if token.special}
     tokens |= zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    if tokenizer.unk_token_id != tokenizer.eos_token_id:  # it stands for any unknown character
-        tokens.pop(tokenizer.unk_token_id, None)
     names = sorted(tokens.values(), key=len, reverse=True)
-    return Special(frozenset(tokens), re.compile("|".join(map(re.escape, names)) or r"(?!)"))
+    unknown = tokenizer.unk_token_id
+    return Special(
+        frozenset(tokens) - {unknown},
+        re.compile("|".join(map(re.escape, names)) or r"(?!)"),
+        (unknown, tokens.get(unknown, "")),
+    )
