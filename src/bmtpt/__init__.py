@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bmtpt.api.task import Task, task
     from bmtpt.backbone import Backbone
     from bmtpt.errors import BmtptError
-    from bmtpt.inference.score import Evaluation
+    from bmtpt.inference.evaluation import Evaluation
     from bmtpt.settings import AdaptSettings, LearnSettings
     from bmtpt.tasks import TaskData
 
@@ -29,7 +29,7 @@ _HOME = {
     "AdaptSettings": "bmtpt.settings",
     "Backbone": "bmtpt.backbone",
     "BmtptError": "bmtpt.errors",
-    "Evaluation": "bmtpt.inference.score",
+    "Evaluation": "bmtpt.inference.evaluation",
     "LearnSettings": "bmtpt.settings",
     "Posterior": "bmtpt.api.posterior",
     "Prompt": "bmtpt.api.prompt",

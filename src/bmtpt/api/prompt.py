@@ -12,9 +12,9 @@ from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PromptCard
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.inference.evaluation import Evaluation
 from bmtpt.inference.predict import predict
 from bmtpt.inference.rows import examples_of, is_one
-from bmtpt.inference.score import Evaluation
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.types import Normalise, ScorerKind

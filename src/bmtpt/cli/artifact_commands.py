@@ -35,7 +35,7 @@ from bmtpt.types import Normalise, OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
-    from bmtpt.inference.score import Evaluation
+    from bmtpt.inference.evaluation import Evaluation
 
 Split = Literal["test", "select"]
 ExportFormat = Literal["peft"]

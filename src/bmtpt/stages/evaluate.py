@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from bmtpt.artifacts.card import TargetCard, require_backbone, versions
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
-from bmtpt.inference.score import Evaluation, chosen_way, evaluate_prompts, make_scorer
+from bmtpt.inference.evaluation import Evaluation
+from bmtpt.inference.score import chosen_way, evaluate_prompts, make_scorer
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
