@@ -103,7 +103,7 @@ def test_a_shell_completes_the_names_of_built_in_tasks():
         "learn --source ss": "sst2",
         "adapt --target cola": "cola",
         "tasks show ss": "sst2",
-        "evaluate --task sci": "sciq",
+        "evaluate --task sciq": "sciq",
     }
     for line, wanted in words.items():
         shell = {"_BMTPT_COMPLETE": "complete_bash", "COMP_WORDS": f"bmtpt {line}", "COMP_CWORD": "3"}
