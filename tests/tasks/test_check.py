@@ -104,3 +104,10 @@ def test_check_says_what_is_odd_about_the_rows(tmp_path, caplog):
     assert "note: 1 of 32 texts are empty" in lines
     assert "note: 1 of 31 texts have rows with different labels" in lines
     assert not caplog.text
+
+
+def test_check_names_labels_that_are_trained_and_not_tested(tmp_path):
+    text = TASK.replace("file: t.csv", "files: {train: t.csv, test: u.csv}")
+    path = task_file(tmp_path, plain_rows(4), text)
+    (tmp_path / "u.csv").write_text("text,label\nx,no\n")
+    assert "note: no test row has the label 'yes'" in check_file(path)

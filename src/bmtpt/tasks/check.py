@@ -26,7 +26,7 @@ class WrongRowsError(DataError):
     """Rows of a task are wrong.
 
     Attributes:
-        listed: The first `MOST_LISTED` of them in the order of their files, and how many there are of each kind.
+        listed: The first `MOST_LISTED` of several in the order of their files, and how many there are of each kind.
     """
 
     def __init__(self, sentence: str, listed: list[str]) -> None:
@@ -94,9 +94,11 @@ def require_right_rows(spec: TaskSpec, tables: Sequence[Rows]) -> None:
     if not listed:
         return
     wrong, total = kinds.total(), sum(map(len, tables))
-    more = f"; {wrong - 1:,} more of {total:,} rows are wrong" if wrong > 1 else ""
+    if wrong == 1:
+        raise WrongRowsError(listed[0], [])
     counts = [f"{count:,} × {kind}" for kind, count in kinds.most_common(MOST_LISTED)]
-    raise WrongRowsError(listed[0] + more, [*listed, f"wrong rows: {wrong:,} of {total:,}", *counts])
+    sentence = f"{listed[0]}; {wrong - 1:,} more of {total:,} rows are wrong"
+    raise WrongRowsError(sentence, [*listed, f"wrong rows: {wrong:,} of {total:,}", *counts])
 
 
 def _fault(spec: TaskSpec, row: Row, index: Mapping[str, int]) -> str:
@@ -125,6 +127,9 @@ def _labelling_notes(data: TaskData) -> list[str]:
     notes = [f"no row has the label '{word}'; check its spelling, or leave it out" for word in unused[:MOST_LISTED]]
     if len(unused) > MOST_LISTED:
         notes.append(f"no row has one of {len(unused) - MOST_LISTED:,} more labels")
+    untested = [f"'{word}'" for word, counts in data.label_counts.items() if counts["train"] and not counts["test"]]
+    if untested and data.test:
+        notes.append(f"no test row has the label {_shown(untested)}")
     answers: dict[tuple[str, str, str], int | None] = {}
     torn = set()
     for example in (*data.train, *data.select, *data.test):
