@@ -27,7 +27,8 @@ def say_next(*words: object) -> None:
 
 def show_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table: its first column is text, the others are numbers."""
-    table = Table(title=escape(title), title_justify="left")
+    say(title)  # as a title of the table it would be folded to the table's width
+    table = Table()
     for i, head in enumerate(heads):
         table.add_column(escape(head), justify="right" if i else "left", overflow="fold")
     for row in rows:
