@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for setting in options.settings:
                 if (case, setting) in done:
                     continue
-                line = {"harness": "environment", "case": case, "setting": setting}
+                line = {"benchmark": "environment", "case": case, "setting": setting}
                 line |= _trials(case, undisturbed[setting], options.trials)
                 common.append_line(options.out, {**line, "machine": common.machine_facts()})
                 faults = [fault for trial in line["trials"] for fault in trial["faults"]]

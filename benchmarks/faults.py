@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 break
             place = Place(world, setting, f"{seed}")
             found = Disturbed(place, undisturbed[setting], random.Random(f"{setting} {seed}")).run()
-            line = {"harness": "faults", "setting": setting, "seed": seed, **found}
+            line = {"benchmark": "faults", "setting": setting, "seed": seed, **found}
             common.append_line(options.out, {**line, "machine": common.machine_facts()})
             kills, wrong = kills + len(found["kills"]), wrong + bool(found["faults"])
             verdict = "; ".join(found["faults"]) or "the same bits"

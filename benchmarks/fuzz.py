@@ -147,7 +147,7 @@ def fuzzed(name: str, reader: Reader, first: int, until: int) -> dict[str, Any]:
             faults.append((counts.values[0] - 1, f"the process ended with {process.exitcode}"))
     seconds = time.monotonic() - began
     _, accepted, refused, slowest = counts.values
-    line = {"harness": "fuzz", "reader": name, "first": first, "inputs": until - first, "accepted": accepted}
+    line = {"benchmark": "fuzz", "reader": name, "first": first, "inputs": until - first, "accepted": accepted}
     line |= {"refused": refused, "faults": [{"input": number, "what": what} for number, what in faults]}
     return line | {"seconds": round(seconds, 2), "slowest_seconds": slowest / 1e6}
 

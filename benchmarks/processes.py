@@ -52,6 +52,7 @@ class Ended:
         code: Exit status; 128 + the signal's number if a signal ended it, as shells say.
         operations: File operations that wrote; known only if the process ended on its own.
         group: Its process group, to look for children that outlive it.
+        cpu_seconds, peak_bytes: What it used; memory includes what was imported before it started.
         signalled: Whether its moment came.
         by_signal: Whether the signal itself ended it, and not the process on its behalf.
     """
@@ -64,6 +65,8 @@ class Ended:
     group: int
     signalled: bool
     by_signal: bool
+    cpu_seconds: float
+    peak_bytes: int
 
     @property
     def sentence(self) -> str:
@@ -84,7 +87,7 @@ class Process:
     def wait(self, moment: Moment | None = None, limit: float = 120.0) -> Ended:
         """Wait until it has ended; send its signal at a moment in seconds, and SIGKILL when it takes too long."""
         while True:
-            done, status = os.waitpid(self.pid, os.WNOHANG)
+            done, status, used = os.wait4(self.pid, os.WNOHANG)
             passed = time.monotonic() - self.started
             if done:
                 break
@@ -97,7 +100,10 @@ class Process:
         killed, facts = os.WIFSIGNALED(status), self._facts()
         code = 128 + os.WTERMSIG(status) if killed else os.WEXITSTATUS(status)
         signalled = self.signalled or facts["signalled"]
-        return Ended(code, passed, *self.read(), facts["operations"], self.pid, signalled, killed)
+        cpu_seconds, peak_bytes = used.ru_utime + used.ru_stime, 1024 * used.ru_maxrss
+        return Ended(
+            code, passed, *self.read(), facts["operations"], self.pid, signalled, killed, cpu_seconds, peak_bytes
+        )
 
     def ended(self) -> bool:
         """Tell whether it has ended."""

@@ -73,7 +73,7 @@ OWN_TASK = {
     "text": "{question} {context}",
     "context": "context",
     "answers": "answer",
-    "files": "train.csv",
+    "file": "train.csv",
     "split": "stratify",
     "max_length": 64,
     "encoding": "utf-8",
@@ -204,7 +204,7 @@ def _read_task(folder: Path) -> Read:
     def read(content: bytes, number: int) -> None:
         (folder / "fuzzed.yaml").write_bytes(content)
         task = load_task(folder / "fuzzed.yaml")
-        if task.files:
+        if task.file or task.files:
             load_data(task)
 
     return read

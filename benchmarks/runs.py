@@ -94,10 +94,15 @@ class World:
             for role in ("sources", "targets"):
                 study[role] = [f"{root}/tasks/{task}.yaml" for task in study[role]]
             (root / f"{_slug(name)}.yaml").write_text(json.dumps(study))  # JSON is YAML
-        learned = start([*world.command("learn")[:-1], "post"], root, root / "post").wait()
-        if learned.code:
-            raise SystemExit(f"the posterior for the targets cannot be learned: {learned.errors}")
+        world.keep("learn", "post")
         return world
+
+    def keep(self, setting: str, name: str) -> Path:
+        """Run a setting once, into a folder that all runs share; return the folder."""
+        ended = start([*self.command(setting)[:-1], name], self.root, self.root / f"{name}-log").wait()
+        if ended.code:
+            raise SystemExit(f"'{setting}' fails: {ended.errors}")
+        return self.root / name
 
     def command(self, setting: str) -> list[str]:
         """Return the command line of a setting; it writes to the folder `out`."""
