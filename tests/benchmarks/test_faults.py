@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 import bmtpt
+from environment import can_mount
 from runs import contents, differences, half_written
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -33,7 +34,7 @@ def test_a_run_that_is_killed_and_resumed_leaves_what_one_leaves_that_was_not(tm
     assert [line["faults"] for line in lines] == [[]] * len(lines)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts file systems")
+@pytest.mark.skipif(not can_mount(), reason="file systems cannot be mounted here")
 def test_a_failing_machine_ends_a_run_in_a_sentence_and_the_next_run_is_well(tmp_path):
     cases = ["--cases", "full disk", "two processes", "--settings", "learn, around a prompt"]
     lines = ran("environment.py", *cases, "--trials", "1", "--out", str(tmp_path / "lines.jsonl"))
