@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 import torch
 
 import bmtpt
@@ -59,12 +60,21 @@ def test_sigterm_writes_a_checkpoint_and_the_run_resumes_to_the_same_bits(
     assert torch.equal(resumed.particles, learn(tiny_backbone, sources, settings).particles)
 
 
+def test_a_signal_that_arrives_when_the_run_no_longer_asks_ends_the_process_after_it():
+    def receive() -> None:
+        with termination_requested() as requested:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert requested()
+
+    with pytest.raises(SystemExit) as stop:
+        receive()
+    assert stop.value.code == 143
+
+
 def test_the_handler_of_before_is_back_afterwards_and_other_threads_have_none():
     before = signal.getsignal(signal.SIGTERM)
     with termination_requested() as requested:
         assert not requested()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert requested()
     assert signal.getsignal(signal.SIGTERM) == before
     answers: list[bool] = []
 

@@ -15,6 +15,8 @@ TERMINATED = 128 + signal.SIGTERM
 def termination_requested() -> Iterator[Callable[[], bool]]:
     """Yield a function that says whether SIGTERM has arrived since; the signal itself no longer ends the process.
 
+    A signal that was not acted on ends it when the block does, so that none is lost between two stages.
+
     Only the main thread may handle signals: in any other one the function always returns False.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -26,3 +28,5 @@ def termination_requested() -> Iterator[Callable[[], bool]]:
         yield arrived.is_set
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+    if arrived.is_set():
+        raise SystemExit(TERMINATED)
