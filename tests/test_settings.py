@@ -156,3 +156,34 @@ def test_a_file_that_is_no_mapping_is_refused(tmp_path):
 def test_settings_cannot_be_changed():
     with pytest.raises(ValidationError):
         LearnSettings().steps = 3  # type: ignore[misc]
+
+
+PAPER_SOURCE = {
+    "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1, "annealing": "none",
+    "likelihood_unit": "token", "likelihood_scale": "mean", "prompt_length": 100, "particle_init": "independent",
+    "batch_size": 1, "task_factors": False,
+}  # fmt: skip
+PAPER_TARGET = {
+    "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "likelihood": "tokens",
+    "readout": "none", "normalise": "none", "ensemble": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "wanted"), [(LearnSettings, PAPER_SOURCE), (AdaptSettings, PAPER_TARGET)])
+def test_the_papers_preset_is_the_paper_to_the_letter_and_whatever_is_given_wins(tmp_path, kind, wanted):
+    found = kind(preset="paper")
+    assert {name: getattr(found, name) for name in wanted} == wanted
+    assert kind(preset="paper", steps=7, batch_size=3) == found.model_copy(update={"steps": 7, "batch_size": 3})
+    assert kind(preset="default") == kind()
+    (tmp_path / "paper.yaml").write_text("preset: paper\nsteps: 7\n")
+    assert resolve(kind, tmp_path / "paper.yaml") == found.model_copy(update={"steps": 7})
+    assert kind.model_validate(found.model_dump()) == found
+
+
+def test_the_papers_prior_has_one_width():
+    assert isinstance(AdaptSettings(preset="paper").prior_std, float)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones():
+    with pytest.raises(SettingsError, match="preset cannot be 'papers'; did you mean 'paper'"):
+        LearnSettings(preset="papers")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.types import Annealing, KernelName, KernelScope, Normalise
+from bmtpt.types import Annealing, KernelName, KernelScope, Normalise, PresetName
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -97,6 +97,20 @@ class LoopSettings(BaseModel, metaclass=_OneSentence):
     seed: int = Field(default=0, ge=0, lt=2**63)
     evaluate_every: Count = 50
 
+    PAPER: ClassVar[Mapping[str, Any]] = {}
+    """What `preset` "paper" sets; whatever is given next to it wins."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        """Put the values of a preset under those that are given."""
+        if not isinstance(values, Mapping) or "preset" not in values:
+            return values
+        own = dict(values)
+        if (preset := own.pop("preset")) not in get_args(PresetName):
+            raise ValueError(f"preset cannot be {preset!r}; {nearest(str(preset), get_args(PresetName))}")
+        return {**cls.PAPER, **own} if preset == "paper" else own
+
     @model_validator(mode="before")
     @classmethod
     def _none_is_null(cls, values: Any) -> Any:
@@ -140,6 +154,12 @@ class LearnSettings(LoopSettings):
             posterior.
         factor_learning_rate: Learning rate of u_k and v_k.
     """
+
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1.0,
+        "annealing": "none", "likelihood_unit": "token", "likelihood_scale": "mean", "prompt_length": 100,
+        "particle_init": "independent", "batch_size": 1, "task_factors": False,
+    }  # fmt: skip
 
     particles: Count = 5
     kernel: KernelName = "rbf"
@@ -202,6 +222,12 @@ class AdaptSettings(LoopSettings):
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
     """
 
+    PAPER: ClassVar[Mapping[str, Any]] = {
+        "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
+        "start": "mean", "decompose": True, "freeze_full": False, "normalise": "none", "likelihood": "tokens",
+        "readout": "none", "ensemble": False,
+    }  # fmt: skip
+
     prior: Prior = "mean"
     prior_std: Literal["auto"] | Std = "auto"
     prior_std_grid: tuple[Std, ...] = Field(default=(30.0, 100.0), min_length=1)
@@ -249,7 +275,7 @@ def resolve(
 
     values = read_yaml(config) if config else {}
     for key in values:
-        if key not in kind.model_fields:
+        if key not in (*kind.model_fields, "preset"):
             raise SettingsError(f"{config}: unknown option '{key}'; {nearest(str(key), kind.model_fields)}")
     values |= {key: value for key, value in (options or {}).items() if value is not None}
     return validated(kind, values, str(config) if config else None)

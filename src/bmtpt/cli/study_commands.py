@@ -18,7 +18,9 @@ from bmtpt.cli.options import (
     StudyFolder,
     complete_task,
     execution_of,
+    require_one_of,
 )
+from bmtpt.types import PresetName
 
 if TYPE_CHECKING:
     from bmtpt.backbone.execution import Execution
@@ -51,6 +53,9 @@ def study(
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Run on the targets that are for tuning settings and are not reported.")
     ] = False,
+    preset: Annotated[
+        str | None, typer.Option("--preset", help="paper: its settings in place of the file's, in every stage.")
+    ] = None,
     jobs: Jobs = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
@@ -65,7 +70,9 @@ def study(
     numbers = {"shots": shots, "seeds": seeds}
     changes: dict[str, Any] = {key: value for key, value in given.items() if value}
     changes |= {key: [_number(value) for value in values] for key, values in numbers.items() if values}
+    require_one_of("--preset", preset, PresetName)
     spec = load_study(name, scale, changes)
+    spec = spec.as_in_the_paper() if preset == "paper" else spec
     execution = execution_of(device, precision, engine, memory)
     run_and_report(_for_tuning(spec) if tuning else spec, out, jobs, execution)
 

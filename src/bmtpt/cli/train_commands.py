@@ -9,7 +9,7 @@ from pydantic import Field
 
 from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings
 from bmtpt.cli.console import ERR, note_cut, say, say_next
-from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Resume, ShowConfig, with_settings
+from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Preset, Resume, ShowConfig, with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
 
@@ -50,13 +50,14 @@ class AdaptOptions(ExecutionOptions, AdaptSettings):
 @with_settings(LearnOptions)
 def learn(
     options: dict[str, Any],
+    preset: Preset = None,
     config: Config = None,
     show_config: ShowConfig = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Learn a posterior over soft prompts from source tasks (SVGD)."""
-    settings = resolve(LearnOptions, config, options)
+    settings = resolve(LearnOptions, config, {**options, "preset": preset})
     if show_config:
         print_settings(settings)
         return
@@ -87,13 +88,14 @@ def learn(
 @with_settings(AdaptOptions)
 def adapt(
     options: dict[str, Any],
+    preset: Preset = None,
     config: Config = None,
     show_config: ShowConfig = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Adapt a posterior to one target, or to several that share A (MAP)."""
-    settings = resolve(AdaptOptions, config, options)
+    settings = resolve(AdaptOptions, config, {**options, "preset": preset})
     if show_config:
         print_settings(settings)
         return

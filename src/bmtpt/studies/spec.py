@@ -136,6 +136,15 @@ class StudySpec(BaseModel):
                 raise ValueError(f"variant '{twice[0]}' of {method} is given twice")
         return self
 
+    def as_in_the_paper(self) -> StudySpec:
+        """Return the study with the paper's settings in every stage, whatever its own; variants stay as they are."""
+        values = self.model_dump(mode="json")
+        values["learn"] |= LearnSettings.PAPER
+        values["adapt"] |= AdaptSettings.PAPER
+        one_prompt = ("likelihood_unit", "likelihood_scale", "prompt_length")  # of a single source there is no SVGD
+        values["source_prompt"] |= {name: LearnSettings.PAPER[name] for name in one_prompt}
+        return validated(StudySpec, values)
+
     def contenders(self) -> list[Contender]:
         """Return every method with every one of its variants.
 
