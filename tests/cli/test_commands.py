@@ -418,7 +418,7 @@ def test_the_commands_of_the_tasks_page_run_in_their_order(
         ran = bmtpt(command, *(ours.get(word, word) for word in words), *quick.get(command, []))
         assert ran.code == 0, f"{line}\n{ran.err}"
         done.append(command)
-    assert done == ["tasks", "learn", "adapt", "evaluate", "predict", "report", "inspect", "export"]
+    assert done == ["tasks", "headroom", "learn", "adapt", "evaluate", "predict", "report", "inspect", "export"]
     assert (tmp_path / "tickets-peft" / "adapter_config.json").is_file()
 
 

@@ -68,10 +68,15 @@ def test_the_verdict_counts_a_difference_from_two_standard_errors(constant, few,
     assert words in Headroom(ways, 250, 16).verdict
 
 
+def test_numbers_of_labels_that_there_are_no_rows_for_are_left_out_unless_they_are_asked_for(tiny_backbone, tiny_tasks):
+    few = replace(tiny_tasks["pairs"], train=tiny_tasks["pairs"].train[:10])
+    assert [way.labels for way in headroom(tiny_backbone, few).ways[3:]] == [4, 4, 10]
+
+
 def test_what_cannot_be_measured_is_said(tiny_backbone, tiny_tasks):
     with pytest.raises(SettingsError, match="has no label words"):
         headroom(tiny_backbone, tiny_tasks["answers"])
     with pytest.raises(DataError, match="too few for 4000 shots"):
         headroom(tiny_backbone, tiny_tasks["pairs"], (4000,))
-    with pytest.raises(SettingsError, match="--shots 16"):
+    with pytest.raises(SettingsError, match="such as 16"):
         headroom(tiny_backbone, tiny_tasks["pairs"], ())

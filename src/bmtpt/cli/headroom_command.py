@@ -18,7 +18,10 @@ def headroom(
     data: Data = "hub",
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")] = "offline",
     shots: Annotated[
-        list[int] | None, typer.Option("--shots", min=1, help="Labels to fit to; repeat. (default: 4, 16, 64)")
+        list[int] | None,
+        typer.Option(
+            "--shots", min=1, help="Labels to fit to; repeat. (default: 4, 16 and 64, as far as there are rows)"
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the prompt, the rows and the draws.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per way to answer.")] = False,
@@ -36,7 +39,7 @@ def headroom(
     rows = load_data(load_task(task), data)
     model = load_backbone(backbone, execution_of(device, precision, engine))
     with doing("reading texts"):
-        found = measure(model, rows, shots or (4, 16, 64), seed=seed)
+        found = measure(model, rows, shots, seed=seed)
     if as_json:
         for way in found.ways:
             print(json.dumps({"task": rows.task.name, **asdict(way)}))

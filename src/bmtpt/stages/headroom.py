@@ -28,6 +28,9 @@ from bmtpt.types import Example
 POOL, TEST = 400, 250
 """Rows that labels are drawn from, and rows that are scored, at most."""
 
+SHOTS = (4, 16, 64)
+"""Numbers of labels that readouts are fitted to."""
+
 LENGTH, DRAWS = 20, 8
 """Rows of the prompt, and draws of k labels that a figure is the mean of."""
 
@@ -87,11 +90,12 @@ class Headroom:
         )
 
 
-def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] = (4, 16, 64), *, seed: int = 0) -> Headroom:
+def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] | None = None, *, seed: int = 0) -> Headroom:
     """Measure what there is to win on a task with label words, from one forward pass over at most 650 texts.
 
     Args:
-        shots: Numbers of labels, of which the median is what the verdict is about.
+        shots: Numbers of labels, of which the median is what the verdict is about; None takes those of 4, 16 and 64
+            that are fewer than the rows.
         seed: Of the prompt, the rows and the draws.
 
     Raises:
@@ -101,12 +105,13 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] = (4, 16
     task = target.task
     if not task.fixed_words:
         raise SettingsError(f"task {task.name} has no label words, and headroom compares ways to choose among them")
-    if not shots or min(shots) < 1:
-        raise SettingsError("headroom needs numbers of labels, such as --shots 16")
+    if shots is not None and (not shots or min(shots) < 1):
+        raise SettingsError("headroom needs numbers of labels, such as 16")
     pool, test = (_some(part, most, seed) for part, most in ((target.train, POOL), (target.test, TEST)))
-    if len(pool) <= max(shots) or not test:
+    shots = sorted(shots or [k for k in SHOTS if k < len(pool)] or SHOTS[:1])
+    if len(pool) <= shots[-1] or not test:
         raise DataError(
-            f"task {task.name} has {len(pool)} training rows and {len(test)} test rows, too few for {max(shots)} "
+            f"task {task.name} has {len(pool)} training rows and {len(test)} test rows, too few for {shots[-1]} "
             "shots; give fewer shots, or more rows"
         )
     prompt = from_vocabulary(backbone.frequent_rows(), LENGTH, torch.Generator().manual_seed(seed))
@@ -127,10 +132,10 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] = (4, 16
         Answerer("untrained prompt", 0, *scored.judged(Readout(1.0, torch.zeros(words).double()))),
         Answerer("offset from texts", 0, *scored.judged(Readout(1.0, label_free_offset(taught.scores)))),
     ]
-    for k in sorted(shots):
+    for k in shots:
         ways += [mean("offset", k, Widths(weights=0.0)), mean("offset and linear", k, Widths())]
     ways.append(mean("offset and linear", len(pool), Widths()))
-    return Headroom(ways, len(test), sorted(shots)[len(shots) // 2])
+    return Headroom(ways, len(test), shots[len(shots) // 2])
 
 
 class _Texts(NamedTuple):
