@@ -44,7 +44,7 @@ def forms(scores: torch.Tensor, labels: torch.Tensor, states: torch.Tensor) -> I
         yield f"offset around 0, σ = {std:g}", fit(scores, labels, Widths(std, 0.0, 0.0))
         yield f"offset, σ = {std:g}", fit(scores, labels, Widths(std, 0.0, 0.0), centre=free)
     yield "offset and linear", fit(scores, labels, Widths(1.0, 1.0, 0.0), states, free)
-    yield "offset, linear and slope", fit(scores, labels, Widths(), states, free)
+    yield "offset, linear and slope", fit(scores, labels, Widths(1.0, 1.0, 0.3), states, free)
     yield "the same, widths by evidence", fit_by_evidence(scores, labels, GRID, states, free)
     yield "linear without words", fit(torch.zeros_like(scores), labels, Widths(), states)
 

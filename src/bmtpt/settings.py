@@ -247,7 +247,7 @@ class AdaptSettings(LoopSettings):
     readout: ReadoutKind = "none"
     offset_std: Width = 1.0
     weight_std: Width = 1.0
-    slope_std: Width = 0.3
+    slope_std: Width = 0.0
     ensemble: bool = False
     steps: int = Field(default=200, ge=0, lt=2**31)
     batch_size: Count = 16

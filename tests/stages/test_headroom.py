@@ -73,6 +73,11 @@ def test_numbers_of_labels_that_there_are_no_rows_for_are_left_out_unless_they_a
     assert [way.labels for way in headroom(tiny_backbone, few).ways[3:]] == [4, 4, 10]
 
 
+def test_equal_scores_on_two_rows_are_not_told_apart():
+    ways = [Answerer("constant answer", 8, 50, 0.7), Answerer("offset", 4, 100, 0.1)]
+    assert "may be all you need" in Headroom([*ways, Answerer("offset and linear", 8, 100, 0.1)], 2, 4).verdict
+
+
 def test_what_cannot_be_measured_is_said(tiny_backbone, tiny_tasks):
     with pytest.raises(SettingsError, match="has no label words"):
         headroom(tiny_backbone, tiny_tasks["answers"])

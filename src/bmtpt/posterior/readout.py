@@ -46,7 +46,7 @@ class Widths(NamedTuple):
 
     offset: float = 1.0
     weights: float = 1.0
-    slope: float = 0.3
+    slope: float = 0.0
 
 
 def standardised(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:

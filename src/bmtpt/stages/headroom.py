@@ -71,8 +71,9 @@ class Headroom:
         """What the figures mean, in a sentence; a difference counts from two standard errors."""
         constant, whole = self.ways[0], self.ways[-1]
         few = max((way for way in self.ways[1:-1] if way.labels <= self.few), key=lambda way: way.accuracy)
-        share = whole.accuracy / 100
-        noise = 2 * 100 * math.sqrt(share * (1 - share) / self.test_rows)
+        n = self.test_rows + 4  # Agresti and Coull's two successes and two failures: no share of few rows is sure
+        share = (whole.accuracy / 100 * self.test_rows + 2) / n
+        noise = 2 * 100 * math.sqrt(share * (1 - share) / n)
         if whole.accuracy - constant.accuracy < noise:
             return (
                 f"Even all {whole.labels} labels take a readout no further than a constant answer "
