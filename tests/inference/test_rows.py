@@ -210,8 +210,9 @@ def test_a_text_file_holds_a_text_a_line_and_other_endings_are_refused_unless_th
     with pytest.raises(DataError, match=r"rows.log: the ending is none of .txt, .*--format"):
         file_rows(odd, sentiment)
     assert shown(file_rows(odd, sentiment, "jsonl")) == ["sentiment sentence: good"]
-    with pytest.raises(DataError, match="there is no file"):
-        file_rows(tmp_path / "nowhere.csv", sentiment)
+    for name in ("nowhere.csv", f"{'long' * 100}.csv"):
+        with pytest.raises(DataError, match="there is no file"):
+            file_rows(tmp_path / name, sentiment)
     with pytest.raises(BmtptError, match="ending is none of"):
         list(file_rows(tmp_path, sentiment))
 

@@ -166,3 +166,9 @@ def test_a_column_that_cannot_be_decoded_counts_only_where_it_is_needed(tmp_path
 def test_json_keeps_its_types(tmp_path):
     row = {"a": 1, "b": None, "c": [1.5, "é"], "d": {"e": True}}
     assert rows_of(written(tmp_path, "r.jsonl", json.dumps(row))) == [row]
+
+
+@pytest.mark.parametrize("name", ["gone.csv", f"{'long' * 100}.csv", "nul\0.csv"])
+def test_a_file_that_is_not_there_is_named_even_if_no_file_could_have_its_name(tmp_path, name):
+    with pytest.raises(DataError, match=r"there is no file .*csv; check its path"):
+        rows_of(tmp_path / name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -58,7 +59,7 @@ def file_rows(path: Path, tasks: Tasks, form: StreamFormat | None = None) -> Ite
         DataError: The file cannot be read at all, or its ending is not known.
         SettingsError: As `stream_rows`.
     """
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, never raises
         raise DataError(f"there is no file {path}; check its path")
     is_pipe = path.is_relative_to("/dev") or not (path.is_file() or path.is_dir())
     form = form or (None if is_pipe else _form_by_ending(path))

