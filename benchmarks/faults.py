@@ -73,7 +73,9 @@ class Disturbed:
     def _attempt(self) -> Ended:
         moment = self._drawn() if len(self.kills) < MOST_KILLS else None
         process = self.place.start(resume=bool(self.groups), moment=moment)
-        worker = moment is not None and moment.signal == WORKER and self._kill_a_worker(process, moment)
+        worker = False
+        if moment and moment.signal == WORKER:
+            worker, moment = self._kill_a_worker(process, moment), None
         ended = process.wait(moment)
         self.groups.append(ended.group)
         if moment and ended.signalled:
@@ -89,7 +91,7 @@ class Disturbed:
         """Draw a signal and its moment: a time or a file operation of the undisturbed run."""
         rng, whole = self.rng, self.undisturbed.whole
         seconds, operation = rng.uniform(0, whole.seconds), rng.randint(1, whole.operations)
-        if self.place.setting == MANY_PROCESSES and rng.random() < 0.4:
+        if self.place.setting == MANY_PROCESSES and rng.random() < 0.6:
             return Moment(WORKER, seconds=seconds)
         name = rng.choice(OFTEN)
         at: dict[str, Any] = {"seconds": seconds} if rng.random() < 0.5 else {"operation": operation}

@@ -84,7 +84,7 @@ class Process:
     started: float = field(default_factory=time.monotonic)
     signalled: bool = False
 
-    def wait(self, moment: Moment | None = None, limit: float = 120.0) -> Ended:
+    def wait(self, moment: Moment | None = None, limit: float = 600.0) -> Ended:
         """Wait until it has ended; send its signal at a moment in seconds, and SIGKILL when it takes too long."""
         while True:
             done, status, used = os.wait4(self.pid, os.WNOHANG)
