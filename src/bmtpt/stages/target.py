@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,14 +86,7 @@ def fit_method(
                 "every step takes each of them at most once"
             )
         stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
-        identity = {
-            "method": method.name,
-            "options": options.model_dump(mode="json"),
-            "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
-            "rows": row_digests({name: each.train for name, each in rows.items()}),
-            "validation": row_digests({name: each.select for name, each in rows.items()}),
-            "backbone": dict(backbone.identity),
-        }
+        identity = _identity(method, backbone, options, learned, rows)
         run = Loop(stage, settings, folder=place, identity=identity, patience=settings.patience, listener=listener)
         outcome = run.run(resume=resume)
         winners = _winners(stage, outcome)
@@ -106,6 +99,20 @@ def fit_method(
                 result = _read_out(backbone, result, rows[name], settings)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
+
+
+def _identity(
+    method: Method, backbone: Backbone, options: Options, learned: Learned, rows: Mapping[str, TargetRows]
+) -> dict[str, Any]:
+    """Return what must be the same for a target stage to be resumed."""
+    return {
+        "method": method.name,
+        "options": options.model_dump(mode="json"),
+        "posterior": learned.posterior.weights_sha256 if learned.posterior else None,
+        "rows": row_digests({name: each.train for name, each in rows.items()}),
+        "validation": row_digests({name: each.select for name, each in rows.items()}),
+        "backbone": dict(backbone.identity),
+    }
 
 
 def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:
