@@ -166,7 +166,7 @@ def _card(
             "validation_rows": len(rows.select),
             "texts_cut": rows.train.cut + rows.select.cut,
         },
-        trained_parameters=stage.trained_parameters() * len(winners),
+        trained_parameters=stage.trained_parameters() * len(winners) if stage.settings.steps else 0,
         answer_tokens=rows.scorer.answer_tokens,
     )
 
