@@ -22,7 +22,7 @@ from bmtpt.artifacts.card import now, versions
 from bmtpt.backbone import Backbone
 from bmtpt.inference.score import labels_of, make_scorer, read
 from bmtpt.posterior.prompts import from_vocabulary
-from bmtpt.posterior.readout import Readout, Widths, fit, fit_by_evidence, label_free_offset
+from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset, log_evidence
 from bmtpt.tasks import TaskData, load_data, load_task
 from bmtpt.tasks.tokens import tokenise
 
@@ -45,7 +45,8 @@ def forms(scores: torch.Tensor, labels: torch.Tensor, states: torch.Tensor) -> I
         yield f"offset, σ = {std:g}", fit(scores, labels, Widths(std, 0.0, 0.0), centre=free)
     yield "offset and linear", fit(scores, labels, Widths(1.0, 1.0, 0.0), states, free)
     yield "offset, linear and slope", fit(scores, labels, Widths(1.0, 1.0, 0.3), states, free)
-    yield "the same, widths by evidence", fit_by_evidence(scores, labels, GRID, states, free)
+    best = max(GRID, key=lambda widths: log_evidence(scores, labels, widths, states, free))
+    yield "the same, widths by evidence", fit(scores, labels, best, states, free)
     yield "linear without words", fit(torch.zeros_like(scores), labels, Widths(), states)
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes import CUDA_FACTOR, IGNORED, TOKEN_BUDGET, Pass, at_least_fp32, run_passes
-from bmtpt.posterior.readout import Readout
+from bmtpt.posterior.readout import Readout, read_out
 from bmtpt.types import TokenBatch
 
 
@@ -89,9 +89,7 @@ class Choice(NamedTuple):
 
     def logits(self, readings: Readings) -> Float[Tensor, "M N C"]:
         """Return z of every prompt and text."""
-        if not self.readouts:
-            return readings.log_likelihoods
-        return torch.stack([own.logits(*each) for own, *each in zip(self.readouts, *readings, strict=True)])
+        return read_out(self.readouts, *readings)
 
     def labels(self, targets: Sequence[Tensor]) -> list[int]:
         """Return which answer each target is."""

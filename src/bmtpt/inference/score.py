@@ -14,7 +14,7 @@ from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine, Readings, Written
 from bmtpt.errors import SettingsError, TaskError
 from bmtpt.inference.evaluation import Evaluation
-from bmtpt.posterior.readout import Readout
+from bmtpt.posterior.readout import Readout, read_out
 from bmtpt.tasks import TaskSpec
 from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, score
 from bmtpt.tasks.spec import placeholders
@@ -165,11 +165,7 @@ class Reader(NamedTuple):
     def scores(self, readings: Readings) -> Float[Tensor, "M N C"]:
         """Return scores whose softmax over the words are their probabilities."""
         scores = normalised(readings.log_likelihoods, self.scorer, self.domain)
-        if not self.readouts:
-            return scores
-        return torch.stack(
-            [own.logits(*each) for own, *each in zip(self.readouts, scores, readings.states, strict=True)]
-        )
+        return read_out(self.readouts, scores, readings.states)
 
 
 def make_reader(engine: Engine, prompts: Prompts, scorer: Scorer, readouts: Sequence[Readout] = ()) -> Reader:

@@ -13,7 +13,7 @@ how much the model prefers a word whatever it reads: b₀ takes that preference 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ SMALLEST_SCALE = 1e-6
 class Widths(NamedTuple):
     """Standard deviations of the readout's priors, in nats; 0 leaves a part out.
 
-    The defaults were best on nine tasks at 4, 16 and 32 labels (docs/method.md, section 5).
+    The defaults were the best fixed widths that were tried, at 4, 16 and 32 labels (docs/method.md, section 5).
 
     Attributes:
         offset: σ_b.
@@ -86,6 +86,15 @@ class Readout:
         return z + features.double() @ self.weights.to(features.device).T
 
 
+def read_out(
+    readouts: Sequence[Readout], scores: Float[Tensor, "M N C"], features: Float[Tensor, "M N D"]
+) -> Float[Tensor, "M N C"]:
+    """Return z of M prompts, each by its own readout; s itself where there are none."""
+    if not readouts:
+        return scores
+    return torch.stack([own.logits(*each) for own, *each in zip(readouts, scores, features, strict=True)])
+
+
 def label_free_offset(scores: Float[Tensor, "N C"]) -> Float[Tensor, " C"]:
     """Return b₀: minus each word's mean log share of the probability of all words, over texts without labels."""
     return -scores.double().log_softmax(dim=1).mean(dim=0)
@@ -125,18 +134,6 @@ def log_evidence(
     problem = _Problem(scores, labels, widths, features, centre)
     u = problem.solve()
     return -problem.objective(u)[0] - problem.half_log_det(u)
-
-
-def fit_by_evidence(
-    scores: Float[Tensor, "N C"],
-    labels: Int[Tensor, " N"],
-    grid: Iterable[Widths],
-    features: Float[Tensor, "N D"] | None = None,
-    centre: Float[Tensor, " C"] | None = None,
-) -> Readout:
-    """Return the readout whose widths have the largest evidence (the first of equals). Arguments and cost as above."""
-    best = max(grid, key=lambda widths: log_evidence(scores, labels, widths, features, centre))
-    return fit(scores, labels, best, features, centre)
 
 
 class _Problem:
