@@ -21,9 +21,10 @@ from bmtpt.errors import DataError, SettingsError
 from bmtpt.inference.score import labels_of, make_scorer, read
 from bmtpt.posterior.prompts import from_vocabulary
 from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset
+from bmtpt.stages.rows import some
 from bmtpt.tasks import TaskData
+from bmtpt.tasks.metrics import calibration
 from bmtpt.tasks.tokens import tokenise
-from bmtpt.types import Example
 
 POOL, TEST = 400, 250
 """Rows that labels are drawn from, and rows that are scored, at most."""
@@ -108,7 +109,7 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] | None =
         raise SettingsError(f"task {task.name} has no label words, and headroom compares ways to choose among them")
     if shots is not None and (not shots or min(shots) < 1):
         raise SettingsError("headroom needs numbers of labels, such as 16")
-    pool, test = (_some(part, most, seed) for part, most in ((target.train, POOL), (target.test, TEST)))
+    pool, test = (some(part, most, seed) for part, most in ((target.train, POOL), (target.test, TEST)))
     shots = sorted(shots or [k for k in SHOTS if k < len(pool)] or SHOTS[:1])
     if len(pool) <= shots[-1] or not test:
         raise DataError(
@@ -154,11 +155,5 @@ class _Texts(NamedTuple):
 
     def judged(self, readout: Readout) -> tuple[float, float]:
         """Return accuracy (0 to 100) and NLL (nats)."""
-        log_p = readout.logits(self.scores, self.states).log_softmax(dim=1)
-        right = (log_p.argmax(dim=1) == self.labels).double().mean()
-        return 100 * float(right), -float(log_p[range(len(self.labels)), self.labels].mean())
-
-
-def _some(examples: Sequence[Example], most: int, seed: int) -> list[Example]:
-    drawn = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))[:most]
-    return [examples[i] for i in drawn.tolist()]
+        found = calibration(readout.logits(self.scores, self.states).softmax(dim=1).numpy(), self.labels.tolist())
+        return 100 * found["accuracy"], found["nll"]

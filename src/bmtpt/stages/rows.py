@@ -46,10 +46,10 @@ def source_rows(
             rows, held = divided(rows, HELD_BACK_SHARE, seed=0)
         if not rows or not held:
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
-        train[name] = tokenise(backbone, _some(rows, settings.train_rows, settings.seed), length)
+        train[name] = tokenise(backbone, some(rows, settings.train_rows, settings.seed), length)
         warn_of_unwritable(backbone, source.task, train[name])
         make_scorer(backbone, source.task)  # refuses label words that the tokenizer cannot tell apart
-        held_back[name] = tokenise(backbone, _some(held, settings.validation_rows, seed=0), length)
+        held_back[name] = tokenise(backbone, some(held, settings.validation_rows, seed=0), length)
         if settings.batch_size > len(train[name]):
             log.warning(
                 f"batch_size is {settings.batch_size:,}, and source {name} has {len(train[name]):,} training rows: "
@@ -83,7 +83,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         except DataError as error:
             raise DataError(f"target {name}: {error}") from error
     labelled = train
-    select = _some(target.select, settings.validation_rows, seed=0)
+    select = some(target.select, settings.validation_rows, seed=0)
     lent = not select
     if settings.selection == "none":
         select = ()
@@ -157,7 +157,7 @@ def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple
     return first, second
 
 
-def _some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
+def some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[Example]:
     """Return at most ``count`` rows, a seeded draw in the original order."""
     if count is None or len(examples) <= count:
         return examples
