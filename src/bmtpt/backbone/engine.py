@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -87,10 +88,6 @@ class Choice(NamedTuple):
     answers: Sequence[Tensor]
     readouts: Sequence[Readout] = ()
 
-    def logits(self, readings: Readings) -> Float[Tensor, "M N C"]:
-        """Return z of every prompt and text."""
-        return read_out(self.readouts, *readings)
-
     def labels(self, targets: Sequence[Tensor]) -> list[int]:
         """Return which answer each target is."""
         known = {tuple(answer.tolist()): c for c, answer in enumerate(self.answers)}
@@ -148,11 +145,14 @@ class Engine(ABC):
             choice: Take −log softmax_c(z)[y] as the loss; None takes −log p(y | [θ_m; embed(x_n)]).
         """
         result, gradient = prompts.new_empty(len(prompts), len(batch)), torch.zeros_like(prompts)
+        losses_of: Callable[[Shared, Pass], Tensor]
         if choice is None:
             parts = self.cut(prompts, batch.inputs, batch.target_tokens())
+            losses_of = partial(self._own_losses, batch)
         else:
-            longest = max(map(len, choice.answers))
-            parts = self.cut(prompts, batch.inputs, [longest] * len(batch), copies=len(choice.answers))
+            answers, right = self.padded(choice.answers), choice.labels(batch.targets)
+            parts = self.cut(prompts, batch.inputs, [answers.shape[1]] * len(batch), copies=len(answers))
+            losses_of = partial(self._choice_losses, batch.inputs, choice.readouts, answers, right)
         if not parts:
             return result, gradient
         leaf = prompts.detach().clone().requires_grad_(True)
@@ -165,10 +165,7 @@ class Engine(ABC):
         def one_pass(part: Pass) -> None:
             key = _key(prompts, part)
             own = tuple(state[key].detach().requires_grad_(True) for state in shared)
-            if choice is None:
-                losses = self.pass_losses(own, batch, part.rows)
-            else:
-                losses = self.pass_choices(own, batch, part, choice)
+            losses = losses_of(own, part)
             pulled = self.pulled_back((losses * factors[part.rows]).sum(), own)
             for total, more in zip(sums, pulled, strict=True):
                 total[key] += more  # no example is twice in a pass
@@ -240,13 +237,23 @@ class Engine(ABC):
     def pass_losses(self, shared: Shared, batch: TokenBatch, rows: list[int]) -> Float[Tensor, "m n"]:
         """Return the losses of some rows of the batch, given what the pass's prompts share."""
 
-    def pass_choices(self, shared: Shared, batch: TokenBatch, part: Pass, choice: Choice) -> Float[Tensor, "m n"]:
+    def _own_losses(self, batch: TokenBatch, shared: Shared, part: Pass) -> Float[Tensor, "m n"]:
+        return self.pass_losses(shared, batch, part.rows)
+
+    def _choice_losses(
+        self,
+        inputs: Sequence[Tensor],
+        readouts: Sequence[Readout],
+        answers: Int[Tensor, "C T"],
+        right: Sequence[int],
+        shared: Shared,
+        part: Pass,
+    ) -> Float[Tensor, "m n"]:
         """Return −log softmax_c(z)[y] of the rows of a pass."""
-        found = self.pass_readings(shared, [batch.inputs[i] for i in part.rows], self.padded(choice.answers))
-        n, own = len(part.rows), choice._replace(readouts=choice.readouts[part.prompts])
-        z = own.logits(Readings(*(each.view(n, -1, each.shape[1]).transpose(0, 1) for each in found)))  # [m, n, C]
-        labels = choice.labels([batch.targets[i] for i in part.rows])
-        return -z.log_softmax(dim=2)[:, range(n), labels]
+        n, found = len(part.rows), self.pass_readings(shared, [inputs[i] for i in part.rows], answers)
+        readings = (each.view(n, -1, each.shape[1]).transpose(0, 1) for each in found)
+        z = read_out(readouts[part.prompts], *readings)  # [m, n, C]
+        return -z.log_softmax(dim=2)[:, range(n), [right[i] for i in part.rows]]
 
     @abstractmethod
     def pass_readings(
