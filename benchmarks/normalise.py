@@ -43,7 +43,10 @@ def measure(backbone: Backbone, data: TaskData, seeds: int, steps: int) -> Itera
     """Yield a line per prompt and way."""
     nothing = backbone.embed(torch.zeros(1, 0, dtype=torch.int64))
     yield from _scored(backbone, data, nothing, "no prompt", 0)
-    settings = {"shots": SHOTS, "selection": "none", "steps": steps, "evaluate_every": steps, "batch_size": 8}
+    settings = {
+        "shots": SHOTS, "draw": "balanced", "selection": "none",
+        "steps": steps, "evaluate_every": steps, "batch_size": 8,
+    }  # fmt: skip
     for seed in range(seeds):
         chosen = AdaptSettings.model_validate({**settings, "seed": seed})
         found = fit_method(get_method("pt"), backbone, [data], chosen, prompt_length=LENGTH)[data.task.name]

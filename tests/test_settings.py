@@ -164,8 +164,8 @@ PAPER_SOURCE = {
     "batch_size": 1, "task_factors": False,
 }  # fmt: skip
 PAPER_TARGET = {
-    "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "likelihood": "tokens",
-    "readout": "none", "normalise": "none", "ensemble": False,
+    "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced",
+    "likelihood": "tokens", "readout": "none", "normalise": "none", "ensemble": False,
 }  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.registry import all_methods
 from bmtpt.results import Result, append_results, read_results
-from bmtpt.sealed import line_values
+from bmtpt.sealed import line_values, read_sealed, sealed
 from bmtpt.studies import StudySpec, load_study, run_study
 from bmtpt.studies.grid import Grid
 from bmtpt.studies.identity import IDENTITY
@@ -198,6 +198,20 @@ def test_a_folder_that_was_begun_with_other_settings_is_refused_by_the_first_tha
     with pytest.raises(SettingsError, match=rf"was begun with {option}.*; choose another folder"):
         run_study(load_study(written(tmp_path, tiny_t5_folder, tiny_task_folder, **changes)), folder)
     assert (folder / RESULTS).read_text() == before
+
+
+def test_a_folder_that_was_begun_before_draws_could_be_chosen_goes_on_with_balanced_ones_alone(
+    study, first, tmp_path, monkeypatch
+):
+    shutil.copytree(first[0], copy := tmp_path / "copy")
+    kept = read_sealed(copy / IDENTITY, SettingsError)
+    assert kept["settings"]["adapt"].pop("draw") == "random"
+    (copy / IDENTITY).write_text(json.dumps(sealed(kept)))
+    no_training(monkeypatch)
+    with pytest.raises(SettingsError, match=r"was begun with adapt.draw = 'balanced', and this study has 'random'"):
+        run_study(study, copy)
+    balanced = study.adapt.model_copy(update={"draw": "balanced"})
+    assert run_study(study.model_copy(update={"adapt": balanced}), copy) == first[1]
 
 
 def test_what_a_folder_was_begun_with_is_written_before_anything_is_trained(study, tmp_path, monkeypatch):

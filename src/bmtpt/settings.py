@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
-from bmtpt.types import Annealing, KernelName, KernelScope, Normalise, PresetName
+from bmtpt.types import Annealing, Draw, KernelName, KernelScope, Normalise, PresetName
 
 if TYPE_CHECKING:
     from pydantic._internal._model_construction import ModelMetaclass
@@ -204,7 +204,9 @@ class AdaptSettings(LoopSettings):
         decompose: Train θ = A ∘ (u vᵀ) [paper] instead of θ itself.
         freeze_full: Train u and v only and leave A where it starts (an ablation: P + D numbers).
         factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.
-        shots: Training examples in total (class-balanced), or None for all.
+        shots: Labelled examples in total, or None for all.
+        draw: How the `shots` are drawn: at `random`, so that they show the label shares of the task, or `balanced` over
+            its labels, which teaches wrong shares where labels are skewed.
         selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`; or `none`:
             train on every labelled row, keep the last step, and take each method's first candidate.
         selection_share: Share of the training rows (of the `shots`) that validate if the target has no validation rows.
@@ -224,8 +226,8 @@ class AdaptSettings(LoopSettings):
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
-        "start": "mean", "decompose": True, "freeze_full": False, "normalise": "none", "likelihood": "tokens",
-        "readout": "none", "ensemble": False,
+        "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced", "normalise": "none",
+        "likelihood": "tokens", "readout": "none", "ensemble": False,
     }  # fmt: skip
 
     prior: Prior = "mean"
@@ -236,6 +238,7 @@ class AdaptSettings(LoopSettings):
     freeze_full: bool = False
     factor_learning_rate: Positive = 0.01
     shots: Count | None = None
+    draw: Draw = "random"
     selection: Selection = "score"
     selection_share: float = Field(default=0.25, gt=0, lt=1)
     patience: Count | None = None

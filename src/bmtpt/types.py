@@ -38,6 +38,9 @@ ScorerKind = Literal["rank", "generate"]
 Normalise = Literal["none", "length", "pmi"]
 """How log p(label word | text) is made comparable between words: not at all, per token, or less log p(word) itself."""
 
+Draw = Literal["random", "balanced"]
+"""How labelled rows are drawn: every row as likely as another, or as many of each label as the rows allow."""
+
 StreamFormat = Literal["text", "jsonl", "csv", "tsv"]
 """What a stream to answer holds: a text a line, a JSON object with the task's columns a line, or a table."""
 

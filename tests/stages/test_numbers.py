@@ -131,8 +131,12 @@ def test_more_shots_than_rows_are_refused(tiny_backbone, tiny_tasks):
 def test_shots_that_leave_a_label_out_are_told(tiny_backbone, tiny_tasks, caplog):
     target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=1))
     assert "target pairs: of its 1 training rows none has the label" in caplog.text
+    assert "give more shots, or draw 'balanced'" in caplog.text
     caplog.clear()
-    target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=2))
+    target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=1, draw="balanced"))
+    assert caplog.text.rstrip().endswith("give more shots")
+    caplog.clear()
+    target_rows(tiny_backbone, tiny_tasks["pairs"], adapting(shots=2, draw="balanced"))
     assert caplog.text == ""
 
 

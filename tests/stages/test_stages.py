@@ -145,9 +145,10 @@ def test_without_selection_every_labelled_row_trains_and_the_last_step_is_kept(t
 
 def test_a_target_without_validation_rows_lends_a_share_of_its_shots(tiny_backbone, tiny_tasks):
     target = replace(tiny_tasks["pairs"], select=())
-    rows = target_rows(tiny_backbone, target, adapting(shots=8))
+    rows = target_rows(tiny_backbone, target, adapting(shots=8, draw="balanced"))
     assert (len(rows.train), len(rows.select)) == (6, 2)
-    assert Counter((*rows.train.examples, *rows.select.examples)) == Counter(few_shot(target.train, 8, seed=0))
+    drawn = few_shot(target.train, 8, seed=0, draw="balanced")
+    assert Counter((*rows.train.examples, *rows.select.examples)) == Counter(drawn)
     assert {example.label for example in rows.select.examples} == {0, 1}
     almost_all = target_rows(tiny_backbone, target, adapting(shots=8, selection_share=0.99))
     assert (len(almost_all.train), len(almost_all.select)) == (1, 7)

@@ -48,6 +48,13 @@ def test_a_study_lays_its_values_over_what_it_extends_and_a_scale_over_both(tmp_
     assert load_study(path) == small
 
 
+@pytest.mark.parametrize("name", [*named_studies(), "quickstart", "fewshot", "fewshot-auto", "fewshot-sigma3"])
+def test_a_study_with_committed_lines_draws_the_rows_that_they_were_computed_with(name):
+    others = (LIBRARY.parent / f"{name}.yaml", Path(__file__).parents[2] / "studies" / f"{name}.yaml")
+    path = next((path for path in others if path.exists()), None) or find_study(name)
+    assert load_study(path).adapt.draw == "balanced"
+
+
 def test_what_the_caller_gives_goes_over_the_scale(tmp_path):
     path = written(tmp_path, "base", {**BASE, "scales": {"small": {"backbone": "b"}}})
     found = load_study(path, "small", {"backbone": "c", "targets": ["rte", "wic"]})

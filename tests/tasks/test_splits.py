@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import get_args
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.stats import binom
 
 from bmtpt.errors import DataError
 from bmtpt.tasks import SplitLimits, builtin_tasks, few_shot, load_task
 from bmtpt.tasks.sources import Rows
 from bmtpt.tasks.splits import cut_in_three, halve, hold_out, limit, split_rows, together
-from bmtpt.types import Example
+from bmtpt.types import Draw, Example
 
 
 def rows(count, name="rows"):
@@ -104,41 +106,73 @@ def test_caps_draw_rows_that_were_in_the_split():
     assert capped == limit(parts, SplitLimits(train=10, test=7), 5)
 
 
-def test_a_few_shot_draw_keeps_no_counter_across_calls():
+@pytest.mark.parametrize("draw", get_args(Draw))
+def test_a_few_shot_draw_keeps_no_counter_across_calls(draw):
     examples = labelled(50, 50)
-    first = few_shot(examples, 16, 3)
-    few_shot(examples, 4, 8)
-    assert few_shot(examples, 16, 3) == first
-    assert few_shot(examples, 16, 4) != first
+    first = few_shot(examples, 16, 3, draw)
+    few_shot(examples, 4, 8, draw)
+    assert few_shot(examples, 16, 3, draw) == first
+    assert few_shot(examples, 16, 4, draw) != first
+
+
+@pytest.mark.parametrize("draw", get_args(Draw))
+def test_a_smaller_draw_is_the_head_of_a_larger_one(draw):
+    examples = labelled(30, 30, 30)
+    assert few_shot(examples, 32, 7, draw)[:16] == few_shot(examples, 16, 7, draw)
+
+
+@pytest.mark.parametrize("draw", get_args(Draw))
+def test_a_draw_of_all_examples_holds_each_once(draw):
+    examples = labelled(5, 4, 3)
+    assert sorted(each.before for each in few_shot(examples, 12, 0, draw)) == sorted(each.before for each in examples)
+
+
+def test_random_draws_have_the_label_shares_of_their_pool():
+    examples, draws, shots = labelled(80, 15, 5), 400, 8
+    found = Counter(each.label for seed in range(draws) for each in few_shot(examples, shots, seed))
+    for label, share in enumerate((0.80, 0.15, 0.05)):
+        low, high = binom.interval(1 - 1e-6, draws * shots, share)  # wider than without replacement
+        assert low <= found[label] <= high
+
+
+def test_every_example_is_drawn_at_random_as_often_as_another():
+    examples, draws, shots = labelled(9, 1), 1_000, 3
+    found = Counter(each.before for seed in range(draws) for each in few_shot(examples, shots, seed))
+    low, high = binom.interval(1 - 1e-6, draws, shots / len(examples))
+    assert all(low <= found[each.before] <= high for each in examples)
 
 
 @given(counts=st.lists(st.integers(12, 30), min_size=2, max_size=4), shots=st.integers(1, 24), seed=st.integers(0, 9))
-def test_a_few_shot_draw_is_balanced_without_repeats(counts, shots, seed):
-    drawn = few_shot(labelled(*counts), shots, seed)
+def test_a_balanced_draw_has_as_many_of_each_label_without_repeats(counts, shots, seed):
+    drawn = few_shot(labelled(*counts), shots, seed, "balanced")
     assert len({example.before for example in drawn}) == shots
     found = Counter(example.label for example in drawn)
     shares = [found[label] for label in range(len(counts))]
     assert max(shares) - min(shares) <= 1
 
 
-def test_a_rare_class_gives_all_it_has():
-    found = Counter(example.label for example in few_shot(labelled(40, 40, 2), 32, 0))
+def test_balanced_draws_are_those_of_the_committed_lines():
+    drawn = [[each.before for each in few_shot(labelled(5, 4, 3), 7, seed, "balanced")] for seed in (3, 0)]
+    assert drawn == [
+        ["0-1", "2-1", "1-2", "0-0", "2-2", "1-1", "0-4"],
+        ["1-3", "0-1", "2-0", "1-0", "0-2", "2-1", "1-2"],
+    ]
+
+
+def test_in_a_balanced_draw_a_rare_class_gives_all_it_has():
+    found = Counter(example.label for example in few_shot(labelled(40, 40, 2), 32, 0, "balanced"))
     assert found == {0: 15, 1: 15, 2: 2}
 
 
-def test_a_smaller_draw_is_part_of_a_larger_one():
-    examples = labelled(30, 30, 30)
-    assert few_shot(examples, 32, 7)[:16] == few_shot(examples, 16, 7)
-
-
 def test_every_class_can_get_the_odd_shot():
-    odd = {few_shot(labelled(9, 9), 1, seed)[0].label for seed in range(20)}
+    odd = {few_shot(labelled(9, 9), 1, seed, "balanced")[0].label for seed in range(20)}
     assert odd == {0, 1}
 
 
-def test_examples_without_labels_are_drawn_plainly():
+def test_examples_without_labels_are_drawn_at_random():
     examples = [Example(str(i), "", "", "1.0") for i in range(40)]
-    drawn = few_shot(examples, 16, 0)
+    drawn = few_shot(examples, 16, 0, "balanced")
+    assert drawn == few_shot(examples, 16, 0, "random")
     assert len(set(drawn)) == 16
     assert list(drawn) != examples[:16]
 

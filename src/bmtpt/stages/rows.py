@@ -79,7 +79,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     train: Sequence[Example] = target.train
     if settings.shots is not None:
         try:
-            train = few_shot(train, settings.shots, settings.seed)
+            train = few_shot(train, settings.shots, settings.seed, settings.draw)
         except DataError as error:
             raise DataError(f"target {name}: {error}") from error
     labelled = train
@@ -96,9 +96,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         )
     counts, drawn = target.label_counts, {example.label for example in train}
     if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in drawn]:
-        log.warning(
-            f"target {name}: of its {len(train):,} training rows none has the label '{lost[0]}'; give more shots"
-        )
+        cure = "give more shots" + (", or draw 'balanced'" if settings.shots and settings.draw == "random" else "")
+        log.warning(f"target {name}: of its {len(train):,} training rows none has the label '{lost[0]}'; {cure}")
     length = settings.max_length or target.task.max_length
     training = tokenise(backbone, train, length)
     warn_of_unwritable(backbone, target.task, training)

@@ -23,6 +23,10 @@ GROWING = {"title", "data", "sources", "targets", "tuning", "shots", "seeds", "s
 name, and lines carry their source seed."""
 
 
+BEFORE = {"learn.likelihood_unit": "token", "source_prompt.likelihood_unit": "token", "adapt.draw": "balanced"}
+"""What was done in folders that were begun before an option could be chosen, where its default is another."""
+
+
 def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None:
     """Write what decides the study's values into its folder, next to what the folder was begun with.
 
@@ -47,6 +51,8 @@ def claim(folder: Path, study: StudySpec, tasks: Mapping[str, TaskData]) -> None
     kept = read_sealed(path, SettingsError) or {}
     for part, values in now.items():
         old = _flat(kept.get(part, {}))
+        if part == "settings" and old:
+            old = {**BEFORE, **old}
         for option, value in _flat(values).items():
             if option in old and old[option] != value:
                 where = "in its variants " if part == "variants" else ""

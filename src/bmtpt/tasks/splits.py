@@ -17,7 +17,7 @@ from bmtpt.errors import DataError, shortened
 from bmtpt.tasks.layout import label_key
 from bmtpt.tasks.sources import Row, Rows
 from bmtpt.tasks.spec import PARTS, SPLIT_NAMES, PartName, TaskSpec, placeholders
-from bmtpt.types import Example
+from bmtpt.types import Draw, Example
 
 HELD_OUT = 1_000
 TEST_SHARE = 0.2
@@ -213,25 +213,35 @@ def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
     return tuple(kept)
 
 
-def few_shot(examples: Sequence[Example], shots: int, seed: int) -> tuple[Example, ...]:
-    """Draw ``shots`` examples in total, as balanced over labels as the rows allow.
+def few_shot(examples: Sequence[Example], shots: int, seed: int, draw: Draw = "random") -> tuple[Example, ...]:
+    """Draw ``shots`` examples in total.
 
-    Examples without a label (numbers, free answers) are drawn plainly. The draw is a pure function of its
-    arguments, and a smaller draw of the same seed is the head of a larger one.
+    The draw is a pure function of its arguments, and a smaller draw of the same seed is the head of a larger one.
+
+    Args:
+        draw: `random`: every example is as likely as another. `balanced`: as many of each label as the examples allow;
+            those without a label (numbers, free answers) are drawn at random.
+
+    Raises:
+        DataError: There are fewer examples than shots, or no shot is asked for.
     """
     if not 1 <= shots <= len(examples):
         raise DataError(f"cannot draw {shots} examples from {len(examples)}; ask for 1 to {len(examples)} shots")
     order = list(examples)
-    draw = random.Random(seed)
-    draw.shuffle(order)
+    generator = random.Random(seed)
+    generator.shuffle(order)
+    return tuple((order if draw == "random" else _balanced(order, generator))[:shots])
+
+
+def _balanced(order: Sequence[Example], generator: random.Random) -> list[Example]:
+    """Return examples in an order of which every head is balanced over labels, as far as they go."""
     queues: dict[int | None, list[Example]] = defaultdict(list)
     for example in order:
         queues[example.label].append(example)
     classes = sorted(queues, key=lambda label: -1 if label is None else label)
-    draw.shuffle(classes)
+    generator.shuffle(classes)
     rounds = max(map(len, queues.values()))
-    turns = (queues[label][turn] for turn in range(rounds) for label in classes if turn < len(queues[label]))
-    return tuple(example for example, _ in zip(turns, range(shots), strict=False))
+    return [queues[label][turn] for turn in range(rounds) for label in classes if turn < len(queues[label])]
 
 
 def _all(rows: Rows) -> Part:
