@@ -113,6 +113,11 @@ def test_starting_around_a_trained_prompt_must_leave_steps_for_the_particles():
     assert resolve(LearnSettings, None, {"particle_init": "shared", "steps": 300}).svgd_steps == 300
 
 
+def test_a_likelihood_of_labels_is_no_mean_over_tokens():
+    sentence = refusal(LearnSettings, None, {"preset": "paper", "likelihood": "labels"})
+    assert "likelihood 'labels' is a mean over examples: set likelihood_unit to 'example'" in sentence
+
+
 class Inner(BaseModel):
     model_config = {"extra": "forbid"}
     width: int = 1
@@ -160,8 +165,8 @@ def test_settings_cannot_be_changed():
 
 PAPER_SOURCE = {
     "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1, "annealing": "none",
-    "likelihood_unit": "token", "likelihood_scale": "mean", "prompt_length": 100, "particle_init": "independent",
-    "batch_size": 1, "task_factors": False,
+    "likelihood_unit": "token", "likelihood": "tokens", "likelihood_scale": "mean", "prompt_length": 100,
+    "particle_init": "independent", "batch_size": 1, "task_factors": False,
 }  # fmt: skip
 PAPER_TARGET = {
     "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced",

@@ -139,6 +139,8 @@ class LearnSettings(LoopSettings):
         annealing: Factor on the score over time against mode collapse.
         likelihood_unit: What the mean cross-entropy of a draw is taken over: its `example`s, each with −log p of its
             whole answer, or their `token`s [paper], which gives every token of a long answer less weight.
+        likelihood: What is learned from: −log p of the answer's `tokens` [paper], or −log of its share among the task's
+            `labels`; a source with free answers keeps its tokens.
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
@@ -157,8 +159,8 @@ class LearnSettings(LoopSettings):
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1.0,
-        "annealing": "none", "likelihood_unit": "token", "likelihood_scale": "mean", "prompt_length": 100,
-        "particle_init": "independent", "batch_size": 1, "task_factors": False,
+        "annealing": "none", "likelihood_unit": "token", "likelihood": "tokens", "likelihood_scale": "mean",
+        "prompt_length": 100, "particle_init": "independent", "batch_size": 1, "task_factors": False,
     }  # fmt: skip
 
     particles: Count = 5
@@ -168,6 +170,7 @@ class LearnSettings(LoopSettings):
     repulsion: NotNegative = 1.0
     annealing: Annealing = "none"
     likelihood_unit: LikelihoodUnit = "example"
+    likelihood: Likelihood = "tokens"
     likelihood_scale: Literal["mean", "data"] | Positive = "mean"
     prompt_length: Count = 100
     particle_init: ParticleInit = "shared"
@@ -189,6 +192,12 @@ class LearnSettings(LoopSettings):
     def _steps_are_left(self) -> LearnSettings:
         if self.svgd_steps < 1:
             raise ValueError(f"init_steps is {self.init_steps}: with particle_init 'prompt' give less than steps")
+        return self
+
+    @model_validator(mode="after")
+    def _labels_are_of_examples(self) -> LearnSettings:
+        if self.likelihood == "labels" and self.likelihood_unit == "token":
+            raise ValueError("likelihood 'labels' is a mean over examples: set likelihood_unit to 'example'")
         return self
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
+from bmtpt.inference.score import make_scorer
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.settings import LearnSettings
@@ -31,11 +32,16 @@ def held_back(tiny_backbone, tiny_tasks) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def make(tiny_backbone, train, held_back) -> Any:
+def words(tiny_backbone, tiny_tasks) -> dict[str, Any]:
+    return {name: make_scorer(tiny_backbone, tiny_tasks[name].task).answers for name in SOURCES}
+
+
+@pytest.fixture(scope="module")
+def make(tiny_backbone, train, held_back, words) -> Any:
     def build(particles: Tensor, **changes: Any) -> SvgdSource:
         values = {"particles": len(particles), "prompt_length": P, "batch_size": 2, "steps": 6, "evaluate_every": 3}
         settings = LearnSettings.model_validate(values | changes)
-        return SvgdSource(HuggingFaceEngine(tiny_backbone), particles, train, held_back, settings)
+        return SvgdSource(HuggingFaceEngine(tiny_backbone), particles, train, held_back, settings, words)
 
     return build
 
@@ -51,6 +57,16 @@ def mean_loss(model: Any, prompt: Tensor, batch: TokenBatch, unit: str = "exampl
         embedded = torch.cat([prompt, model.shared(ids)])[None]
         total = total + model(inputs_embeds=embedded, labels=target[None]).loss * len(target)
     return total / (len(batch) if unit == "example" else sum(batch.target_tokens()))
+
+
+def decision_loss(model: Any, prompt: Tensor, batch: TokenBatch, words: Any) -> Tensor:
+    """Mean of −log softmax_c(s)[y], s_c by Hugging Face's model; without words that of the tokens."""
+    if not words:
+        return mean_loss(model, prompt, batch)
+    scores = [[-mean_loss(model, prompt, TokenBatch([ids], [word])) for word in words] for ids in batch.inputs]
+    right = [[torch.equal(word, target) for word in words].index(True) for target in batch.targets]
+    log_shares = [torch.stack(each).log_softmax(dim=0)[y] for each, y in zip(scores, right, strict=True)]
+    return -torch.stack(log_shares).mean()
 
 
 def test_every_source_gives_the_same_number_of_examples_and_the_draw_depends_on_the_step_alone(make, train):
@@ -83,6 +99,26 @@ def test_the_score_is_minus_the_gradient_of_the_sum_of_the_tasks_means(make, tin
     assert torch.allclose(score, -theta.grad, rtol=1e-4, atol=1e-5 * float(theta.grad.abs().max()))
     for name in SOURCES:
         assert losses[name] == pytest.approx([loss.item() for loss in wanted[name]], rel=1e-5)
+
+
+def test_the_likelihood_of_labels_is_the_share_of_the_right_word_and_free_answers_keep_their_tokens(
+    make, tiny_hf, words, held_back
+):
+    method = make(particles(), likelihood="labels")
+    batches = method.draw(3)
+    losses = method.backward(batches, 3)
+    theta = particles().requires_grad_(True)
+    wanted = {
+        name: [decision_loss(tiny_hf, theta[m], batches[name], words[name]) for m in range(M)] for name in SOURCES
+    }
+    sum(map(sum, wanted.values())).backward()
+    _, score, _ = method.last
+    assert torch.allclose(score, -theta.grad, rtol=1e-4, atol=1e-5 * float(theta.grad.abs().max()))
+    nll = method.held_back_nll()
+    for name in SOURCES:
+        assert losses[name] == pytest.approx([loss.item() for loss in wanted[name]], rel=1e-5)
+        kept = [decision_loss(tiny_hf, theta[m], held_back[name].batch, words[name]).item() for m in range(M)]
+        assert nll[name][1:] == pytest.approx(kept, rel=1e-5)
 
 
 def test_small_draws_have_the_expected_gradient_of_large_ones_however_long_the_answers_are(make, train):

@@ -20,6 +20,7 @@ from bmtpt.methods.map_target import posterior_candidates
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.svgd_source import SvgdSource, joined
 from bmtpt.posterior.diagnostics import diagnose
+from bmtpt.posterior.readout import Readout
 from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.sealed import line_values
 from bmtpt.settings import AdaptSettings, LearnSettings
@@ -33,6 +34,7 @@ from bmtpt.types import Example
 
 QUICK = {"steps": 3, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 P, D = 3, 24
+NO_READOUT = Readout(1.0, torch.zeros(2).double())
 
 
 def learning(**changes: Any) -> LearnSettings:
@@ -91,7 +93,7 @@ def test_the_cards_svgd_diagnostics_are_those_of_the_last_step(tiny_backbone, so
     found = learn(tiny_backbone, sources, settings).card.diagnostics["svgd"]
     # The same run, stopped one step earlier: where the particles were when the last step began.
     before = learn(tiny_backbone, sources, settings.model_copy(update={"steps": settings.steps - 1})).particles
-    train, held_back = source_rows(tiny_backbone, sources, settings)
+    train, held_back, _ = source_rows(tiny_backbone, sources, settings)
     stage = SvgdSource(HuggingFaceEngine(tiny_backbone), before, train, held_back, settings)
     batches = stage.draw(settings.steps - 1)
     weights = torch.tensor([1 / len(batch) for batch in batches.values() for _ in range(len(batch))])
@@ -297,7 +299,7 @@ def test_sources_must_be_named_once_and_hold_rows(tiny_backbone, sources):
 
 def test_a_source_without_validation_rows_holds_some_of_its_training_rows_back(tiny_backbone, sources):
     source = replace(sources[0], select=())
-    train, held_back = source_rows(tiny_backbone, [source], learning(validation_rows=100))
+    train, held_back, _ = source_rows(tiny_backbone, [source], learning(validation_rows=100))
     assert (len(train["sentiment"]), len(held_back["sentiment"])) == (19, 5)
     both = Counter((*train["sentiment"].examples, *held_back["sentiment"].examples))
     assert both == Counter(sources[0].train)  # every row is in one of the two, and the file's equal rows in as many
@@ -342,7 +344,7 @@ def test_particles_that_fly_off_are_told_though_the_loss_stays_finite(tiny_backb
 
 
 def test_a_batch_larger_than_the_rows_is_told_and_takes_each_row_once(tiny_backbone, sources, caplog):
-    train, held_back = source_rows(tiny_backbone, sources, learning(batch_size=10_000))
+    train, held_back, _ = source_rows(tiny_backbone, sources, learning(batch_size=10_000))
     assert told(caplog) == [
         f"batch_size is 10,000, and source {name} has 24 training rows: every step takes each of them once"
         for name in ("sentiment", "answers")
@@ -351,6 +353,16 @@ def test_a_batch_larger_than_the_rows_is_told_and_takes_each_row_once(tiny_backb
     assert [len(batch) for batch in stage.draw(1).values()] == [24, 24]
     texts = [tuple(ids.tolist()) for ids in stage.draw(1)["answers"].inputs]
     assert Counter(texts) == Counter(tuple(ids.tolist()) for ids in train["answers"].batch.inputs)
+
+
+def test_a_source_without_label_words_is_told_to_keep_its_tokens(tiny_backbone, sources, caplog):
+    found = learn(tiny_backbone, sources, learning(likelihood="labels"))
+    assert told(caplog) == ["source answers has no label words, so its likelihood stays that of its answers' tokens"]
+    rows = tokenise(tiny_backbone, [sources[0].select[i] for i in sorted(_held_back(12, 4))], 64)
+    scores = score_prompts(
+        tiny_backbone.engine, found.mean[None], rows, make_scorer(tiny_backbone, sources[0].task), [NO_READOUT]
+    )
+    assert found.card.diagnostics["mean_nll"]["sentiment"] == pytest.approx(scores[0].nll, rel=1e-5)
 
 
 def test_a_target_that_was_a_source_is_told(tiny_backbone, sources, posterior, caplog):

@@ -67,15 +67,15 @@ class MptSource(FactoredSource):
         return sum(batch.target_tokens())  # as in the authors' code, whatever `likelihood_unit` says
 
     def _pull(
-        self, own: Float[Tensor, "1 N P D"], batches: Mapping[str, TokenBatch]
+        self, prompts: Float[Tensor, "1 N P D"], batches: Mapping[str, TokenBatch]
     ) -> tuple[Float[Tensor, "1 N"], Float[Tensor, "1 N P D"]]:
         strength = self.distillation.distillation_weight
         if not strength:
-            return super()._pull(own, batches)
+            return super()._pull(prompts, batches)
         teachers = torch.stack([self.teachers[name] for name, batch in batches.items() for _ in range(len(batch))])
         self.terms, gradient = distillation_gradients(
             self.engine,
-            own[0],
+            prompts[0],
             teachers,
             joined(batches),
             self._weights(batches),

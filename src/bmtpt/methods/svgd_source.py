@@ -6,6 +6,8 @@
 
 The paper's mean is over the tokens of the answers (`likelihood_unit` "token"): the deciding first token of a long
 answer then weighs less than that of a short one, and long answers are learned badly (docs/method.md, section 1).
+`likelihood` "labels" puts −log softmax_c(s)[y] in the place of −log p(y | [θ_j; embed(x)]), with s_c the log-likelihood
+of label word c.
 
 φ is `posterior/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
 """
@@ -19,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.backbone.engine import Engine
+from bmtpt.backbone.engine import Choice, Engine
 from bmtpt.posterior.diagnostics import diagnose
 from bmtpt.posterior.history import History, warnings
 from bmtpt.posterior.svgd import SvgdInfo, annealing, svgd_direction
@@ -39,6 +41,7 @@ class SvgdSource:
         train: Training rows by source task.
         held_back: Rows by source task on which NLL is watched.
         settings: Of the source stage.
+        words: Token ids of the label words by source task; a source without any keeps `likelihood` "tokens".
     """
 
     def __init__(
@@ -48,12 +51,15 @@ class SvgdSource:
         train: Mapping[str, Tokenised],
         held_back: Mapping[str, Tokenised],
         settings: LearnSettings,
+        words: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         self.engine = engine
         self.particles = particles.clone().requires_grad_(True)
         self.train = train
         self.held_back = held_back
         self.settings = settings
+        labelled = (words or {}) if settings.likelihood == "labels" else {}
+        self.choices = {name: Choice(own) for name, own in labelled.items() if own}
         self.last: tuple[Tensor, Tensor, SvgdInfo] | None = None
 
     def groups(self) -> list[ParameterGroup]:
@@ -88,7 +94,25 @@ class SvgdSource:
 
     def _gradients(self, batches: Mapping[str, TokenBatch]) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
         """Return the losses and ∂/∂θ_m Σ_k scale_k · L_k(θ_m)."""
-        return self.engine.gradients(self.particles.detach(), joined(batches), self._weights(batches))
+        return self._pull(self.particles.detach(), batches)
+
+    def _pull(
+        self, prompts: Float[Tensor, "M *N P D"], batches: Mapping[str, TokenBatch]
+    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
+        """Return the losses and the gradient of their weighted sum in the prompts.
+
+        One call pairs the prompts with the examples of all sources, unless label words differ between them.
+        """
+        weights = self._weights(batches)
+        if not self.choices:
+            return self.engine.gradients(prompts, joined(batches), weights)
+        sizes = [len(batch) for batch in batches.values()]
+        shared = prompts.ndim == 3
+        own = [prompts] * len(sizes) if shared else torch.split(prompts, sizes, dim=1)
+        parts = zip(batches.items(), own, torch.split(weights, sizes), strict=True)
+        found = [self.engine.gradients(at, batch, w, self.choices.get(name)) for (name, batch), at, w in parts]
+        losses, pulled = zip(*found, strict=True)
+        return torch.cat(losses, dim=1), torch.stack(pulled).sum(dim=0) if shared else torch.cat(pulled, dim=1)
 
     def _weights(self, batches: Mapping[str, TokenBatch]) -> Float[Tensor, " N"]:
         """Each example's factor in Σ_k scale_k · L_k."""
@@ -134,8 +158,16 @@ class SvgdSource:
         candidates = torch.cat([particles.mean(dim=0, keepdim=True), particles])
         found: dict[str, list[float]] = {}
         for name, rows in self.held_back.items():
-            found |= self._means(self.engine.losses(candidates, rows.batch), {name: rows.batch})
+            found |= self._means(self._losses(name, candidates, rows.batch), {name: rows.batch})
         return found
+
+    def _losses(self, name: str, prompts: Float[Tensor, "M P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
+        """Return a source's losses without a gradient."""
+        if name not in self.choices:
+            return self.engine.losses(prompts, batch)
+        choice = self.choices[name]
+        scores = self.engine.answer_log_likelihoods(prompts, batch.inputs, choice.answers)
+        return -scores.log_softmax(dim=2)[:, range(len(batch)), choice.labels(batch.targets)]
 
 
 def joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bmtpt.methods.svgd_source import SvgdSource, joined
+from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.posterior.prompts import compose
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
@@ -46,9 +46,3 @@ class FactoredSource(SvgdSource):
         gradient, row, col = torch.autograd.grad((own * pulled).sum(), [self.particles, self.row, self.col])
         self.row.grad, self.col.grad = row / len(self.particles), col / len(self.particles)
         return losses, gradient
-
-    def _pull(
-        self, own: Float[Tensor, "M N P D"], batches: Mapping[str, TokenBatch]
-    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M N P D"]]:
-        """Return the losses and the gradient in the prompts of every example."""
-        return self.engine.gradients(own, joined(batches), self._weights(batches))

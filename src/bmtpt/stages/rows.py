@@ -31,14 +31,14 @@ HELD_BACK_SHARE = 0.2
 
 def source_rows(
     backbone: Backbone, sources: Sequence[TaskData], settings: LearnSettings
-) -> tuple[dict[str, Tokenised], dict[str, Tokenised]]:
-    """Return training rows and held-back rows by source task.
+) -> tuple[dict[str, Tokenised], dict[str, Tokenised], dict[str, Scorer]]:
+    """Return training rows, held-back rows and how answers are read, by source task.
 
     Raises:
         DataError: A source has too few rows.
         TaskError: The tokenizer writes two label words of a source as the same tokens.
     """
-    train, held_back = {}, {}
+    train, held_back, scorers = {}, {}, {}
     for source in sources:
         name, length = source.task.name, settings.max_length or source.task.max_length
         rows, held = source.train, source.select
@@ -48,14 +48,16 @@ def source_rows(
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
         train[name] = tokenise(backbone, some(rows, settings.train_rows, settings.seed), length)
         warn_of_unwritable(backbone, source.task, train[name])
-        make_scorer(backbone, source.task)  # refuses label words that the tokenizer cannot tell apart
+        scorers[name] = make_scorer(backbone, source.task)  # refuses label words that the tokenizer cannot tell apart
         held_back[name] = tokenise(backbone, some(held, settings.validation_rows, seed=0), length)
         if settings.batch_size > len(train[name]):
             log.warning(
                 f"batch_size is {settings.batch_size:,}, and source {name} has {len(train[name]):,} training rows: "
                 "every step takes each of them once"
             )
-    return train, held_back
+        if settings.likelihood == "labels" and not source.task.fixed_words:
+            log.warning(f"source {name} has no label words, so its likelihood stays that of its answers' tokens")
+    return train, held_back, scorers
 
 
 def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -> TargetRows:

@@ -85,12 +85,13 @@ def learn(
             raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
         require_backbone(start.card.backbone, backbone)
     with output_folder(folder, "posterior", resume=resume, overwrite=overwrite) as place:
-        train, held_back = source_rows(backbone, sources, settings)
+        train, held_back, scorers = source_rows(backbone, sources, settings)
         if settings.particle_init == "prompt" and start is None:
             start = learn_start(backbone, sources, settings, folder=place, resume=resume, listener=listener)
         stage = settings.model_copy(update={"steps": settings.svgd_steps})
         kind = FactoredSource if stage.task_factors else SvgdSource
-        method = kind(backbone.engine, initial_particles(backbone, settings, start), train, held_back, stage)
+        words = {name: scorer.answers for name, scorer in scorers.items()}
+        method = kind(backbone.engine, initial_particles(backbone, settings, start), train, held_back, stage, words)
         identity = _identity(backbone, train, held_back)
         outcome = Loop(method, stage, folder=place, identity=identity, listener=listener).run(resume=resume)
         found = outcome.state.found
@@ -182,7 +183,7 @@ def learn_own_source(
     method.require_runs_on(backbone.name, backbone.model.config)
     settings = settings.model_copy(update={"particles": 1, "particle_init": "shared"})
     options = method.options() if options is None else options
-    train, held_back = source_rows(backbone, sources, settings)
+    train, held_back, _ = source_rows(backbone, sources, settings)
     (start,) = initial_particles(backbone, settings, None)
     stage = method.own_source.stage(SourceSetup(backbone, train, held_back, settings, options, prompts, start))
     identity = {

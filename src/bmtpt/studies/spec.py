@@ -141,7 +141,8 @@ class StudySpec(BaseModel):
         values = self.model_dump(mode="json")
         values["learn"] |= LearnSettings.PAPER
         values["adapt"] |= AdaptSettings.PAPER
-        one_prompt = ("likelihood_unit", "likelihood_scale", "prompt_length")  # of a single source there is no SVGD
+        # Of a single source there is no SVGD.
+        one_prompt = ("likelihood_unit", "likelihood", "likelihood_scale", "prompt_length")
         values["source_prompt"] |= {name: LearnSettings.PAPER[name] for name in one_prompt}
         return validated(StudySpec, values)
 
