@@ -31,8 +31,9 @@ class Result(BaseModel):
 
     Attributes:
         shots: Labelled rows drawn from the target's training part; None for all of them. If the target has a validation
-            part of its own, its labels come on top, counted in ``selection_rows`` only. Without such a part, or with
-            `selection` "none", ``shots`` counts every label that was used: ``train_rows`` + ``selection_rows``.
+            part of its own, its labels come on top, counted in ``selection_rows`` only. Without such a part, with
+            `validation_rows` 0 or with `selection` "none", ``shots`` counts every label that was used: ``train_rows`` +
+            ``selection_rows``.
         value: The metric on a 0 to 100 scale (`nll` is in nats).
         primary: Whether this is the task's headline metric.
         constant_answer: The same metric for the best constant answer on this test set, or None if undefined.

@@ -213,13 +213,16 @@ class AdaptSettings(LoopSettings):
         decompose: Train θ = A ∘ (u vᵀ) [paper] instead of θ itself.
         freeze_full: Train u and v only and leave A where it starts (an ablation: P + D numbers).
         factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.
-        shots: Labelled examples in total, or None for all.
+        shots: Labelled examples drawn from the training part, or None for all. They are all the labels used, unless
+            the target has a validation part of its own and `validation_rows` lets its labels select, too.
         draw: How the `shots` are drawn: at `random`, so that they show the label shares of the task, or `balanced` over
             its labels, which teaches wrong shares where labels are skewed.
         selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`; or `none`:
             train on every labelled row, keep the last step, and take each method's first candidate.
-        selection_share: Share of the training rows (of the `shots`) that validate if the target has no validation rows.
+        selection_share: Share of the training rows (of the `shots`) that selects where no validation rows do.
         patience: Validations without improvement before stopping, or None.
+        validation_rows: Most rows of the target's own validation part that select, or None for all; 0 leaves that part
+            alone.
         proportional_cap: Several targets are sampled in proportion to min(rows, this).
         normalise: How the likelihoods of label words of different length are made comparable: `none`, `length` (per
             token) or `pmi` (less the word's own, given the text without a row). See docs/method.md.
@@ -252,7 +255,7 @@ class AdaptSettings(LoopSettings):
     selection_share: float = Field(default=0.25, gt=0, lt=1)
     patience: Count | None = None
     max_length: Count | None = None
-    validation_rows: Count | None = None
+    validation_rows: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     proportional_cap: Count = 2**18
     normalise: Normalise = "none"
     likelihood: Likelihood = "tokens"

@@ -158,6 +158,34 @@ def test_a_target_without_validation_rows_lends_a_share_of_its_shots(tiny_backbo
         target_rows(tiny_backbone, target, adapting(shots=1))
 
 
+@pytest.mark.parametrize(
+    ("changes", "counted"),
+    [
+        ({}, (8, 12)),
+        ({"validation_rows": 5}, (8, 5)),
+        ({"validation_rows": 0}, (6, 2)),
+        ({"validation_rows": 0, "selection_share": 0.5}, (4, 4)),
+        ({"validation_rows": 0, "selection": "none"}, (8, 0)),
+    ],
+)
+def test_result_lines_count_every_label_that_trained_or_selected(
+    tiny_backbone, tiny_tasks, posterior, changes, counted
+):
+    data = tiny_tasks["pairs"]
+    prompt = adapt(posterior, data, adapting(shots=8, **changes), backbone=tiny_backbone)
+    lines = result_rows(tiny_backbone, prompt, data, evaluate(tiny_backbone, prompt, data.test), study="tiny")
+    assert {(line.train_rows, line.selection_rows) for line in lines} == {counted}
+    assert {line.shots for line in lines} == {8}
+
+
+def test_a_target_whose_validation_part_is_left_alone_is_one_without_such_a_part(tiny_backbone, tiny_tasks, posterior):
+    data = tiny_tasks["pairs"]
+    left_alone = adapt(posterior, data, adapting(shots=8, validation_rows=0), backbone=tiny_backbone)
+    without = adapt(posterior, replace(data, select=()), adapting(shots=8), backbone=tiny_backbone)
+    assert torch.equal(left_alone.prompts, without.prompts)
+    assert left_alone.card.selection == without.card.selection
+
+
 def test_rows_are_divided_in_the_proportions_of_their_labels():
     examples = [Example(f"{i}", "", "", "", label=int(i >= 30)) for i in range(40)]
     first, second = divided(examples, 0.2, seed=3)

@@ -63,8 +63,9 @@ def source_rows(
 def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -> TargetRows:
     """Return a target's training rows (all, or a few-shot draw by the run's seed) and validation rows.
 
-    A target without validation rows of its own lends a share of its training rows (`selection_share`), so that its
-    `shots` are all the labels that are used. With `selection` "none" every row trains and nothing is validated.
+    Without validation rows of its own, or with `validation_rows` 0, a target lends a share of its training rows
+    (`selection_share`), so that its `shots` are all the labels that are used. With `selection` "none" every row trains
+    and nothing is validated.
 
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
