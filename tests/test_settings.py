@@ -113,9 +113,15 @@ def test_starting_around_a_trained_prompt_must_leave_steps_for_the_particles():
     assert resolve(LearnSettings, None, {"particle_init": "shared", "steps": 300}).svgd_steps == 300
 
 
-def test_a_likelihood_of_labels_is_no_mean_over_tokens():
-    sentence = refusal(LearnSettings, None, {"preset": "paper", "likelihood": "labels"})
-    assert "likelihood 'labels' is a mean over examples: set likelihood_unit to 'example'" in sentence
+@pytest.mark.parametrize("asked", [("likelihood", "labels"), ("source_objective", "readout")])
+def test_a_loss_over_labels_is_no_mean_over_tokens(asked):
+    sentence = refusal(LearnSettings, None, {"likelihood_unit": "token", asked[0]: asked[1]})
+    assert f"{asked[0]} '{asked[1]}' is a mean over examples: set likelihood_unit to 'example'" in sentence
+
+
+def test_a_draw_of_one_example_cannot_be_divided():
+    sentence = refusal(LearnSettings, None, {"source_objective": "readout", "batch_size": 1})
+    assert "batch_size is 1: source_objective 'readout' needs 2 or more" in sentence
 
 
 class Inner(BaseModel):
@@ -165,8 +171,8 @@ def test_settings_cannot_be_changed():
 
 PAPER_SOURCE = {
     "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1, "annealing": "none",
-    "likelihood_unit": "token", "likelihood": "tokens", "likelihood_scale": "mean", "prompt_length": 100,
-    "particle_init": "independent", "batch_size": 1, "task_factors": False,
+    "likelihood_unit": "token", "likelihood": "tokens", "source_objective": "words", "likelihood_scale": "mean",
+    "prompt_length": 100, "particle_init": "independent", "batch_size": 1, "task_factors": False,
 }  # fmt: skip
 PAPER_TARGET = {
     "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced",

@@ -25,6 +25,7 @@ Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
 LikelihoodUnit = Literal["example", "token"]
 Likelihood = Literal["tokens", "labels"]
+SourceObjective = Literal["words", "readout"]
 ReadoutKind = Literal["none", "offset", "linear"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
@@ -141,6 +142,11 @@ class LearnSettings(LoopSettings):
             whole answer, or their `token`s [paper], which gives every token of a long answer less weight.
         likelihood: What is learned from: −log p of the answer's `tokens` [paper], or −log of its share among the task's
             `labels`; a source with free answers keeps its tokens.
+        source_objective: Learn what the model's `words` say [paper], or what each particle's `readout` makes of them:
+            it is fitted to half of every draw and judged, by its share of the right label, on the other half. Needs
+            label words; give a `batch_size` of 16 or so.
+        offset_std: σ_b of that readout's prior, in nats; 0 leaves its part out.
+        weight_std: σ_w of that readout's prior, in nats; 0 leaves its part out.
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
@@ -159,8 +165,9 @@ class LearnSettings(LoopSettings):
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "particles": 5, "kernel": "rbf", "bandwidth": "median", "scope": "prompt", "repulsion": 1.0,
-        "annealing": "none", "likelihood_unit": "token", "likelihood": "tokens", "likelihood_scale": "mean",
-        "prompt_length": 100, "particle_init": "independent", "batch_size": 1, "task_factors": False,
+        "annealing": "none", "likelihood_unit": "token", "likelihood": "tokens", "source_objective": "words",
+        "likelihood_scale": "mean", "prompt_length": 100, "particle_init": "independent", "batch_size": 1,
+        "task_factors": False,
     }  # fmt: skip
 
     particles: Count = 5
@@ -171,6 +178,9 @@ class LearnSettings(LoopSettings):
     annealing: Annealing = "none"
     likelihood_unit: LikelihoodUnit = "example"
     likelihood: Likelihood = "tokens"
+    source_objective: SourceObjective = "words"
+    offset_std: Width = 1.0
+    weight_std: Width = 1.0
     likelihood_scale: Literal["mean", "data"] | Positive = "mean"
     prompt_length: Count = 100
     particle_init: ParticleInit = "shared"
@@ -196,8 +206,12 @@ class LearnSettings(LoopSettings):
 
     @model_validator(mode="after")
     def _labels_are_of_examples(self) -> LearnSettings:
-        if self.likelihood == "labels" and self.likelihood_unit == "token":
-            raise ValueError("likelihood 'labels' is a mean over examples: set likelihood_unit to 'example'")
+        readout = self.source_objective == "readout"
+        if self.likelihood_unit == "token" and (readout or self.likelihood == "labels"):
+            asked = "source_objective 'readout'" if readout else "likelihood 'labels'"
+            raise ValueError(f"{asked} is a mean over examples: set likelihood_unit to 'example'")
+        if readout and self.batch_size < 2:
+            raise ValueError("batch_size is 1: source_objective 'readout' needs 2 or more, half of them to fit")
         return self
 
 

@@ -125,9 +125,9 @@ def test_small_draws_have_the_expected_gradient_of_large_ones_however_long_the_a
     single = make(particles(1), batch_size=1)
     inputs, targets = train["sentiment"].batch.inputs[:4], train["sentiment"].batch.targets[:4]
     longer = [target.repeat(1 + n) for n, target in enumerate(targets)]
-    whole = single._gradients({"sentiment": TokenBatch(inputs, longer)})[1]
+    whole = single._gradients({"sentiment": TokenBatch(inputs, longer)}, {})[1]
     alone = [TokenBatch(inputs[n : n + 1], longer[n : n + 1]) for n in range(4)]
-    each = torch.stack([single._gradients({"sentiment": one})[1] for one in alone])
+    each = torch.stack([single._gradients({"sentiment": one}, {})[1] for one in alone])
     torch.testing.assert_close(each.mean(dim=0), whole, rtol=1e-4, atol=1e-6)
 
 

@@ -393,6 +393,31 @@ def test_a_source_without_label_words_is_told_to_keep_its_tokens(tiny_backbone, 
     assert found.card.diagnostics["mean_nll"]["sentiment"] == pytest.approx(scores[0].nll, rel=1e-5)
 
 
+def test_what_a_readout_cannot_be_learned_for_is_refused_in_a_sentence(tiny_backbone, sources, tiny_tasks):
+    readout = learning(source_objective="readout")
+    with pytest.raises(SettingsError, match="source answers has no label words, which source_objective 'readout'"):
+        learn(tiny_backbone, sources, readout)
+    for few, held_back in ((replace(sources[0], train=sources[0].train[:1]), 4), (sources[0], 1)):
+        settings = readout.model_copy(update={"validation_rows": held_back})
+        with pytest.raises(DataError, match=r"source sentiment has \d+ rows .* needs 2 of each"):
+            learn(tiny_backbone, [few], settings)
+
+
+def test_a_source_stage_for_readouts_that_is_resumed_ends_in_the_same_bits(tiny_backbone, tiny_tasks, tmp_path):
+    data, settings = [tiny_tasks["sentiment"], tiny_tasks["pairs"]], learning(source_objective="readout", batch_size=6)
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["event"] == "step" and event["step"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(tiny_backbone, data, settings, folder=tmp_path, listener=stop)
+    resumed = learn(tiny_backbone, data, settings, folder=tmp_path, resume=True)
+    whole = learn(tiny_backbone, data, settings)
+    assert torch.equal(resumed.particles, whole.particles)
+    assert resumed.card.diagnostics["mean_nll"] == whole.card.diagnostics["mean_nll"]
+
+
 def test_a_target_that_was_a_source_is_told(tiny_backbone, sources, posterior, caplog):
     adapt(posterior, sources[0], adapting(), backbone=tiny_backbone)
     assert told(caplog) == [

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bmtpt.backbone.encoder_decoder.distillation import Terms, distillation_gradients
 from bmtpt.backbone.encoder_decoder.engine import PassEngine
+from bmtpt.backbone.engine import Choice
 from bmtpt.methods.registry import Method, Options, OwnSource, Setup, SourceSetup, register
 from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate
@@ -67,11 +68,14 @@ class MptSource(FactoredSource):
         return sum(batch.target_tokens())  # as in the authors' code, whatever `likelihood_unit` says
 
     def _pull(
-        self, prompts: Float[Tensor, "1 N P D"], batches: Mapping[str, TokenBatch]
+        self,
+        prompts: Float[Tensor, "1 N P D"],
+        batches: Mapping[str, TokenBatch],
+        choices: Mapping[str, Choice],
     ) -> tuple[Float[Tensor, "1 N"], Float[Tensor, "1 N P D"]]:
         strength = self.distillation.distillation_weight
         if not strength:
-            return super()._pull(prompts, batches)
+            return super()._pull(prompts, batches, choices)
         teachers = torch.stack([self.teachers[name] for name, batch in batches.items() for _ in range(len(batch))])
         self.terms, gradient = distillation_gradients(
             self.engine,

@@ -6,8 +6,7 @@
 
 The paper's mean is over the tokens of the answers (`likelihood_unit` "token"): the deciding first token of a long
 answer then weighs less than that of a short one, and long answers are learned badly (docs/method.md, section 1).
-`likelihood` "labels" puts −log softmax_c(s)[y] in the place of −log p(y | [θ_j; embed(x)]), with s_c the log-likelihood
-of label word c.
+Other losses than −log p(y | [θ_j; embed(x)]) are in `source_loss.py`.
 
 φ is `posterior/svgd.py::svgd_direction`. With M = 1 this is multi-task prompt tuning: one prompt for all sources.
 """
@@ -22,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.backbone.engine import Choice, Engine
+from bmtpt.methods.source_loss import source_loss
 from bmtpt.posterior.diagnostics import diagnose
 from bmtpt.posterior.history import History, warnings
 from bmtpt.posterior.svgd import SvgdInfo, annealing, svgd_direction
@@ -41,7 +41,7 @@ class SvgdSource:
         train: Training rows by source task.
         held_back: Rows by source task on which NLL is watched.
         settings: Of the source stage.
-        words: Token ids of the label words by source task; a source without any keeps `likelihood` "tokens".
+        words: Token ids of the label words by source task; a source without any has the loss of its answers' tokens.
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class SvgdSource:
         self.train = train
         self.held_back = held_back
         self.settings = settings
-        labelled = (words or {}) if settings.likelihood == "labels" else {}
-        self.choices = {name: Choice(own) for name, own in labelled.items() if own}
+        self.losses = {name: source_loss(engine, (words or {}).get(name, ()), settings) for name in train}
         self.last: tuple[Tensor, Tensor, SvgdInfo] | None = None
 
     def groups(self) -> list[ParameterGroup]:
@@ -76,7 +75,12 @@ class SvgdSource:
 
     def backward(self, batches: Mapping[str, TokenBatch], step: int) -> dict[str, list[float]]:
         """Leave −φ in the particles' gradient; return L_k(θ_m) by task."""
-        losses, gradient = self._gradients(batches)
+        found = {
+            name: self.losses[name].scored(self._prompts(k), batch) for k, (name, batch) in enumerate(batches.items())
+        }
+        batches = {name: batch for name, (batch, _) in found.items()}
+        choices = {name: choice for name, (_, choice) in found.items() if choice}
+        losses, gradient = self._gradients(batches, choices)
         score = -gradient
         phi, info = svgd_direction(
             self.particles.detach(),
@@ -92,25 +96,34 @@ class SvgdSource:
         self.last = self.particles.detach().clone(), score, info
         return self._means(losses, batches)
 
-    def _gradients(self, batches: Mapping[str, TokenBatch]) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
-        """Return the losses and ∂/∂θ_m Σ_k scale_k · L_k(θ_m)."""
-        return self._pull(self.particles.detach(), batches)
+    def _prompts(self, task: int) -> Float[Tensor, "M P D"]:
+        """Return the prompts of a source task, by its number."""
+        return self.particles.detach()
+
+    def _gradients(
+        self, batches: Mapping[str, TokenBatch], choices: Mapping[str, Choice]
+    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
+        """Return the losses and ∂/∂θ_m Σ_k scale_k · L_k(θ_m), where some sources choose among label words."""
+        return self._pull(self.particles.detach(), batches, choices)
 
     def _pull(
-        self, prompts: Float[Tensor, "M *N P D"], batches: Mapping[str, TokenBatch]
+        self,
+        prompts: Float[Tensor, "M *N P D"],
+        batches: Mapping[str, TokenBatch],
+        choices: Mapping[str, Choice],
     ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M *N P D"]]:
         """Return the losses and the gradient of their weighted sum in the prompts.
 
         One call pairs the prompts with the examples of all sources, unless label words differ between them.
         """
         weights = self._weights(batches)
-        if not self.choices:
+        if not choices:
             return self.engine.gradients(prompts, joined(batches), weights)
         sizes = [len(batch) for batch in batches.values()]
         shared = prompts.ndim == 3
         own = [prompts] * len(sizes) if shared else torch.split(prompts, sizes, dim=1)
         parts = zip(batches.items(), own, torch.split(weights, sizes), strict=True)
-        found = [self.engine.gradients(at, batch, w, self.choices.get(name)) for (name, batch), at, w in parts]
+        found = [self.engine.gradients(at, batch, w, choices.get(name)) for (name, batch), at, w in parts]
         losses, pulled = zip(*found, strict=True)
         return torch.cat(losses, dim=1), torch.stack(pulled).sum(dim=0) if shared else torch.cat(pulled, dim=1)
 
@@ -158,16 +171,8 @@ class SvgdSource:
         candidates = torch.cat([particles.mean(dim=0, keepdim=True), particles])
         found: dict[str, list[float]] = {}
         for name, rows in self.held_back.items():
-            found |= self._means(self._losses(name, candidates, rows.batch), {name: rows.batch})
+            found |= self._means(self.losses[name].held_back(candidates, rows.batch), {name: rows.batch})
         return found
-
-    def _losses(self, name: str, prompts: Float[Tensor, "M P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:
-        """Return a source's losses without a gradient."""
-        if name not in self.choices:
-            return self.engine.losses(prompts, batch)
-        choice = self.choices[name]
-        scores = self.engine.answer_log_likelihoods(prompts, batch.inputs, choice.answers)
-        return -scores.log_softmax(dim=2)[:, range(len(batch)), choice.labels(batch.targets)]
 
 
 def joined(batches: Mapping[str, TokenBatch]) -> TokenBatch:

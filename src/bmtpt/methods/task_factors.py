@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmtpt.backbone.engine import Choice
 from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.posterior.prompts import compose
 from bmtpt.train.optimisers import ParameterGroup
@@ -38,10 +39,15 @@ class FactoredSource(SvgdSource):
         """Return θ_j ∘ (u_k v_kᵀ) for every particle and task."""
         return compose(self.particles[:, None], self.row, self.col)
 
-    def _gradients(self, batches: Mapping[str, TokenBatch]) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
+    def _prompts(self, task: int) -> Float[Tensor, "M P D"]:
+        return self.task_prompts()[:, task].detach()
+
+    def _gradients(
+        self, batches: Mapping[str, TokenBatch], choices: Mapping[str, Choice]
+    ) -> tuple[Float[Tensor, "M N"], Float[Tensor, "M P D"]]:
         task_of = [k for k, batch in enumerate(batches.values()) for _ in range(len(batch))]
         own = self.task_prompts()[:, task_of]  # [M, N, P, D]
-        losses, pulled = self._pull(own.detach(), batches)
+        losses, pulled = self._pull(own.detach(), batches, choices)
         # The gradient of this sum is the engine's, pulled back through θ ∘ (u vᵀ).
         gradient, row, col = torch.autograd.grad((own * pulled).sum(), [self.particles, self.row, self.col])
         self.row.grad, self.col.grad = row / len(self.particles), col / len(self.particles)

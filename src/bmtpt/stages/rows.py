@@ -37,6 +37,7 @@ def source_rows(
     Raises:
         DataError: A source has too few rows.
         TaskError: The tokenizer writes two label words of a source as the same tokens.
+        SettingsError: `source_objective` "readout" is asked of free answers.
     """
     train, held_back, scorers = {}, {}, {}
     for source in sources:
@@ -55,9 +56,25 @@ def source_rows(
                 f"batch_size is {settings.batch_size:,}, and source {name} has {len(train[name]):,} training rows: "
                 "every step takes each of them once"
             )
-        if settings.likelihood == "labels" and not source.task.fixed_words:
+        if settings.source_objective == "readout":
+            _require_halves(source.task, len(train[name]), len(held_back[name]))
+        elif settings.likelihood == "labels" and not source.task.fixed_words:
             log.warning(f"source {name} has no label words, so its likelihood stays that of its answers' tokens")
     return train, held_back, scorers
+
+
+def _require_halves(task: TaskSpec, train: int, held_back: int) -> None:
+    """Raise if a source's rows cannot be divided into those that a readout is fitted to and those that it answers."""
+    if not task.fixed_words:
+        raise SettingsError(
+            f"source {task.name} has no label words, which source_objective 'readout' needs; leave the source out, or "
+            "set source_objective to 'words'"
+        )
+    if min(train, held_back) < 2:
+        raise DataError(
+            f"source {task.name} has {train} rows to train on and {held_back} held back (at most validation_rows); "
+            "source_objective 'readout' needs 2 of each"
+        )
 
 
 def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -> TargetRows:

@@ -142,7 +142,7 @@ class StudySpec(BaseModel):
         values["learn"] |= LearnSettings.PAPER
         values["adapt"] |= AdaptSettings.PAPER
         # Of a single source there is no SVGD.
-        one_prompt = ("likelihood_unit", "likelihood", "likelihood_scale", "prompt_length")
+        one_prompt = ("likelihood_unit", "likelihood", "source_objective", "likelihood_scale", "prompt_length")
         values["source_prompt"] |= {name: LearnSettings.PAPER[name] for name in one_prompt}
         return validated(StudySpec, values)
 
