@@ -176,7 +176,7 @@ PAPER_SOURCE = {
 }  # fmt: skip
 PAPER_TARGET = {
     "prior": "mean", "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced",
-    "likelihood": "tokens", "readout": "none", "normalise": "none", "ensemble": False,
+    "likelihood": "tokens", "readout": "none", "calibrate": "none", "normalise": "none", "ensemble": False,
 }  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class Result(BaseModel):
         settings_hash: Names the settings of the run.
         source_seed: Seed of the source stage that the run started from; None without one, and on older lines.
         train_rows, selection_rows: Labelled rows that trained, and that chose what was kept (0 if nothing was chosen).
+            Readouts and temperatures are fitted to these, too.
         moved: Whether what was kept differs from where training started.
 
     Optional fields at their default are left out of the file, so older lines are lines of today.

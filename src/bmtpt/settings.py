@@ -26,6 +26,7 @@ Schedule = Literal["linear", "constant"]
 LikelihoodUnit = Literal["example", "token"]
 Likelihood = Literal["tokens", "labels"]
 SourceObjective = Literal["words", "readout"]
+Calibrate = Literal["none", "temperature"]
 ReadoutKind = Literal["none", "offset", "linear"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
@@ -247,13 +248,15 @@ class AdaptSettings(LoopSettings):
         offset_std: σ_b of the readout's prior, in nats; 0 leaves its part out.
         weight_std: σ_w of the readout's prior, in nats; 0 leaves its part out.
         slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
+        calibrate: `none` [paper], or one `temperature` for the answers, fitted by cross-fitting within the labelled
+            rows. It is part of the artifact.
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
     """
 
     PAPER: ClassVar[Mapping[str, Any]] = {
         "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
         "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced", "normalise": "none",
-        "likelihood": "tokens", "readout": "none", "ensemble": False,
+        "likelihood": "tokens", "readout": "none", "calibrate": "none", "ensemble": False,
     }  # fmt: skip
 
     prior: Prior = "mean"
@@ -277,6 +280,7 @@ class AdaptSettings(LoopSettings):
     offset_std: Width = 1.0
     weight_std: Width = 1.0
     slope_std: Width = 0.0
+    calibrate: Calibrate = "none"
     ensemble: bool = False
     steps: int = Field(default=200, ge=0, lt=2**31)
     batch_size: Count = 16

@@ -296,6 +296,14 @@ def test_predict_answers_the_same_from_a_file_from_standard_input_and_from_plain
     assert json_lines(plain.out) == answers
 
 
+def test_adapt_and_inspect_show_the_temperature(bmtpt, runs, tiny_task_folder, tmp_path):
+    target = ["--target", tiny_task_folder / "sentiment.yaml", "--shots", "8", "--steps", "2"]
+    options = ["--calibrate", "temperature", "--out", tmp_path / "out"]
+    ran = bmtpt("adapt", "--posterior", runs / "post", *target, *options)
+    (shown,) = re.findall(r"temperature [\d.]+, fitted on \d+ rows \(cross-fitted: NLL .* → .*, ECE .* → .*\)", ran.out)
+    assert f"calibration: {shown}" in bmtpt("inspect", tmp_path / "out").out
+
+
 def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
     shown = bmtpt("inspect", runs / "post", "--tokens", "3")
     assert shown.code == 0, shown.err

@@ -120,9 +120,10 @@ def test_free_answers_have_neither_readout_nor_label_likelihood(tiny_backbone, t
         fitted(tiny_backbone, tiny_tasks["answers"], **changes)
 
 
-def test_methods_that_tune_weights_have_no_readout(tiny_backbone, tiny_tasks):
-    with pytest.raises(SettingsError, match="method 'bitfit' tunes weights and has no readout"):
-        fitted(tiny_backbone, tiny_tasks["pairs"], "bitfit", readout="linear")
+def test_methods_that_tune_weights_have_neither_readout_nor_temperature(tiny_backbone, tiny_tasks):
+    for option, value in {"readout": "linear", "calibrate": "temperature"}.items():
+        with pytest.raises(SettingsError, match=f"'bitfit' tunes weights, .* neither .*; leave {option} out"):
+            fitted(tiny_backbone, tiny_tasks["pairs"], "bitfit", **{option: value})
 
 
 def test_a_readout_is_not_used_for_a_task_with_other_labels(tiny_backbone, tiny_tasks):

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from bmtpt.artifacts.folder import A_KIND, CARD, FORMAT_VERSION, Kind, read_raw_card
 from bmtpt.backbone import Backbone
@@ -142,6 +142,30 @@ class PosteriorCard(Card):
     diagnostics: Annotated[dict[str, Any], _reads(_Diagnostics)]
 
 
+class Calibration(BaseModel):
+    """A temperature, and what it does to rows whose own labels neither it nor the readout was fitted to.
+
+    Attributes:
+        temperature: T; the artifact's readouts hold it already.
+        rows: Labelled rows that it was fitted to.
+        nll_before, nll_after: Nats.
+        ece_before, ece_after: 0 to 100.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    temperature: PositiveFloat
+    rows: PositiveInt
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+
+    def __str__(self) -> str:
+        figures = f"NLL {self.nll_before:.3f} → {self.nll_after:.3f}, ECE {self.ece_before:.1f} → {self.ece_after:.1f}"
+        return f"temperature {self.temperature:.2f}, fitted on {self.rows:,} rows (cross-fitted: {figures})"
+
+
 class TargetCard(Card):
     """What the artifacts of a target note: enough about its task to predict from the folder alone.
 
@@ -151,6 +175,7 @@ class TargetCard(Card):
         selection: How the model was chosen (validation curve, prior_std curve, ...).
         trained_parameters: Numbers trained for this task.
         answer_tokens: Most tokens of a generated answer; None in cards from before it was noted.
+        calibration: Of its probabilities; None if no temperature was fitted.
     """
 
     task: str
@@ -160,6 +185,7 @@ class TargetCard(Card):
     selection: Annotated[dict[str, Any], _reads(_Selection)]
     trained_parameters: NonNegativeInt
     answer_tokens: PositiveInt | None = None
+    calibration: Calibration | None = None
 
 
 class PromptCard(TargetCard):

@@ -66,7 +66,9 @@ def _prompt_facts(prompt: Prompt) -> dict[str, str]:
         "task": f"{card.task}, by {card.method}",
         "trained": f"{card.trained_parameters:,} numbers, {share:.4%} of the model",
         "selected": "; ".join(kept) or "-",
-    } | ({"readout": "; ".join(map(str, prompt.readouts))} if prompt.readouts else {})
+        **({"readout": "; ".join(map(str, prompt.readouts))} if prompt.readouts else {}),
+        **({"calibration": str(card.calibration)} if card.calibration else {}),
+    }
 
 
 def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:

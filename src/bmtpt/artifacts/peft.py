@@ -63,7 +63,10 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
         SettingsError: `peft` is not installed.
     """
     if prompt.readouts:
-        log.warning("PEFT holds prompts alone: what is exported answers by the words, without the prompt's readout")
+        log.warning(
+            "PEFT holds prompts alone: what is exported answers by the words, without the prompt's readout "
+            "or temperature"
+        )
     members, length, width = prompt.prompts.shape
     if members != 1:
         raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")

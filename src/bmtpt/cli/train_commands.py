@@ -124,7 +124,8 @@ def adapt(
         folder = settings.out if len(prompts) == 1 else settings.out / name
         facts = describe_artifact(prompt)
         note_cut(prompt.card.selection["texts_cut"])
-        say(f"{name}: {facts['selected']}; trained {facts['trained']}; written to {folder}")
+        shown = "; ".join([facts["selected"], f"trained {facts['trained']}", *filter(None, [facts.get("calibration")])])
+        say(f"{name}: {shown}; written to {folder}")
         own_rows = target.task.file or target.task.files
         say_next("evaluate", "--prompt", folder, *([] if own_rows else _data_option(settings.data)))
 

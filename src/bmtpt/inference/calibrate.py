@@ -1,19 +1,58 @@
-"""Fit the readouts of prompts to labelled rows (docs/method.md, section 5)."""
+"""Fit to labelled rows what prompts' answers are read with: readouts and a temperature (docs/method.md, section 5)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
+from bmtpt.artifacts.card import Calibration
 from bmtpt.backbone.engine import Engine
 from bmtpt.inference.score import Prompts, Scorer, labels_of, make_reader, read
-from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset
+from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset, read_out
+from bmtpt.posterior.temperature import fit_temperature, log_shares
 from bmtpt.settings import AdaptSettings
+from bmtpt.tasks.metrics import calibration
+from bmtpt.tasks.splits import together
 from bmtpt.tasks.tokens import Tokenised, epoch_rows
 
 ROWS = 1024
-"""Rows that a readout is fitted to at most: more would hardly move it, and the fit would take seconds."""
+"""Rows that a readout or a temperature is fitted to at most: more would hardly move it, and the fit takes seconds."""
+
+FOLDS = 10
+"""Parts of the rows that are left out in turn, so that at most 10 rows are each left out alone."""
+
+
+class _Known(NamedTuple):
+    """What M prompts make of labelled rows, on the CPU.
+
+    Attributes:
+        scores: s.
+        states: h.
+        labels: y.
+    """
+
+    scores: Float[Tensor, "M N C"]
+    states: Float[Tensor, "M N D"]
+    labels: Int[Tensor, " N"]
+
+    def rows(self, chosen: Sequence[int]) -> _Known:
+        at = list(chosen)
+        return _Known(self.scores[:, at], self.states[:, at], self.labels[at])
+
+    def readouts(self, settings: AdaptSettings) -> tuple[Readout, ...]:
+        """Return the MAP readout of each prompt; none if the settings ask for none."""
+        if settings.readout == "none":
+            return ()
+        linear = settings.readout == "linear"
+        widths = Widths(settings.offset_std, settings.weight_std if linear else 0.0, settings.slope_std)
+        return tuple(
+            fit(own, self.labels, widths, states if linear else None, centre=label_free_offset(own))
+            for own, states in zip(self.scores, self.states, strict=True)
+        )
 
 
 def fit_readouts(
@@ -28,19 +67,89 @@ def fit_readouts(
     """
     if settings.readout == "none":
         return ()
-    texts, labels = [text for part in rows for text in part.batch.inputs], torch.cat([labels_of(part) for part in rows])
-    drawn = epoch_rows(len(texts), min(len(texts), ROWS), 0, seed=settings.seed, task=0)
-    labels = labels[drawn]
-    readings = read(engine, prompts, [texts[i] for i in drawn], scorer)
+    drawn = _drawn(range(sum(map(len, rows))), settings.seed)
+    return _as_saved(_know(engine, prompts, rows, drawn, scorer).readouts(settings))
+
+
+def fit_calibrated(
+    engine: Engine,
+    prompts: Prompts,
+    rows: Sequence[Tokenised],
+    scorer: Scorer,
+    settings: AdaptSettings,
+    held_back: Tokenised | None = None,
+) -> tuple[tuple[Readout, ...], Calibration | None]:
+    """Return the readouts of `fit_readouts` with a temperature in them if the settings ask for one, and what it does.
+
+    One temperature serves all prompts. It is fitted to logits of rows that their readouts are not fitted to: for each
+    fold of the rows, the readouts of the others. The prompts are not trained again.
+
+    Args:
+        rows, scorer, settings: As for `fit_readouts`; without a readout the temperature stands alone.
+        held_back: Rows that the prompts were not trained on, which judge alone: the last of ``rows``, or others. None
+            lets all ``rows`` judge.
+    """
+    if settings.calibrate == "none":
+        return fit_readouts(engine, prompts, rows, scorer, settings), None
+    parts = [*rows] if held_back is None or any(held_back is part for part in rows) else [*rows, held_back]
+    examples = [example for part in parts for example in part.examples]
+    fitted = _drawn(range(sum(map(len, rows))), settings.seed) if settings.readout != "none" else []
+    judged = _drawn(range(len(examples) - len(held_back or examples), len(examples)), settings.seed)
+    place = {row: i for i, row in enumerate(dict.fromkeys([*fitted, *judged]))}  # the fitted rows come first
+    known = _know(engine, prompts, parts, list(place), scorer)
+    folds = [[place[judged[i]] for i in fold] for fold in _folds([examples[row].text for row in judged], settings.seed)]
+
+    def logits(fold: Sequence[int]) -> Float[Tensor, "M n C"]:
+        left_out, others = known.rows(fold), known.rows([i for i in range(len(fitted)) if i not in fold])
+        return read_out(others.readouts(settings), left_out.scores, left_out.states)
+
+    found = _calibration([logits(fold) for fold in folds], [known.labels[fold] for fold in folds])
+    untouched = [Readout(1.0, torch.zeros(len(scorer.answers)).double())] * len(known.scores)
+    own = known.rows(range(len(fitted))).readouts(settings) or untouched
+    return _as_saved([readout.tempered(found.temperature) for readout in own]), found
+
+
+def _calibration(logits: Sequence[Float[Tensor, "M _ C"]], labels: Sequence[Int[Tensor, " _"]]) -> Calibration:
+    """Return the temperature of all folds, and what each fold gains by the temperature of the others."""
+    z, y = torch.cat(list(logits), dim=1), torch.cat(list(labels))
+    fold = torch.arange(len(labels)).repeat_interleave(torch.tensor([len(each) for each in labels]))
+    others = [fit_temperature(z[:, fold != k], y[fold != k]) for k in range(len(labels))]
+    after = torch.cat([log_shares(*each) for each in zip(logits, others, strict=True)])
+    figures: dict[str, float] = {}
+    for when, log_p in (("before", log_shares(z)), ("after", after)):
+        judged = calibration(log_p.exp().numpy(), y.tolist())
+        figures |= {f"nll_{when}": judged["nll"], f"ece_{when}": 100 * judged["ece"]}
+    return Calibration(temperature=fit_temperature(z, y), rows=len(y), **figures)
+
+
+def _drawn(rows: range, seed: int) -> list[int]:
+    """Return at most `ROWS` of some rows, by their positions."""
+    return [rows[i] for i in epoch_rows(len(rows), min(len(rows), ROWS), 0, seed=seed, task=0)]
+
+
+def _folds(texts: Sequence[str], seed: int) -> list[list[int]]:
+    """Divide positions into at most `FOLDS` parts; those of one text stay together."""
+    units = together(texts)
+    order = epoch_rows(len(units), len(units), 0, seed=seed, task=0)
+    return [[i for unit in order[k::FOLDS] for i in units[unit]] for k in range(min(FOLDS, len(units)))]
+
+
+def _know(
+    engine: Engine, prompts: Prompts, parts: Sequence[Tokenised], chosen: Sequence[int], scorer: Scorer
+) -> _Known:
+    """Return what prompts make of the chosen rows of all parts."""
+    texts = [text for part in parts for text in part.batch.inputs]
+    readings = read(engine, prompts, [texts[i] for i in chosen], scorer)
     scores = make_reader(engine, prompts, scorer).scores(readings)
-    linear = settings.readout == "linear"
-    widths = Widths(settings.offset_std, settings.weight_std if linear else 0.0, settings.slope_std)
-    return tuple(
-        _as_saved(fit(own, labels, widths, states if linear else None, centre=label_free_offset(own)))
-        for own, states in zip(scores.cpu(), readings.states.cpu(), strict=True)
-    )
+    labels = torch.cat([labels_of(part) for part in parts])[list(chosen)]
+    return _Known(scores.cpu(), readings.states.cpu(), labels)
 
 
-def _as_saved(readout: Readout) -> Readout:
-    weights = None if readout.weights is None else readout.weights.float().double()
-    return Readout(float(torch.tensor(readout.slope).float()), readout.offset.float().double(), weights)
+def _as_saved(readouts: Sequence[Readout]) -> tuple[Readout, ...]:
+    """Round to fp32."""
+
+    def rounded(readout: Readout) -> Readout:
+        weights = None if readout.weights is None else readout.weights.float().double()
+        return Readout(float(torch.tensor(readout.slope).float()), readout.offset.float().double(), weights)
+
+    return tuple(map(rounded, readouts))

@@ -144,7 +144,8 @@ def chosen_way(asked: Normalise | None, settings: Mapping[str, Any], readouts: S
     own: Normalise = settings.get("normalise", "none")
     if readouts and asked not in (None, own):
         raise SettingsError(
-            f"the prompt's readout was fitted with normalise '{own}' and cannot be read with '{asked}'; leave it out"
+            f"the prompt's readout or temperature was fitted with normalise '{own}' and cannot be read with '{asked}'; "
+            "leave it out"
         )
     return asked or own
 

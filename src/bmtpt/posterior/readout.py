@@ -73,7 +73,13 @@ class Readout:
     def __str__(self) -> str:
         offsets = " ".join(f"{value:+.2f}" for value in (self.offset - self.offset.mean())[:8].tolist())
         more = f" … ({len(self.offset)} in all)" if len(self.offset) > 8 else ""
-        return f"{'offset' if self.weights is None else 'linear'}, slope {self.slope:.2f}, offsets {offsets}{more}"
+        kind = "linear" if self.weights is not None else "offset" if self.offset.any() else "words alone"
+        return f"{kind}, slope {self.slope:.2f}" + (f", offsets {offsets}{more}" if kind != "words alone" else "")
+
+    def tempered(self, temperature: float) -> Readout:
+        """Return the readout whose logits are z/T."""
+        weights = None if self.weights is None else self.weights / temperature
+        return Readout(self.slope / temperature, self.offset / temperature, weights)
 
     def logits(
         self, scores: Float[Tensor, "*N C"], features: Float[Tensor, "*N D"] | None = None

@@ -93,6 +93,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         "ensemble": settings.ensemble,
         f"readout '{settings.readout}'": settings.readout != "none",
         f"likelihood '{settings.likelihood}'": settings.likelihood == "labels",
+        f"calibrate '{settings.calibrate}'": settings.calibrate != "none",
     }
     if not target.task.fixed_words and (asked := [option for option, wanted in need_words.items() if wanted]):
         raise SettingsError(f"target {name} has no label words, which {asked[0]} needs; leave it out")
@@ -114,6 +115,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
             f"target {name} has {len(labelled)} labelled rows for training and selection; at least 2 texts are "
             "needed, one for each (selection 'none' trains on all)"
         )
+    if settings.calibrate != "none" and not select and len({example.text for example in train}) < 2:
+        raise DataError(f"target {name} has one labelled text, and a temperature needs 2; leave calibrate out")
     counts, drawn = target.label_counts, {example.label for example in train}
     if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in drawn]:
         cure = "give more shots" + (", or draw 'balanced'" if settings.shots and settings.draw == "random" else "")

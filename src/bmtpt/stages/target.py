@@ -15,7 +15,7 @@ from bmtpt.artifacts.readouts import to_tensors
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
-from bmtpt.inference.calibrate import fit_readouts
+from bmtpt.inference.calibrate import fit_calibrated
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
@@ -66,8 +66,11 @@ def fit_method(
     options = method.options() if options is None else options
     settings = method.adjusted(settings or AdaptSettings(), options)
     learned = learned or Learned()
-    if method.tunes_weights and settings.readout != "none":
-        raise SettingsError(f"method '{method.name}' tunes weights and has no readout; leave readout out")
+    fitted = [option for option in ("readout", "calibrate") if getattr(settings, option) != "none"]
+    if method.tunes_weights and fitted:
+        raise SettingsError(
+            f"method '{method.name}' tunes weights, which have neither readout nor temperature; leave {fitted[0]} out"
+        )
     names = distinct([target.task.name for target in targets], "target")
     if len(names) > 1 and not method.together:
         raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
@@ -95,7 +98,7 @@ def fit_method(
             name = target.task.name
             card = _card(method, backbone, target, stage, options, learned, outcome, winners)
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
-            if settings.readout != "none":
+            if fitted:
                 result = _read_out(backbone, result, rows[name], settings)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
@@ -116,14 +119,19 @@ def _identity(
 
 
 def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:
-    """Return what was trained with a readout that is fitted to all labelled rows; its card counts the fit."""
+    """Return what was trained with the readouts and the temperature of its labelled rows; its card counts the fit."""
     started = time.perf_counter()
-    readouts = fit_readouts(backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings)
-    numbers = sum(tensor.numel() for tensor in to_tensors(readouts).values())
+    # An untouched prompt was trained on no row, so all of the labelled ones may judge.
+    held_back = rows.select if len(rows.select) and (settings.steps or not rows.lent) else None
+    readouts, calibration = fit_calibrated(
+        backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings, held_back
+    )
+    numbers = sum(tensor.numel() for tensor in to_tensors(readouts).values()) if settings.readout != "none" else 0
     card = result.card.model_copy(
         update={
             "seconds": result.card.seconds + time.perf_counter() - started,
-            "trained_parameters": result.card.trained_parameters + numbers,
+            "trained_parameters": result.card.trained_parameters + numbers + (calibration is not None),
+            "calibration": calibration,
         }
     )
     return replace(result, card=card, readouts=readouts)
