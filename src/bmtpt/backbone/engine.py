@@ -102,8 +102,9 @@ Shared = tuple[Tensor, ...]
 class Engine(ABC):
     """Pairs M prompts with N examples, in passes of bounded size; a subclass says how one pass is computed.
 
-    Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own. They are
-    on the backbone's device; token ids may be on the CPU. Losses and gradients are fp32 whatever the compute dtype.
+    Prompts are [M, P, D], the same for every example, or [M, N, P, D], where example n has prompts of its own; P = 0 is
+    the model without a prompt. They are on the backbone's device; token ids may be on the CPU. Losses and gradients are
+    fp32 whatever the compute dtype.
     Axes of a pass: m prompts, n examples, R = n·m rows (example-major), C answers, T label tokens.
 
     Attributes:
@@ -115,6 +116,11 @@ class Engine(ABC):
 
     name: ClassVar[str] = "generic"
     token_budget: ClassVar[int] = TOKEN_BUDGET
+
+    @property
+    def no_prompt(self) -> Float[Tensor, "1 0 D"]:
+        """The prompt without rows, which asks for the model itself."""
+        return self.backbone.embed(torch.zeros(1, 0, dtype=torch.int64))
 
     @torch.no_grad()
     def losses(self, prompts: Float[Tensor, "M *N P D"], batch: TokenBatch) -> Float[Tensor, "M N"]:

@@ -51,6 +51,20 @@ def test_losses_and_gradients_over_passes_are_those_of_single_unpadded_examples(
 
 
 @every_engine
+def test_a_prompt_without_rows_is_the_model_itself(family: str, engine: type[CausalPassEngine]) -> None:
+    backbone, batch = tiny_causal(family), random_batch([6, 2, 9], [3, 1, 2])
+    nothing = engine(backbone).no_prompt
+    assert nothing.shape == (1, 0, 24)
+    found = engine(backbone).readings(nothing, batch.inputs, batch.targets)
+    each = [plain_losses(backbone, nothing, TokenBatch(batch.inputs, [answer] * 3)) for answer in batch.targets]
+    assert relative(-found.log_likelihoods, torch.stack(each, dim=2)) < 1e-5
+    for ids, state in zip(batch.inputs, found.states[0], strict=True):
+        read = backbone.model(input_ids=ids[None], output_hidden_states=True, use_cache=False).hidden_states[-1][0, -1]
+        if family != "opt":  # its head reads what a last norm makes of it
+            assert relative(state, read) < 1e-5
+
+
+@every_engine
 def test_answers_are_ranked_by_the_losses_of_single_unpadded_examples(
     family: str, engine: type[CausalPassEngine]
 ) -> None:

@@ -72,12 +72,12 @@ class CausalEngine(CausalPassEngine):
 
     def prefix(self, prompts: Float[Tensor, "M P D"]) -> Shared:
         """Return keys and values [M, heads, P, d] of every layer: k₁, v₁, k₂, v₂, …"""
-        model, cache = self.backbone.model, new_cache(self.backbone.model.config, ())
+        model, cache, (M, P, D) = self.backbone.model, new_cache(self.backbone.model.config, ()), prompts.shape
+        # Models refuse to read nothing: of no rows, a stand-in tells the shapes, and its own keys and values go.
+        rows = prompts if P else prompts.new_zeros(M, 1, D)
         with sound_attention(self.backbone.device), folded_head(model):
-            model(
-                inputs_embeds=prompts.to(self.backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1
-            )
-        return tuple(state for layer in cache.layers for state in (layer.keys, layer.values))
+            model(inputs_embeds=rows.to(self.backbone.dtype), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return tuple(state[:, :, :P] for layer in cache.layers for state in (layer.keys, layer.values))
 
     def read(self, shared: Shared, examples: int) -> Reading:
         # Cast after the repeat: the gradient over n examples is then summed in fp32.

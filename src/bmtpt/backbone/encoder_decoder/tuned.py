@@ -19,7 +19,7 @@ from bmtpt.backbone.engine import Shared, Written
 
 @dataclass(frozen=True)
 class TunedEngine(HuggingFaceEngine):
-    """`Engine` in mixed precision; prompts may have P = 0 rows, which is the model without a prompt.
+    """`Engine` in mixed precision.
 
     `gradients` also adds to the ``.grad`` of every weight that requires one.
 
@@ -28,11 +28,6 @@ class TunedEngine(HuggingFaceEngine):
     """
 
     dtype: torch.dtype
-
-    @property
-    def no_prompt(self) -> Float[Tensor, "1 0 D"]:
-        """The prompt without rows, which asks for the model itself."""
-        return self.backbone.embed(torch.zeros(1, 0, dtype=torch.int64))
 
     def encode(self, embeddings: Float[Tensor, "R S D"], mask: Int[Tensor, "R S"] | None) -> Float[Tensor, "R S D"]:
         with self._autocast():
