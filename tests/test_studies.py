@@ -24,7 +24,7 @@ from bmtpt.studies.identity import IDENTITY
 from bmtpt.studies.run import RESULTS, prompt_folder
 
 TUNINGS = [name for name, method in all_methods().items() if method.tunes_weights]
-METHODS = [name for name in all_methods() if name not in TUNINGS]
+METHODS = [name for name, method in all_methods().items() if not method.tunes_weights and not method.classifier]
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
 

@@ -49,6 +49,8 @@ class Result(BaseModel):
         train_rows, selection_rows: Labelled rows that trained, and that chose what was kept (0 if nothing was chosen).
             Readouts and temperatures are fitted to these, too.
         moved: Whether what was kept differs from where training started.
+        kept_bytes: What must be kept for this target, next to what all targets share: prompts, readouts or weights.
+        predict_seconds: Wall time of answering a test row, on average.
 
     Optional fields at their default are left out of the file, so older lines are lines of today.
     """
@@ -79,6 +81,8 @@ class Result(BaseModel):
     train_rows: int | None = None
     selection_rows: int | None = None
     moved: bool | None = None
+    kept_bytes: int | None = None
+    predict_seconds: float | None = None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

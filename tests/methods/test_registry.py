@@ -14,6 +14,8 @@ from bmtpt.report.names import _declared
 
 PROMPTS = ("pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt")
 
+CLASSIFIERS = ("zero_shot", "tfidf_logreg", "encoder_logreg", "sentence_logreg")
+
 
 @pytest.fixture
 def restored(monkeypatch):
@@ -21,7 +23,7 @@ def restored(monkeypatch):
 
 
 def test_the_methods_of_this_package_are_found_in_the_order_of_the_columns():
-    assert tuple(all_methods()) == (*PROMPTS, "bmtpt_no_prior", "full", "bitfit", "lora", "adapter")
+    assert tuple(all_methods()) == (*PROMPTS, "bmtpt_no_prior", "full", "bitfit", "lora", "adapter", *CLASSIFIERS)
 
 
 def test_no_two_methods_have_one_name_in_print_or_one_place():
@@ -58,7 +60,7 @@ def test_a_name_that_is_taken_is_refused(restored):
 
 
 def test_a_record_that_does_not_say_what_is_trained_is_refused(restored):
-    with pytest.raises(SettingsError, match="method 'own' must give either 'candidates' or 'stage'"):
+    with pytest.raises(SettingsError, match="method 'own' must give one of 'candidates', 'stage' and 'classifier'"):
         register(Method("own", "my method", "unpublished"))
 
 

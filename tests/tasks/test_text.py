@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bmtpt.errors import DataError
-from bmtpt.tasks import load_task
-from bmtpt.tasks.text import merge, rounded, to_examples
+from bmtpt.tasks import TaskSpec, load_task
+from bmtpt.tasks.text import merge, own_text, render, rounded, to_examples
+from bmtpt.types import Example
 
 MULTIRC = {
     "paragraph": "<b>Sent 1: </b>It rained.<br>He left.",
@@ -240,3 +241,40 @@ def test_a_span_that_is_at_no_word_is_refused(index):
 def test_what_is_no_finite_number_is_refused(number):
     with pytest.raises(DataError, match="is not a number"):
         rounded(number, 5)
+
+
+TEMPLATES = [
+    ("{a} and {b}", "a"),
+    ("t a: {a} b: {b} OPTIONS: - x - y", "b"),
+    ("{a}{b}", ""),
+    ("is {a} like that? {b}", ""),
+]
+
+
+@pytest.mark.parametrize(("template", "context"), TEMPLATES)
+@given(data=st.data())
+def test_a_rows_own_text_is_its_columns_whatever_the_template_says_around_them(template, context, data):
+    task = TaskSpec(name="t", text=template, context=context, label="y", labels=["x", "y"])
+    text = st.text("cde \n.", max_size=12).map(str.strip)  # no letter of the templates' words
+    row = {"a": data.draw(text), "b": data.draw(text)}
+    found = own_text(task, Example(*render(task, row), target="x"))
+    kept = "".join(row.values()) if template == "{a}{b}" else "\n".join(filter(None, row.values()))
+    assert found == kept
+
+
+def test_of_a_row_that_holds_the_templates_words_no_word_is_lost():
+    task = TaskSpec(name="t", text="a: {a} b: {b}", label="y", labels=["x", "y"])
+    row = {"a": "one b: two", "b": "three b: four"}
+    assert own_text(task, Example(*render(task, row), target="x")).split() == [
+        "one",
+        "two",
+        "b:",
+        "three",
+        "b:",
+        "four",
+    ]
+
+
+def test_a_text_of_another_template_is_taken_whole():
+    task = TaskSpec(name="t", text="a: {a} b: {b}", label="y", labels=["x", "y"])
+    assert own_text(task, Example("c: one d: two", "", "", target="x")) == "c: one d: two"

@@ -22,7 +22,7 @@ def table(
         str | None,
         typer.Option(
             "--metric",
-            help="In place of the headline ones: nll, ece, spread, …; or a cost: seconds, steps, trained_parameters.",
+            help="In place of the headline ones: nll, ece, spread, …; or a cost: seconds, steps, kept_bytes, …",
         ),
     ] = None,
     shots: Annotated[

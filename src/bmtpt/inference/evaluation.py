@@ -21,7 +21,7 @@ OTHER = "no label"
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A prompt (or an ensemble of prompts) on a test set.
+    """A prompt (or an ensemble of prompts, or a classifier) on a test set.
 
     Attributes:
         task: What the rows are.
@@ -36,6 +36,7 @@ class Evaluation:
         answers_cut: How many generated answers were cut to the limit on their tokens.
         unwritable: Reference answers that the tokenizer cannot write, and what the tokens say instead. Generated
             answers are compared with the latter.
+        seconds: Wall time of answering them all, tokenising included; None if it was not measured.
     """
 
     task: TaskSpec
@@ -46,9 +47,10 @@ class Evaluation:
     calibration: dict[str, float]
     predictions: list[str]
     probabilities: Float[Tensor, "N C"] | None
-    texts_cut: int
+    texts_cut: int = 0
     answers_cut: int = 0
     unwritable: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
 
     @property
     def figures(self) -> dict[str, float]:

@@ -221,13 +221,10 @@ def evaluate_prompts(
     engine: Engine, prompts: Prompts, rows: Tokenised, scorer: Scorer, readouts: Sequence[Readout] = ()
 ) -> Evaluation:
     """Evaluate one prompt a text, or an ensemble whose label *probabilities* (never logits) are averaged."""
-    probabilities, reliability, cut = None, {}, 0
+    probabilities, cut = None, 0
     if scorer.answers:
         reader = make_reader(engine, prompts, scorer, readouts)
         probabilities = label_probabilities(engine, prompts, rows.batch.inputs, reader)
-        found = calibration(probabilities.double().numpy(), labels_of(rows).tolist())
-        # `accuracy` is among the metrics already where it means something for the task.
-        reliability = {"ece": 100 * found["ece"], "nll": found["nll"]}
     if scorer.kind == "rank":
         assert probabilities is not None
         predictions = _words(scorer.task, probabilities)
@@ -236,19 +233,38 @@ def evaluate_prompts(
     else:
         (predictions,) = _generate(engine, prompts, rows, scorer)
         cut = sum(isinstance(text, Written) and not text.ended for text in predictions)
-    references = _references(rows, scorer)
+    found = evaluated(scorer.task, rows.examples, predictions, probabilities, _references(rows, scorer))
+    return replace(found, texts_cut=rows.cut, answers_cut=cut, unwritable={} if scorer.answers else rows.written)
+
+
+def evaluate_classifier(task: TaskSpec, examples: Sequence[Example], probabilities: Float[Tensor, "N C"]) -> Evaluation:
+    """Evaluate the likeliest label word of each row."""
+    return evaluated(task, examples, _words(task, probabilities), probabilities, examples)
+
+
+def evaluated(
+    task: TaskSpec,
+    examples: Sequence[Example],
+    predictions: list[str],
+    probabilities: Float[Tensor, "N C"] | None,
+    references: Sequence[Example],
+) -> Evaluation:
+    """Return what predictions are worth; ``references`` are the examples with their answers as they can be written."""
+    reliability = {}
+    if probabilities is not None:
+        labels = [example.label for example in examples if example.label is not None]
+        found = calibration(probabilities.double().numpy(), labels)
+        # `accuracy` is among the metrics already where it means something for the task.
+        reliability = {"ece": 100 * found["ece"], "nll": found["nll"]}
     return Evaluation(
-        task=scorer.task,
-        examples=rows.examples,
-        metrics=score(scorer.task, predictions, references),
-        constant_answer=constant_answer(scorer.task, references),
-        invalid_share=invalid_share(scorer.task, predictions),
+        task=task,
+        examples=tuple(examples),
+        metrics=score(task, predictions, references),
+        constant_answer=constant_answer(task, references),
+        invalid_share=invalid_share(task, predictions),
         calibration=reliability,
         predictions=predictions,
         probabilities=probabilities,
-        texts_cut=rows.cut,
-        answers_cut=cut,
-        unwritable={} if scorer.answers else rows.written,
     )
 
 

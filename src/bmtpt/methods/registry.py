@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -20,10 +20,12 @@ from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.engine import Engine
 from bmtpt.errors import BackboneError, SettingsError, nearest
+from bmtpt.methods.classifier import Fitted
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.tasks.tokens import Tokenised
+from bmtpt.tasks.tokens import Tokenised, tokenise_text
 from bmtpt.train.loop import Method as LoopMethod
+from bmtpt.types import Example
 
 Need = Literal["nothing", "source prompts", "multi-task prompt", "posterior"]
 """Which source stage a method starts from: none, a prompt per source, one prompt for all sources, or M particles."""
@@ -85,6 +87,12 @@ class Setup:
         posterior = self.learned.posterior
         return None if posterior is None else posterior.particles.to(self.backbone.device)
 
+    def token_ids(self, examples: Sequence[Example]) -> list[Int[Tensor, " L"]]:
+        """Return the texts of the one target's rows as the backbone reads them, cut as its prompts' texts are."""
+        ((_, rows),) = self.rows.items()
+        length = self.settings.max_length or rows.scorer.task.max_length
+        return [tokenise_text(self.backbone, example, length)[0] for example in examples]
+
 
 @dataclass(frozen=True)
 class SourceSetup:
@@ -123,7 +131,9 @@ class Method:
         display_name: In tables and reports.
         paper: Where it was published.
         candidates: Builds the starts and priors that compete, for a method that is a list of candidates.
-        stage: Builds what is trained, for every other method.
+        stage: Builds what is trained, for every other method that trains in steps.
+        classifier: Fits what answers without training steps. It uses all labels that it is given, without selection,
+            and ignores `steps`, `selection`, `likelihood`, `readout` and `calibrate` with their settings.
         needs: The source stage that it starts from.
         own_source: A source stage of its own, after the one that it needs.
         options: The class of its own settings.
@@ -132,7 +142,8 @@ class Method:
         tunes_weights: Whether it changes the model instead of training a prompt.
         label_words_only: Whether it cannot answer tasks with free answers.
         backbones: Which models it runs on.
-        package: An optional package that it needs; also the name of bmtpt's extra.
+        package: An optional package that it needs.
+        extra: The extra of bmtpt that installs it; None if it is named like the package.
         column: Its place among the columns of a table, ascending.
     """
 
@@ -141,6 +152,7 @@ class Method:
     paper: str
     candidates: Callable[[Setup], list[Candidate]] | None = None
     stage: Callable[[Setup], TargetStage] | None = None
+    classifier: Callable[[Setup], Fitted] | None = None
     needs: Need = "nothing"
     own_source: OwnSource | None = None
     options: type[Options] = Options
@@ -150,6 +162,7 @@ class Method:
     label_words_only: bool = False
     backbones: Literal["any", "encoder-decoder", "t5"] = "any"
     package: str | None = None
+    extra: str | None = None
     column: int = 100
 
     def require_runs_on(self, backbone: str, config: Any) -> None:
@@ -166,7 +179,7 @@ class Method:
         """Return what the training loop trains."""
         if self.stage is not None:
             return self.stage(setup)
-        assert self.candidates is not None  # `register` refuses a method without either
+        assert self.candidates is not None  # a classifier is not built, and `register` refuses what is neither
         return TargetPrompts(setup.engine, setup.rows, self.candidates(setup), setup.particles, setup.settings)
 
 
@@ -181,8 +194,8 @@ def register(method: Method) -> Method:
     """
     if method.name in _registered and _registered[method.name] != method:
         raise SettingsError(f"a method named '{method.name}' is registered already; choose another name")
-    if (method.candidates is None) == (method.stage is None):
-        raise SettingsError(f"method '{method.name}' must give either 'candidates' or 'stage'")
+    if sum(each is not None for each in (method.candidates, method.stage, method.classifier)) != 1:
+        raise SettingsError(f"method '{method.name}' must give one of 'candidates', 'stage' and 'classifier'")
     _registered[method.name] = method
     return method
 

@@ -11,7 +11,9 @@ from bmtpt.report.names import COSTS, MEASURES, SECOND_TABLES, contender
 from bmtpt.results import Result
 from bmtpt.types import DATA_ORDER
 
-_MAY_BE_MISSING = ("source_seed", "moved", "constant_answer", "train_rows", "selection_rows")
+_MAY_BE_MISSING = (
+    "source_seed", "moved", "constant_answer", "train_rows", "selection_rows", "kept_bytes", "predict_seconds"
+)  # fmt: skip
 
 
 def frame(results: Iterable[Result]) -> pd.DataFrame:
@@ -40,10 +42,10 @@ def of_metric(lines: pd.DataFrame, metric: str) -> pd.DataFrame:
         ArtifactError: No line has it.
     """
     if metric in COSTS:
-        return _one_per_run(
-            lines.assign(metric=metric, value=lines[metric].astype(float), constant_answer=float("nan"))
-        )
-    found = lines[lines.metric == metric]
+        costs = lines.assign(metric=metric, value=lines[metric].astype(float), constant_answer=float("nan"))
+        found = costs[costs.value.notna()]
+    else:
+        found = lines[lines.metric == metric]
     if found.empty:
         raise ArtifactError(f"no results of the metric '{metric}'; {nearest(metric, {*lines.metric, *COSTS})}")
     return _one_per_run(found)

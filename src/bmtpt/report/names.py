@@ -46,8 +46,10 @@ COSTS = {
     "seconds": "wall seconds of the stage; machine and load differ between runs",
     "steps": "optimiser steps of the stage",
     "trained_parameters": "numbers trained for the target",
+    "kept_bytes": "bytes that are kept for the target, next to what all targets share",
+    "predict_seconds": "wall seconds of answering one row; machine and load differ between runs",
 }
-"""Costs that every line carries, whatever its metric."""
+"""Costs that a line carries whatever its metric; older lines lack the last two."""
 
 LOSSES = {
     "nll": "negative log-likelihood of the right label among the label words, nats per example",

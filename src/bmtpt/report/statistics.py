@@ -34,8 +34,8 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `row`, `contender`, `target`, `shots`, `metric`; `mean` and `error` (standard error, NaN for one unit)
         over `units`, which are source stages if `staged` and else seeds; `runs`; `constant` (mean score of the best
-        constant answer), `trained` (largest count), `share` of the backbone, `seconds` (mean), `data` (the least
-        official status), and `moved` (share of runs, NaN if unknown).
+        constant answer), `trained` (largest count), `share` of the backbone, `seconds` and `kept` bytes (means), `data`
+        (the least official status), and `moved` (share of runs); NaN is what no line says.
     """
     cell = ["row", "contender"]
     units = lines.groupby([*cell, "unit"], sort=False)["value"].mean().groupby(cell, sort=False)
@@ -49,6 +49,7 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
         trained=("trained_parameters", "max"),
         share=("trained_share", "max"),
         seconds=("seconds", "mean"),
+        kept=("kept_bytes", "mean"),
         data=("data", "max"),
         moved=("moved", "mean"),
     )

@@ -77,6 +77,8 @@ def score_table(lines: pd.DataFrame) -> Table:
         text["prompts moved"] = own["moved"].mean().map(lambda share: "–" if pd.isna(share) else f"{100 * share:.0f} %")
     if metric not in MEASURES or metric in LOSSES:
         text[TRAINED] = own[["trained", "share"]].apply(_trained)
+        if found.kept.notna().any():
+            text["bytes kept"] = own["kept"].mean().map(lambda kept: figure(kept, "kept_bytes"))
         text["wall seconds"] = own["seconds"].mean().map(lambda seconds: figure(seconds, "seconds"))
     text = text.fillna("–").rename(index=display_name)
     return _table(text, "method", len(rows) >= len(names), _notes(lines, found))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from bmtpt.artifacts.card import TargetCard, require_backbone, versions
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.inference.evaluation import Evaluation
-from bmtpt.inference.score import chosen_way, evaluate_prompts, make_scorer
+from bmtpt.inference.score import chosen_way, evaluate_classifier, evaluate_prompts, make_scorer
+from bmtpt.methods.classifier import Classifier
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, result_lines
 from bmtpt.results import settings_hash as hash_of
-from bmtpt.stages.trained import Trained, prompts_of
+from bmtpt.stages.trained import Prompted, Trained, kept_bytes, prompts_of
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.tasks.tokens import tokenise
 from bmtpt.types import Example, Normalise, ScorerKind
@@ -34,7 +37,9 @@ def evaluate(
     max_length: int | None = None,
     normalise: Normalise | None = None,
 ) -> Evaluation:
-    """Score a prompt or a tuned model on rows, through the forward path that it would be trained with.
+    """Score what was trained on rows, through the forward path that it would be trained with.
+
+    A classifier answers its own task in its own way: ``scorer``, ``max_length`` and ``normalise`` are for prompts.
 
     Args:
         examples: Usually `TaskData.test`.
@@ -58,6 +63,24 @@ def evaluate(
         )  # fmt: skip
     if not examples:
         raise DataError(f"task {task.name} has no rows to evaluate on")
+    started = time.perf_counter()
+    if isinstance(prompt, Classifier):
+        found = evaluate_classifier(task, examples, prompt.fitted.probabilities(examples))
+    else:
+        found = _evaluate_prompted(backbone, prompt, examples, task, scorer, max_length, normalise)
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _evaluate_prompted(
+    backbone: Backbone,
+    prompt: Prompted,
+    examples: Sequence[Example],
+    task: TaskSpec,
+    scorer: ScorerKind | None,
+    max_length: int | None,
+    normalise: Normalise | None,
+) -> Evaluation:
+    """Score what answers through the model; arguments and errors as `evaluate`."""
     rows = tokenise(backbone, examples, max_length or prompt.card.settings.get("max_length") or task.max_length)
     engine = prompt.engine if isinstance(prompt, TunedModel) else backbone.engine
     own = task.name == prompt.card.task  # the limit on its answers is that of the training answers
@@ -119,6 +142,8 @@ def result_rows(
         train_rows=card.selection.get("train_rows"),
         selection_rows=card.selection.get("validation_rows"),
         moved=_moved(card),
+        kept_bytes=kept_bytes(prompt),
+        predict_seconds=None if evaluation.seconds is None else evaluation.seconds / len(evaluation.predictions),
         data=target.status,
         versions=versions(),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
 from bmtpt.inference.calibrate import fit_calibrated
+from bmtpt.methods.classifier import Classifier, Fitted
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
@@ -27,6 +28,9 @@ from bmtpt.train.events import Listener
 from bmtpt.train.loop import Loop, Outcome
 
 log = logging.getLogger("bmtpt")
+
+NOT_CLASSIFIERS = {"steps": 0, "selection": "none", "likelihood": "tokens", "readout": "none", "calibrate": "none"}
+"""Settings that methods without training steps ignore, turned off."""
 
 WithReadouts = TypeVar("WithReadouts", Prompt, PromptMixture)
 
@@ -58,7 +62,8 @@ def fit_method(
 
     Raises:
         BackboneError: The method cannot run on this model.
-        SettingsError: No target, one named twice, or several for a method that trains one at a time.
+        SettingsError: No target, one named twice, several for a method that trains one at a time, or what the method
+            cannot do.
         DataError: Too few rows for the shots asked for.
         TrainingError, ArtifactError: As for `learn`.
     """
@@ -67,16 +72,13 @@ def fit_method(
     settings = method.adjusted(settings or AdaptSettings(), options)
     learned = learned or Learned()
     fitted = [option for option in ("readout", "calibrate") if getattr(settings, option) != "none"]
-    if method.tunes_weights and fitted:
-        raise SettingsError(
-            f"method '{method.name}' tunes weights, which have neither readout nor temperature; leave {fitted[0]} out"
-        )
     names = distinct([target.task.name for target in targets], "target")
-    if len(names) > 1 and not method.together:
-        raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
+    _require_fit(method, targets, fitted, folder)
     for name in names:
         if name in learned.sources:
             log.warning(f"target {name} was a source task, so its scores do not tell how well a new task is learned")
+    if method.classifier is not None:
+        return {names[0]: _classified(method.classifier, method, backbone, targets[0], settings, options)}
     with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
         places = {name: place if place is None or len(names) == 1 else place / name for name in names}
         for each in places.values():
@@ -88,7 +90,8 @@ def fit_method(
                 f"batch_size is {settings.batch_size:,}, and the targets have {total:,} training rows: "
                 "every step takes each of them at most once"
             )
-        stage = method.build(Setup(backbone, rows, settings, options, budget, prompt_length, learned))
+        setup = Setup(backbone, rows, settings, options, budget, prompt_length, learned)
+        stage = method.build(setup)
         identity = _identity(method, backbone, options, learned, rows)
         run = Loop(stage, settings, folder=place, identity=identity, patience=settings.patience, listener=listener)
         outcome = run.run(resume=resume)
@@ -96,12 +99,46 @@ def fit_method(
         found = {}
         for k, target in enumerate(targets):
             name = target.task.name
-            card = _card(method, backbone, target, stage, options, learned, outcome, winners)
+            card = _card(method, setup, target, stage, outcome, winners)
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
             if fitted:
                 result = _read_out(backbone, result, rows[name], settings)
             found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
         return found
+
+
+def _require_fit(method: Method, targets: Sequence[TaskData], fitted: Sequence[str], folder: str | Path | None) -> None:
+    """Refuse targets and settings that a method cannot have, among them what would be ``fitted`` after it."""
+    if method.tunes_weights and fitted:
+        raise SettingsError(
+            f"method '{method.name}' tunes weights, which have neither readout nor temperature; leave {fitted[0]} out"
+        )
+    if len(targets) > 1 and not method.together:
+        raise SettingsError(f"method '{method.name}' cannot train several targets in one run; give it one at a time")
+    if method.classifier is not None and folder is not None:
+        raise SettingsError(f"method '{method.name}' keeps nothing on disk; leave folder out")
+    for target in targets:
+        if method.label_words_only and not target.task.fixed_words:
+            raise SettingsError(f"target {target.task.name} has no label words, which method '{method.name}' needs")
+
+
+def _classified(
+    fit: Callable[[Setup], Fitted],
+    method: Method,
+    backbone: Backbone,
+    target: TaskData,
+    settings: AdaptSettings,
+    options: Options,
+) -> Classifier:
+    """Fit a method without training steps to all the rows that it is given."""
+    settings = settings.model_copy(update=NOT_CLASSIFIERS)
+    rows = target_rows(backbone, target, settings)
+    setup = Setup(backbone, {target.task.name: rows}, settings, options, 1, 0, Learned())
+    found = fit(setup)
+    used = len(rows.train) if found.trained_parameters else 0
+    selection = {"train_rows": used, "validation_rows": 0, "texts_cut": rows.train.cut}
+    figures = {"steps": 0, "seconds": found.seconds, "trained_parameters": found.trained_parameters}
+    return Classifier(found, _target_card(method, setup, target, selection, figures))
 
 
 def _identity(
@@ -138,14 +175,7 @@ def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settin
 
 
 def _card(
-    method: Method,
-    backbone: Backbone,
-    target: TaskData,
-    stage: TargetStage,
-    options: Options,
-    learned: Learned,
-    outcome: Outcome,
-    winners: list[int],
+    method: Method, setup: Setup, target: TaskData, stage: TargetStage, outcome: Outcome, winners: list[int]
 ) -> PromptCard:
     """Return where the result for one target comes from, with every candidate's best validation: σ's curve."""
     state, R, rows = outcome.state, len(stage.candidates), stage.targets[target.task.name]
@@ -154,28 +184,38 @@ def _card(
         {**candidate.describe(), "best": list(key), "step": step}
         for candidate, key, step in zip(stage.candidates, best, steps, strict=True)
     ]
-    own = {"options": options.model_dump(mode="json")} if method.options.model_fields else {}
+    selection = {
+        "winners": [curve[r] for r in winners],
+        "candidates": curve,
+        "train_rows": len(rows.train),
+        "validation_rows": len(rows.select),
+        "texts_cut": rows.train.cut + rows.select.cut,
+    }
+    trained = stage.trained_parameters() * len(winners) if stage.settings.steps else 0
+    figures = {"steps": state.step, "seconds": state.seconds, "trained_parameters": trained}
+    return _target_card(method, setup, target, selection, figures)
+
+
+def _target_card(
+    method: Method, setup: Setup, target: TaskData, selection: dict[str, Any], figures: dict[str, Any]
+) -> PromptCard:
+    """Return the card of what predicts one target, given how it was chosen and what it took."""
+    learned, own = setup.learned, {}
+    if method.options.model_fields:
+        own = {"options": setup.options.model_dump(mode="json")}
     return PromptCard(
-        backbone=backbone_card(backbone),
+        backbone=backbone_card(setup.backbone),
         sources=() if method.needs == "nothing" else learned.sources,
-        settings=stage.settings.model_dump(mode="json") | own,
-        steps=state.step,
-        seconds=state.seconds,
+        settings=setup.settings.model_dump(mode="json") | own,
         versions=versions(),
         created=now(),
         task=target.task.name,
         task_definition=target.task.model_dump(mode="json"),
         method=method.name,
         posterior=learned.posterior.weights_sha256 if learned.posterior else None,
-        selection={
-            "winners": [curve[r] for r in winners],
-            "candidates": curve,
-            "train_rows": len(rows.train),
-            "validation_rows": len(rows.select),
-            "texts_cut": rows.train.cut + rows.select.cut,
-        },
-        trained_parameters=stage.trained_parameters() * len(winners) if stage.settings.steps else 0,
-        answer_tokens=rows.scorer.answer_tokens,
+        selection=selection,
+        answer_tokens=setup.rows[target.task.name].scorer.answer_tokens,
+        **figures,
     )
 
 

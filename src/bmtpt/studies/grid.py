@@ -14,6 +14,7 @@ from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.backbone.model.load import load_config
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
+from bmtpt.methods.classifier import Classifier
 from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
@@ -115,7 +116,7 @@ class Grid:
             if method.package and find_spec(method.package) is None:
                 raise SettingsError(
                     f"{method.display_name} needs the {method.package} package; "
-                    f"run: pip install 'bmtpt[{method.package}]', or leave {name} out"
+                    f"run: pip install 'bmtpt[{method.extra or method.package}]', or leave {name} out"
                 )
             if method.backbones == "any" or backbone == "offline":  # the offline backbone is a T5
                 continue
@@ -151,7 +152,7 @@ class Grid:
         lines = []
         for target in data:
             found, name = trained[target.task.name], target.task.name
-            if not isinstance(found, TunedModel):  # tuned weights may be as large as the model
+            if not isinstance(found, TunedModel | Classifier):  # tuned weights may be as large as the model
                 kept = prompt_folder(self.folder, name, place.method, place.shots, place.seed, place.variant)
                 found = found.save(kept, overwrite=True)
             score = evaluate(sources.backbone, found, target.test, task=target.task, max_length=study.adapt.max_length)

@@ -60,6 +60,22 @@ def render(spec: TaskSpec, row: Row) -> tuple[str, str, str]:
     return (before, context, after) if spec.context else (after, "", "")
 
 
+def own_text(spec: TaskSpec, example: Example) -> str:
+    """Return what a row brings to its text: the columns, one a line, without the template's words.
+
+    A column that itself holds the words that follow it in the template is divided there; no word of it is lost.
+
+    >>> spec = TaskSpec(name="t", text="t a: {a} b: {b} OPTIONS: - x - y", label="y", labels=["x", "y"])
+    >>> own_text(spec, Example("t a: one two b: three OPTIONS: - x - y", "", "", target="x")).splitlines()
+    ['one two', 'three']
+    """
+    columns, rest = [], example.text
+    for literal in (literal for literal, _ in pieces(spec.text) if literal):
+        column, _, rest = rest.partition(literal)
+        columns.append(column)
+    return "\n".join(column for column in (*columns, rest) if column)
+
+
 def answer(spec: TaskSpec, row: Row, index: Mapping[str, int]) -> tuple[str, int | None, tuple[str, ...]]:
     """Return target text, label index and accepted answers of a row."""
     if spec.kind == "number":

