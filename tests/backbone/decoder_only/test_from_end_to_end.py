@@ -27,10 +27,12 @@ from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.inference.predict import predict
 from bmtpt.inference.score import ANSWER_TOKENS, make_scorer
+from bmtpt.methods.registry import get_method
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.source import backbone_card, learn
-from bmtpt.stages.target import adapt
+from bmtpt.stages.target import adapt, fit_method
+from bmtpt.tasks import few_shot
 from bmtpt.tasks.tokens import tokenise, tokenise_answer
 from bmtpt.types import Example, TokenBatch
 
@@ -297,6 +299,39 @@ def test_greedy_means_greedy_whatever_the_folders_generation_settings_say(bart: 
         ids.append(int(logits[0, -1].argmax()))
     truth = bart.tokenizer.decode(ids, skip_special_tokens=True).strip()
     assert engine.generate(prompt, [text], max_new_tokens=6) == [[truth]]
+
+
+def test_baselines_without_a_prompt_read_the_model_as_hugging_face_runs_it(tiny_gpt2: Backbone, tiny_tasks):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    target, settings = tiny_tasks["sentiment"], AdaptSettings(shots=12)
+    words = [tokenise_answer(tiny_gpt2, word) for word in target.task.label_words]
+
+    def plain(text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The label words' log-likelihoods, and what the head reads after the text: one unpadded row at a time."""
+        scores = []
+        for word in words:
+            logits = tiny_gpt2.model(torch.cat([text, word])[None]).logits[0, len(text) - 1 : -1]
+            scores.append(logits.log_softmax(-1)[torch.arange(len(word)), word].sum())
+        return torch.stack(scores), tiny_gpt2.model(text[None], output_hidden_states=True).hidden_states[-1][0, -1]
+
+    def states(examples: Any) -> Any:
+        return torch.stack([plain(ids)[1] for ids in tokenise(tiny_gpt2, examples, 64).batch.inputs]).numpy()
+
+    rows = few_shot(target.train, 12, settings.seed)
+    truth = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
+    truth.fit(states(rows), [row.label for row in rows])
+    texts = tokenise(tiny_gpt2, target.test, 64).batch.inputs
+    wanted = {
+        "zero_shot": torch.stack([plain(ids)[0] for ids in texts]).softmax(dim=1),
+        "encoder_logreg": torch.from_numpy(truth.predict_proba(states(target.test))).float(),
+    }
+    for name, shares in wanted.items():
+        found = fit_method(get_method(name), tiny_gpt2, [target], settings)["sentiment"]
+        answers = evaluate(tiny_gpt2, found, target.test).probabilities
+        torch.testing.assert_close(answers.float(), shares, atol=1e-5, rtol=1e-4)
 
 
 # PEFT
