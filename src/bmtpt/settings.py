@@ -148,6 +148,8 @@ class LearnSettings(LoopSettings):
             label words; give a `batch_size` of 16 or so.
         offset_std: σ_b of that readout's prior, in nats; 0 leaves its part out.
         weight_std: σ_w of that readout's prior, in nats; 0 leaves its part out.
+        readout_prior: Whether the widths of the prior of *targets'* readouts stay `fixed` by their settings, or are
+            chosen on the `sources`, by held-back rows at 4, 16 and 64 labels, and noted in the posterior's card.
         likelihood_scale: `mean` cross-entropy as log-likelihood [paper], `data` (N_k times it), or a float.
         prompt_length: P, rows of a prompt [paper: 100].
         particle_init: `independent` vocabulary draws [paper], one `shared` draw plus jitter, or around a `prompt`
@@ -182,6 +184,7 @@ class LearnSettings(LoopSettings):
     source_objective: SourceObjective = "words"
     offset_std: Width = 1.0
     weight_std: Width = 1.0
+    readout_prior: Literal["fixed", "sources"] = "fixed"
     likelihood_scale: Literal["mean", "data"] | Positive = "mean"
     prompt_length: Count = 100
     particle_init: ParticleInit = "shared"
@@ -248,6 +251,8 @@ class AdaptSettings(LoopSettings):
         offset_std: σ_b of the readout's prior, in nats; 0 leaves its part out.
         weight_std: σ_w of the readout's prior, in nats; 0 leaves its part out.
         slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
+        readout_prior: Widths as given here (`fixed`), or those that the `posterior`'s sources chose at the nearest
+            number of labels (`readout_prior` of learn); methods without a posterior keep those given here.
         calibrate: `none` [paper], or one `temperature` for the answers, fitted by cross-fitting within the labelled
             rows. It is part of the artifact.
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
@@ -280,6 +285,7 @@ class AdaptSettings(LoopSettings):
     offset_std: Width = 1.0
     weight_std: Width = 1.0
     slope_std: Width = 0.0
+    readout_prior: Literal["fixed", "posterior"] = "fixed"
     calibrate: Calibrate = "none"
     ensemble: bool = False
     steps: int = Field(default=200, ge=0, lt=2**31)

@@ -50,6 +50,17 @@ def test_importing_the_package_imports_no_torch():
     assert done.stdout.split() == ["False", "False"]
 
 
+def test_a_posterior_learns_how_wide_readouts_priors_should_be_and_adapt_uses_it(posterior, tickets, tiny_tasks):
+    wiser = posterior.with_readout_prior(tiny_tasks["sentiment"])
+    assert torch.equal(wiser.particles, posterior.particles)
+    (curve,) = wiser.card.readout_prior
+    found = wiser.adapt(tickets, shots=8, readout="linear", readout_prior="posterior", **TINY).card.settings
+    assert (found["offset_std"], found["weight_std"]) == (
+        curve.best("linear").offset_std,
+        curve.best("linear").weight_std,
+    )
+
+
 def test_a_prompt_answers_as_the_model_does(prompt, tickets, tiny_backbone):
     assert prompt.labels == ("negative", "positive")
     examples = [Example(f"text: {body}", "", "", "") for body in BODIES]

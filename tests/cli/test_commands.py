@@ -202,6 +202,14 @@ def test_learn_reports_the_mean_gap_and_what_to_do_next(bmtpt, tmp_path, tiny_t5
     assert next_command(ran.out) == ["adapt", "--posterior", str(tmp_path / "post"), "--target", "TASK", "--out", "DIR"]
 
 
+def test_learn_and_inspect_show_the_widths_that_the_sources_want(bmtpt, tmp_path, tiny_t5_folder, tiny_task_folder):
+    options = ["--steps", "1", "--prompt-length", "3", "--readout-prior", "sources", "--out", tmp_path / "post"]
+    ran = bmtpt("learn", "--backbone", tiny_t5_folder, "--source", tiny_task_folder / "pairs.yaml", *options)
+    wanted = r"4 labels: offset σ_b [\d.]+.* \([\d.]+ nats\), linear σ_b [\d.]+.* \([\d.]+ nats\)"
+    assert re.search(f"readout prior, as the sources want it: {wanted}", ran.out), ran.err
+    assert re.search(f"readout prior: {wanted}", bmtpt("inspect", tmp_path / "post").out)
+
+
 def test_several_targets_are_adapted_together_into_one_folder_each(bmtpt, tmp_path, runs, tiny_task_folder):
     names = ("sentiment", "answers")
     targets = [word for name in names for word in ("--target", tiny_task_folder / f"{name}.yaml")]

@@ -22,6 +22,7 @@ from bmtpt.errors import described
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages import source as source_stage
 from bmtpt.stages import target as target_stage
+from bmtpt.stages.readout_prior import with_readout_prior
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
 
@@ -128,6 +129,21 @@ class Posterior(Artifact[artifacts.Posterior]):
             )  # fmt: skip
         prompts = {data.task.name: Prompt(found[data.task.name], self.backbone, data) for data in targets}
         return next(iter(prompts.values())) if isinstance(task, ONE_TASK) else prompts
+
+    def with_readout_prior(self, tasks: Sequence[AnyTask] | AnyTask) -> Posterior:
+        """Return the posterior with widths of the readout's prior that are chosen on held-back rows of source tasks.
+
+        They are noted in the card, for `adapt(task, readout="linear", readout_prior="posterior")`; nothing is trained.
+        `learn(..., readout_prior="sources")` does the same at its end.
+
+        Args:
+            tasks: Tasks like those to come, with label words; usually the posterior's sources.
+
+        Raises:
+            BmtptError, TypeError: As `learn`.
+        """
+        sources = [as_data(each, self.backbone) for each in _several(tasks)]
+        return Posterior(with_readout_prior(self.backbone, self._saved, sources), self.backbone)
 
     def __repr__(self) -> str:
         M, P, D = self.particles.shape

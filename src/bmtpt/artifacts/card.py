@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 
 from bmtpt.artifacts.folder import A_KIND, CARD, FORMAT_VERSION, Kind, read_raw_card
+from bmtpt.artifacts.readout_prior import WidthCurve
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError
 from bmtpt.sealed import field_problem, parse_json, sealed
@@ -136,10 +137,12 @@ class PosteriorCard(Card):
 
     Attributes:
         diagnostics: Held-back losses, where the particles ended, and how many texts were cut.
+        readout_prior: How wide the sources want the prior of a readout, by number of labels; empty if it was not asked.
     """
 
     kind: Literal["posterior"] = "posterior"
     diagnostics: Annotated[dict[str, Any], _reads(_Diagnostics)]
+    readout_prior: tuple[WidthCurve, ...] = ()
 
 
 class Calibration(BaseModel):

@@ -41,6 +41,8 @@ def _posterior_facts(posterior: Posterior) -> dict[str, str]:
     if (gap := diagnostics.get("mean_gap")) is not None:
         unit = posterior.card.settings.get("likelihood_unit", "token")  # older posteriors knew no other
         facts["mean gap"] = f"NLL(mean) − NLL(particles) = {gap:+.3f} nats per {unit} on held-back source rows"
+    if curves := posterior.card.readout_prior:
+        facts["readout prior"] = "; ".join(map(str, curves))
     svgd = diagnostics.get("svgd", {})
     if svgd.get("stein_discrepancy") is None:  # with one particle, and in older cards
         return facts

@@ -82,6 +82,8 @@ def learn(
     note_cut(sum(facts["texts_cut"].values()))
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
     say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats")
+    if curves := posterior.card.readout_prior:
+        say(f"readout prior, as the sources want it: {'; '.join(map(str, curves))}")
     say_next("adapt", "--posterior", settings.out, "--target", "TASK", *_data_option(settings.data), "--out", "DIR")
 
 

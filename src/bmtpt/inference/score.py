@@ -322,4 +322,4 @@ def _words(task: TaskSpec, scores: Float[Tensor, "N C"]) -> list[str]:
 
 def labels_of(rows: Tokenised) -> Int[Tensor, " N"]:
     """Return the label of each row."""
-    return torch.tensor([example.label for example in rows.examples])
+    return torch.tensor([example.label for example in rows.examples], dtype=torch.int64)  # of no rows, too

@@ -126,6 +126,22 @@ def fit(
     return problem.readout(problem.solve())
 
 
+class Labelled(NamedTuple):
+    """Labelled texts as one prompt reads them: s, h and y."""
+
+    scores: Float[Tensor, "N C"]
+    states: Float[Tensor, "N D"]
+    labels: Int[Tensor, " N"]
+
+    def rows(self, chosen: Sequence[int] | Tensor) -> Labelled:
+        """Return some of the texts."""
+        return Labelled(*(each[torch.as_tensor(chosen)] for each in self))
+
+    def fit(self, widths: Widths) -> Readout:
+        """Return the MAP readout around the label-free offset."""
+        return fit(self.scores, self.labels, widths, self.states, label_free_offset(self.scores))
+
+
 def log_evidence(
     scores: Float[Tensor, "N C"],
     labels: Int[Tensor, " N"],

@@ -10,17 +10,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.inference.score import labels_of, make_scorer, read
 from bmtpt.posterior.prompts import from_vocabulary
-from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset
+from bmtpt.posterior.readout import Labelled, Readout, Widths, label_free_offset
 from bmtpt.stages.rows import some
 from bmtpt.tasks import TaskData
 from bmtpt.tasks.metrics import calibration
@@ -119,20 +116,20 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] | None =
     prompt = from_vocabulary(backbone.frequent_rows(), LENGTH, torch.Generator().manual_seed(seed))
     rows = tokenise(backbone, [*pool, *test], task.max_length)
     readings = read(backbone.engine, prompt[None], rows.batch.inputs, make_scorer(backbone, task))
-    texts = _Texts(readings.log_likelihoods[0].double().cpu(), readings.states[0].double().cpu(), labels_of(rows))
+    texts = Labelled(readings.log_likelihoods[0].double().cpu(), readings.states[0].double().cpu(), labels_of(rows))
     taught, scored = texts.rows(range(len(pool))), texts.rows(range(len(pool), len(texts.labels)))
 
     def mean(name: str, k: int, widths: Widths) -> Answerer:
         draws = [torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed + d))[:k] for d in range(DRAWS)]
-        found = [scored.judged(taught.rows(drawn).fit(widths)) for drawn in (draws if k < len(pool) else draws[:1])]
+        found = [_judged(taught.rows(drawn).fit(widths), scored) for drawn in (draws if k < len(pool) else draws[:1])]
         return Answerer(name, k, *map(fmean, zip(*found, strict=True)))
 
     words = len(task.label_words)
     shares = (torch.bincount(taught.labels, minlength=words) + 1.0).log()
     ways = [
-        Answerer("constant answer", len(pool), *scored.judged(Readout(0.0, shares.double()))),
-        Answerer("untrained prompt", 0, *scored.judged(Readout(1.0, torch.zeros(words).double()))),
-        Answerer("offset from texts", 0, *scored.judged(Readout(1.0, label_free_offset(taught.scores)))),
+        Answerer("constant answer", len(pool), *_judged(Readout(0.0, shares.double()), scored)),
+        Answerer("untrained prompt", 0, *_judged(Readout(1.0, torch.zeros(words).double()), scored)),
+        Answerer("offset from texts", 0, *_judged(Readout(1.0, label_free_offset(taught.scores)), scored)),
     ]
     for k in shots:
         ways += [mean("offset", k, Widths(weights=0.0)), mean("offset and linear", k, Widths())]
@@ -140,20 +137,7 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] | None =
     return Headroom(ways, len(test), shots[len(shots) // 2])
 
 
-class _Texts(NamedTuple):
-    """Texts as the untrained prompt reads them."""
-
-    scores: Float[Tensor, "N C"]
-    states: Float[Tensor, "N D"]
-    labels: Int[Tensor, " N"]
-
-    def rows(self, chosen: Sequence[int] | Tensor) -> _Texts:
-        return _Texts(*(each[torch.as_tensor(chosen)] for each in self))
-
-    def fit(self, widths: Widths) -> Readout:
-        return fit(self.scores, self.labels, widths, self.states, label_free_offset(self.scores))
-
-    def judged(self, readout: Readout) -> tuple[float, float]:
-        """Return accuracy (0 to 100) and NLL (nats)."""
-        found = calibration(readout.logits(self.scores, self.states).softmax(dim=1).numpy(), self.labels.tolist())
-        return 100 * found["accuracy"], found["nll"]
+def _judged(readout: Readout, texts: Labelled) -> tuple[float, float]:
+    """Return accuracy (0 to 100) and NLL (nats)."""
+    found = calibration(readout.logits(texts.scores, texts.states).softmax(dim=1).numpy(), texts.labels.tolist())
+    return 100 * found["accuracy"], found["nll"]

@@ -42,9 +42,7 @@ def source_rows(
     train, held_back, scorers = {}, {}, {}
     for source in sources:
         name, length = source.task.name, settings.max_length or source.task.max_length
-        rows, held = source.train, source.select
-        if rows and not held:
-            rows, held = divided(rows, HELD_BACK_SHARE, seed=0)
+        rows, held = held_back_rows(source)
         if not rows or not held:
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
         train[name] = tokenise(backbone, some(rows, settings.train_rows, settings.seed), length)
@@ -75,6 +73,13 @@ def _require_halves(task: TaskSpec, train: int, held_back: int) -> None:
             f"source {task.name} has {train} rows to train on and {held_back} held back (at most validation_rows); "
             "source_objective 'readout' needs 2 of each"
         )
+
+
+def held_back_rows(source: TaskData) -> tuple[Sequence[Example], Sequence[Example]]:
+    """Return a source's rows to train on and those that are held back."""
+    if source.select or not source.train:
+        return source.train, source.select
+    return divided(source.train, HELD_BACK_SHARE, seed=0)
 
 
 def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -> TargetRows:

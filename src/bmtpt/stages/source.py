@@ -23,6 +23,7 @@ from bmtpt.methods.svgd_source import SvgdSource
 from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.posterior.prompts import around, from_vocabulary, independent_particles
 from bmtpt.settings import LearnSettings
+from bmtpt.stages.readout_prior import with_readout_prior
 from bmtpt.stages.rows import distinct, row_digests, source_rows
 from bmtpt.tasks import TaskData
 from bmtpt.tasks.tokens import Tokenised
@@ -40,8 +41,9 @@ SVGD_ONLY = [
     "init_steps",
     "task_factors",
     "factor_learning_rate",
+    "readout_prior",
 ]
-"""Settings that have no effect when M = 1."""
+"""Settings that have no effect on the prompt when M = 1."""
 
 
 def learn(
@@ -115,13 +117,15 @@ def learn(
             created=now(),
         )
         posterior = Posterior(outcome.tensors[0].cpu(), card)
+        if settings.readout_prior == "sources":
+            posterior = with_readout_prior(backbone, posterior, sources)
         return posterior.save(place, overwrite=True) if place else posterior
 
 
 def start_settings(settings: LearnSettings) -> LearnSettings:
     """Return the settings of the M = 1 stage that precedes a source stage with `particle_init` "prompt".
 
-    Settings that only SVGD uses are set to their defaults: one particle has no kernel.
+    Settings that only SVGD or its posterior uses are set to their defaults: one particle has no kernel.
     """
     plain = {name: LearnSettings.model_fields[name].default for name in SVGD_ONLY}
     here = {"particles": 1, "particle_init": "shared", "init_jitter": 0.0, "steps": settings.init_steps}

@@ -21,6 +21,7 @@ from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings
+from bmtpt.stages.readout_prior import with_widths
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.stages.trained import prompts_of
 from bmtpt.tasks import TaskData
@@ -84,6 +85,7 @@ def fit_method(
         for each in places.values():
             require_free(each, "prompt", resume=resume, overwrite=overwrite)
         rows = {target.task.name: target_rows(backbone, target, settings) for target in targets}
+        settings = with_widths(settings, learned.posterior, rows.values())
         total = sum(len(each.train) for each in rows.values())
         if len(rows) > 1 and settings.batch_size > total:
             log.warning(
