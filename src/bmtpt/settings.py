@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeV
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.refusals import in_one_sentence
 from bmtpt.types import Annealing, Draw, KernelName, KernelScope, Normalise, PresetName
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class _OneSentence(ModelMetaclass):
         try:
             return super().__call__(*values, **options)
         except ValidationError as error:
-            raise SettingsError(_sentence(error, cls, None)) from error  # type: ignore[arg-type]
+            raise SettingsError(in_one_sentence(error, cls, None)) from error  # type: ignore[arg-type]
 
 
 class LoopSettings(BaseModel, metaclass=_OneSentence):
@@ -325,54 +326,4 @@ def validated(kind: type[SettingsType], values: Mapping[str, Any], where: str | 
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(_sentence(error, kind, where)) from error
-
-
-def _sentence(error: ValidationError, kind: type[BaseModel], where: str | None) -> str:
-    what = error.errors()[0]
-    owner, path = _option(kind, what["loc"])
-    option = ".".join(path)
-    prefix = f"{where}: " if where else ""
-    if not path:
-        return prefix + _reason(what)
-    if what["type"] in ("extra_forbidden", "unexpected_keyword_argument", "invalid_key"):
-        return f"{prefix}unknown option '{option}'; {nearest(path[-1], _fields(owner))}"
-    if what["type"] == "missing":
-        return f"{prefix}option '{option}' is missing"
-    inside = what["loc"][len(path) :]
-    if what["type"] == "literal_error" and all(isinstance(part, int) for part in inside):
-        expected = what["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", ")
-        return f"{prefix}option '{option}' cannot be {what['input']!r}; {nearest(str(what['input']), expected)}"
-    # A union reports one reason for each of its types.
-    same_place = [item for item in error.errors() if _place(item, len(path)) == _place(what, len(path))]
-    reasons = dict.fromkeys(map(_reason, same_place))
-    return f"{prefix}option '{option}' cannot be {what['input']!r}: {' or '.join(reasons)}"
-
-
-def _option(kind: Any, location: tuple[int | str, ...]) -> tuple[Any, list[str]]:
-    """Follow pydantic's location through nested settings; return the class that owns the option, and its path."""
-    owner, path = kind, list[str]()
-    for part in location:
-        if kind is None:
-            break
-        owner = kind
-        path.append(str(part))
-        field = _fields(kind).get(str(part))
-        inner = getattr(field, "annotation", None)
-        kind = inner if isinstance(inner, type) and _fields(inner) else None
-    return owner, path
-
-
-def _place(item: Any, depth: int) -> tuple[Any, int]:
-    return item["loc"][:depth], len(item["loc"])
-
-
-def _fields(kind: Any) -> Mapping[str, Any]:
-    """Fields of a settings class, which may be a pydantic model or a plain dataclass."""
-    found: Mapping[str, Any] = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
-    return found
-
-
-def _reason(item: Any) -> str:
-    message = str(item["msg"]).removeprefix("Value error, ")
-    return re.sub(r"^(Input|String|Tuple|List) should", "it must", message)
+        raise SettingsError(in_one_sentence(error, kind, where)) from error
