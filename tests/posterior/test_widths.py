@@ -58,6 +58,6 @@ def test_the_curve_is_the_mean_over_tasks_and_draws_of_the_nll_of_rows_that_were
 
 
 def test_of_equal_widths_the_simplest_come_first():
-    assert GRID[0] == Widths(0.25, 0.0, 0.0)
+    assert GRID[0] == Widths(0.0, 0.0, 0.0)
     assert [widths.slope for widths in GRID] == sorted(widths.slope for widths in GRID)
     assert len(set(GRID)) == len(GRID)

@@ -137,7 +137,8 @@ class Posterior(Artifact[artifacts.Posterior]):
         `learn(..., readout_prior="sources")` does the same at its end.
 
         Args:
-            tasks: Tasks like those to come, with label words; usually the posterior's sources.
+            tasks: Tasks like those to come, with label words. The posterior's sources have taught the prompt their
+                words, so that their readouts have less to correct than those of a new task.
 
         Raises:
             BmtptError, TypeError: As `learn`.

@@ -21,8 +21,8 @@ from bmtpt.posterior.readout import Labelled, Widths
 SHOTS = (4, 16, 64)
 """Numbers of labels that widths are chosen for."""
 
-GRID = tuple(Widths(b, w, a) for a, w, b in product((0.0, 0.3), (0.0, 0.5, 1.0, 2.0), (0.25, 0.5, 1.0, 2.0, 4.0)))
-"""Widths that are compared, the simplest first: of equals the first is taken."""
+GRID = tuple(Widths(b, w, a) for a, w, b in product((0.0, 0.3), (0.0, 0.5, 1.0, 2.0), (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)))
+"""Widths that are compared, the simplest first, which fits nothing: of equals the first is taken."""
 
 DRAWS = 4
 """Draws of k labels per task."""

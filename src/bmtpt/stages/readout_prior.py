@@ -33,7 +33,8 @@ def with_readout_prior(backbone: Backbone, posterior: Posterior, sources: Sequen
     seconds of fits per source; it trains nothing.
 
     Args:
-        sources: Tasks like those to come, usually the posterior's own.
+        sources: Tasks like those to come. The posterior's own have taught the prompt their words, so that their
+            readouts have less to correct than those of a new task.
 
     Raises:
         BackboneError: The posterior belongs to another model.
