@@ -41,6 +41,7 @@ def with_readout_prior(backbone: Backbone, posterior: Posterior, sources: Sequen
     """
     require_backbone(posterior.card.backbone, backbone)
     started = time.perf_counter()
+    log.info("choosing how wide a readout's prior should be on held-back rows of the sources")  # may take a minute
     tasks = [_labelled(backbone, posterior, source) for source in sources if source.task.fixed_words]
     curves = width_curves(tasks, seed=posterior.card.settings.get("seed", 0))
     if not curves:
