@@ -26,9 +26,11 @@ Optimiser = Literal["adamw", "adafactor", "sgd"]
 Schedule = Literal["linear", "constant"]
 LikelihoodUnit = Literal["example", "token"]
 Likelihood = Literal["tokens", "labels"]
+TargetLikelihood = Literal["auto", "tokens", "labels"]
 SourceObjective = Literal["words", "readout"]
 Calibrate = Literal["none", "temperature"]
-ReadoutKind = Literal["none", "offset", "linear"]
+ReadoutKind = Literal["auto", "none", "offset", "linear"]
+Average = Literal["auto", "none", "start"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
@@ -246,9 +248,12 @@ class AdaptSettings(LoopSettings):
         normalise: How the likelihoods of label words of different length are made comparable: `none`, `length` (per
             token) or `pmi` (less the word's own, given the text without a row). See docs/method.md.
         likelihood: What is trained on: −log p of the answer's `tokens` [paper], or −log of its share among the task's
-            `labels`.
+            `labels`, of logits that the start's readout has turned already; `auto`: labels where a task has them.
         readout: What the labels say beyond the prompt's words, fitted by MAP to all labelled rows: `none` [paper], an
-            `offset` per label word, or a `linear` readout of the model's states too. It is part of the artifact.
+            `offset` per label word, or a `linear` readout of the model's states too; `auto`: linear where a task has
+            label words. It is part of the artifact.
+        average: What answers along with the trained prompt, by averaged probabilities: `none` [paper], or its
+            untouched `start` with a readout of its own; `auto`: the start where a task has label words.
         offset_std: σ_b of the readout's prior, in nats; 0 leaves its part out.
         weight_std: σ_w of the readout's prior, in nats; 0 leaves its part out.
         slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
@@ -262,7 +267,7 @@ class AdaptSettings(LoopSettings):
     PAPER: ClassVar[Mapping[str, Any]] = {
         "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
         "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced", "normalise": "none",
-        "likelihood": "tokens", "readout": "none", "calibrate": "none", "ensemble": False,
+        "likelihood": "tokens", "readout": "none", "average": "none", "calibrate": "none", "ensemble": False,
     }  # fmt: skip
 
     prior: Prior = "mean"
@@ -281,8 +286,9 @@ class AdaptSettings(LoopSettings):
     validation_rows: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     proportional_cap: Count = 2**18
     normalise: Normalise = "none"
-    likelihood: Likelihood = "tokens"
+    likelihood: TargetLikelihood = "tokens"
     readout: ReadoutKind = "none"
+    average: Average = "none"
     offset_std: Width = 1.0
     weight_std: Width = 1.0
     slope_std: Width = 0.0
@@ -298,6 +304,18 @@ class AdaptSettings(LoopSettings):
         if self.freeze_full and not self.decompose:
             raise ValueError("freeze_full leaves nothing to train without decompose; give one of them")
         return self
+
+    def decided(self, *, words: bool, prompts: bool) -> AdaptSettings:
+        """Return the settings with every `auto` about label words replaced by what it stands for.
+
+        Args:
+            words: Whether all targets have label words.
+            prompts: Whether the method trains prompts, which alone are read out and averaged.
+        """
+        able = {"likelihood": words, "readout": words and prompts, "average": words and prompts}
+        found = {"likelihood": ("labels", "tokens"), "readout": ("linear", "none"), "average": ("start", "none")}
+        chosen = {name: found[name][not able[name]] for name in found if getattr(self, name) == "auto"}
+        return self.model_copy(update=chosen)
 
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from bmtpt.artifacts.saved import Prompt, PromptMixture
+from bmtpt.backbone.engine import Choice
 from bmtpt.errors import SettingsError
 from bmtpt.inference.predict import predict
 from bmtpt.inference.score import make_scorer, read
@@ -108,10 +109,50 @@ def test_training_on_labels_lowers_the_loss_of_the_decision(tiny_backbone, tiny_
     assert after.calibration["nll"] < before.calibration["nll"] - 0.02
 
 
+def test_the_loss_of_labels_holds_the_readout_of_the_start(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    one = {"steps": 1, "optimiser": "sgd", "decompose": False, "weight_decay": 0.0, "batch_size": 12}
+    found = fitted(tiny_backbone, target, likelihood="labels", readout="linear", **one)
+    start = fitted(tiny_backbone, target, steps=0, readout="linear")
+    rows = target_rows(tiny_backbone, target, adapting()).train
+    answers = make_scorer(tiny_backbone, target.task).answers
+    _, gradient = tiny_backbone.engine.gradients(
+        start.prompts, rows.batch, torch.full((12,), 1 / 12), Choice(answers, start.readouts)
+    )
+    torch.testing.assert_close(found.prompts, start.prompts - 0.1 * gradient, atol=1e-6, rtol=0)
+    assert float(gradient.abs().max()) > 1e-4
+
+
+def test_the_average_with_the_start_is_that_of_both_ones_probabilities(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    both = fitted(tiny_backbone, target, readout="linear", average="start")
+    alone = [fitted(tiny_backbone, target, readout="linear", steps=steps) for steps in (0, 2)]
+    assert torch.equal(both.prompts, torch.cat([each.prompts for each in alone]))
+    wanted = sum(evaluate(tiny_backbone, each, target.test).probabilities for each in alone) / 2
+    torch.testing.assert_close(evaluate(tiny_backbone, both, target.test).probabilities, wanted, atol=1e-6, rtol=0)
+    assert torch.equal(fitted(tiny_backbone, target, steps=0, average="start").prompts, alone[0].prompts)
+
+
+@pytest.mark.parametrize(
+    ("words", "prompts", "wanted"),
+    [
+        (True, True, ("labels", "linear", "start")),
+        (True, False, ("labels", "none", "none")),
+        (False, True, ("tokens", "none", "none")),
+    ],
+)
+def test_auto_takes_what_the_task_and_the_method_can_have(words, prompts, wanted):
+    settings = adapting(likelihood="auto", readout="auto", average="auto").decided(words=words, prompts=prompts)
+    assert (settings.likelihood, settings.readout, settings.average) == wanted
+    given = adapting(readout="offset", average="none").decided(words=words, prompts=prompts)
+    assert (given.likelihood, given.readout, given.average) == ("tokens", "offset", "none")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"readout": "linear"}, "has no label words, which readout 'linear' needs"),
+        ({"average": "start"}, "has no label words, which average 'start' needs"),
         ({"likelihood": "labels"}, "has no label words, which likelihood 'labels' needs"),
     ],
 )

@@ -198,7 +198,7 @@ def attempt_stage(setup: Setup) -> Attempt:
     )
 
 
-NOT_USED = {"prior": "none", "ensemble": False, "decompose": False, "freeze_full": False}
+NOT_USED = {"prior": "none", "average": "none", "ensemble": False, "decompose": False, "freeze_full": False}
 """Settings of target stages that ATTEMPT does not have, turned off."""
 
 ATTEMPT = register(

@@ -26,6 +26,7 @@ from bmtpt.inference.calibrate import fit_readouts
 from bmtpt.inference.score import Prompts, PromptScore, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
 from bmtpt.posterior.prompts import compose
+from bmtpt.posterior.readout import Readout
 from bmtpt.settings import AdaptSettings, Prior
 from bmtpt.tasks.tokens import Tokenised, proportional_counts, standard_normal, stream_rows
 from bmtpt.train.loop import Validation
@@ -95,6 +96,7 @@ class TargetStage(ABC):
         alone = settings.selection == "none" and not settings.ensemble
         self.candidates = candidates[:1] if alone else candidates
         self.settings = settings
+        self._readouts: dict[str, tuple[Readout, ...]] = {}
         self._supplied = [[0] * len(targets)]
 
     @abstractmethod
@@ -159,9 +161,24 @@ class TargetStage(ABC):
         readouts = fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings)
         return score_prompts(self.engine, prompts, rows.select, rows.scorer, readouts)
 
+    def read_starts(self) -> None:
+        """Fit the readouts of the untouched candidates, which stay in the loss while the prompts are trained.
+
+        What a readout can express is then not asked of the prompt. Refitted while training, readouts would explain the
+        training rows ever better, and the prompt would be free to drift (docs/method.md, section 5).
+        """
+        if self.settings.likelihood == "labels" and self.settings.steps:
+            with torch.no_grad():
+                for k, (name, rows) in enumerate(self.targets.items()):
+                    self._readouts[name] = fit_readouts(
+                        self.engine, self.prompts(k), [rows.train], rows.scorer, self.settings
+                    )
+
     def choice(self, name: str) -> Choice | None:
         """Return the label words that a target's loss chooses among; None for the likelihood of the answer's tokens."""
-        return Choice(self.targets[name].scorer.answers) if self.settings.likelihood == "labels" else None
+        if self.settings.likelihood != "labels":
+            return None
+        return Choice(self.targets[name].scorer.answers, self._readouts.get(name, ()))
 
 
 class TargetPrompts(TargetStage):
@@ -188,6 +205,7 @@ class TargetPrompts(TargetStage):
         # Infinite σ for candidates without a prior keeps the arithmetic free of branches: their penalty is 0.
         self.std = self._by_candidate([candidate.prior_std or float("inf") for candidate in self.candidates])
         self.noise_std = self._by_candidate([candidate.noise_std for candidate in self.candidates])
+        self.starts = [self.prompts(k).detach() for k in range(len(targets))]
         self.is_mixture = torch.tensor([c.prior == "mixture" for c in self.candidates], device=self.full.device)
 
     def _factors(self, starts: Sequence[Float[Tensor, " W"] | None], width: int) -> Float[Tensor, "R N W"]:
@@ -216,8 +234,14 @@ class TargetPrompts(TargetStage):
         return compose(full, row[:, target], col[:, target])
 
     def result(self, trained: Sequence[Tensor], target: int, winners: Sequence[int], card: PromptCard) -> Prompt:
-        """Return the winners' prompts for one target; raise a TrainingError if A ∘ (u vᵀ) overflows."""
+        """Return the winners' prompts for one target, after their starts if both answer.
+
+        Raises:
+            TrainingError: A ∘ (u vᵀ) overflows.
+        """
         prompts = self.composed(trained, target)[list(winners)].detach().cpu()
+        if self.settings.average == "start" and self.settings.steps:
+            prompts = torch.cat([self.starts[target][list(winners)].cpu(), prompts])
         if not bool(prompts.isfinite().all()):
             raise TrainingError(
                 f"the prompt for {card.task} is not finite; lower the learning rates or widen the prior"

@@ -98,6 +98,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         "ensemble": settings.ensemble,
         f"readout '{settings.readout}'": settings.readout != "none",
         f"likelihood '{settings.likelihood}'": settings.likelihood == "labels",
+        f"average '{settings.average}'": settings.average == "start",
         f"calibrate '{settings.calibrate}'": settings.calibrate != "none",
     }
     if not target.task.fixed_words and (asked := [option for option, wanted in need_words.items() if wanted]):

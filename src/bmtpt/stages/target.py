@@ -30,7 +30,14 @@ from bmtpt.train.loop import Loop, Outcome
 
 log = logging.getLogger("bmtpt")
 
-NOT_CLASSIFIERS = {"steps": 0, "selection": "none", "likelihood": "tokens", "readout": "none", "calibrate": "none"}
+NOT_CLASSIFIERS = {
+    "steps": 0,
+    "selection": "none",
+    "likelihood": "tokens",
+    "readout": "none",
+    "average": "none",
+    "calibrate": "none",
+}
 """Settings that methods without training steps ignore, turned off."""
 
 WithReadouts = TypeVar("WithReadouts", Prompt, PromptMixture)
@@ -70,7 +77,9 @@ def fit_method(
     """
     method.require_runs_on(backbone.name, backbone.model.config)
     options = method.options() if options is None else options
-    settings = method.adjusted(settings or AdaptSettings(), options)
+    words = all(target.task.fixed_words for target in targets)
+    settings = (settings or AdaptSettings()).decided(words=words, prompts=not method.tunes_weights)
+    settings = method.adjusted(settings, options)
     learned = learned or Learned()
     fitted = [option for option in ("readout", "calibrate") if getattr(settings, option) != "none"]
     names = distinct([target.task.name for target in targets], "target")
@@ -94,6 +103,7 @@ def fit_method(
             )
         setup = Setup(backbone, rows, settings, options, budget, prompt_length, learned)
         stage = method.build(setup)
+        stage.read_starts()
         identity = _identity(method, backbone, options, learned, rows)
         run = Loop(stage, settings, folder=place, identity=identity, patience=settings.patience, listener=listener)
         outcome = run.run(resume=resume)
