@@ -25,6 +25,7 @@ from bmtpt.studies.run import RESULTS, prompt_folder
 
 TUNINGS = [name for name, method in all_methods().items() if method.tunes_weights]
 METHODS = [name for name, method in all_methods().items() if not method.tunes_weights and not method.classifier]
+SOURCELESS = ("pt", "ptp", "anchored_pt")
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 SOURCE = {**QUICK, "prompt_length": 3, "validation_rows": 2}
 
@@ -87,8 +88,8 @@ def test_every_cell_has_one_valid_line_for_every_metric(first, tiny_tasks):
     numbers = {"source_ensemble": 2 * prompt, "attempt": 3 * 24 + 2 * 24 * 5 + 2 * 24}
     assert all(row.trained_parameters == numbers.get(row.method, prompt) for row in results)
     assert all(row.seconds > 0 for row in results)
-    assert {row.sources for row in results if row.method in ("pt", "ptp")} == {()}
-    assert {row.sources for row in results if row.method not in ("pt", "ptp")} == {("sentiment", "answers")}
+    assert {row.sources for row in results if row.method in SOURCELESS} == {()}
+    assert {row.sources for row in results if row.method not in SOURCELESS} == {("sentiment", "answers")}
 
 
 def test_the_prompts_of_every_cell_are_kept_with_what_they_competed_with(first):
@@ -258,7 +259,7 @@ def test_another_source_seed_for_a_seed_that_is_done_is_refused(study, first):
 def test_lines_name_their_source_seed_the_rows_they_used_and_whether_the_prompt_moved(first):
     folder, results = first
     for row in cells_of(results):
-        assert row.source_seed == (None if row.method in ("pt", "ptp") else 0)
+        assert row.source_seed == (None if row.method in SOURCELESS else 0)
         assert (row.train_rows, row.shots) == (8, 8)
         assert row.selection_rows > 0
         card = json.loads((prompt_folder(folder, "pairs", row.method, 8, row.seed) / "card.json").read_text())

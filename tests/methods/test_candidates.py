@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bmtpt.methods.map_target import map_candidates, starts
-from bmtpt.methods.prompt_tuning import plain_candidates
+from bmtpt.methods.prompt_tuning import anchored_candidates, plain_candidates
 from bmtpt.methods.registry import Learned
 from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.source_mean import source_mean_candidate
@@ -80,6 +80,17 @@ def test_plain_prompt_tuning_starts_from_different_rows_of_the_vocabulary(tiny_b
     assert all(candidate.prior == "none" and candidate.prior_std is None for candidate in found)
     again = plain_candidates(tiny_backbone, 5, seed=0, count=1)
     assert torch.equal(again[0].start, found[0].start)
+
+
+@pytest.mark.parametrize(("changes", "std"), [({"prior_std": 3}, 3.0), ({}, 30.0), ({"prior": "none"}, None)])
+def test_prompt_tuning_with_a_prior_has_it_around_its_own_start(tiny_backbone, changes, std):
+    chosen = AdaptSettings.model_validate({"prior_std_grid": [30.0, 60.0], **changes})
+    setup = SimpleNamespace(backbone=tiny_backbone, settings=chosen, prompt_length=4, budget=2)
+    found, plain = anchored_candidates(setup), plain_candidates(tiny_backbone, 4, chosen.seed, 2)
+    for own, other in zip(found, plain, strict=True):
+        assert torch.equal(own.start, other.start)
+        assert own.prior_std == std
+        assert own.centre is None if std is None else torch.equal(own.centre, own.start)
 
 
 class Rows(list[str]):

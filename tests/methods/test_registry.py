@@ -12,7 +12,7 @@ from bmtpt.methods import registry
 from bmtpt.methods.registry import Method, all_methods, get_method, register
 from bmtpt.report.names import _declared
 
-PROMPTS = ("pt", "ptp", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt")
+PROMPTS = ("pt", "ptp", "anchored_pt", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt")
 
 CLASSIFIERS = ("zero_shot", "tfidf_logreg", "encoder_logreg", "sentence_logreg")
 

@@ -125,6 +125,16 @@ def test_a_tiny_std_keeps_the_prompt_at_the_prior_mean():
     assert 0 < moved < 2e-5 * free  # σ²N/(1 + σ²N) of the way
 
 
+def test_a_prior_with_a_centre_of_its_own_leads_to_the_optimum_around_it():
+    centre = PARTICLES[2] + 1
+    candidates = [mean_candidate(0.5), Candidate(PARTICLES[0], "own", "mean", 0.5, centre=centre)]
+    method = trainer(candidates, steps=400, batch_size=N, learning_rate=0.2)
+    Loop(method, method.settings).run()
+    for found, wanted in zip(method.prompts(0), (optimum(0.5), optimum(0.5, centre)), strict=True):
+        assert (found - wanted).norm() < 1e-8
+    assert (optimum(0.5) - optimum(0.5, centre)).norm() > 0.1
+
+
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw", "adafactor"])
 @pytest.mark.parametrize("decompose", [False, True])
 def test_an_infinite_std_is_no_prior_bit_for_bit(optimiser, decompose):

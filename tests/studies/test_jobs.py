@@ -16,10 +16,11 @@ import pytest
 import torch
 import yaml
 
-from bmtpt.artifacts.saved import Posterior
+from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import TrainingError
+from bmtpt.errors import SettingsError, TrainingError
 from bmtpt.methods.registry import all_methods, get_method
+from bmtpt.methods.target import TargetStage
 from bmtpt.results import append_results, read_results
 from bmtpt.stages.source import learn
 from bmtpt.studies import run_study
@@ -28,6 +29,7 @@ from bmtpt.studies.jobs import done_jobs, in_order, place_of, put_in_order, to_d
 from bmtpt.studies.run import RESULTS, prompt_folder
 from bmtpt.studies.sources import Sources, Stage, stages
 from bmtpt.tasks import load_data, load_task
+from bmtpt.train.loop import Loop
 
 INSTALLED = [name for name, each in all_methods().items() if each.package is None or find_spec(each.package)]
 
@@ -287,3 +289,41 @@ def test_after_a_kill_only_the_missing_jobs_are_done(alone, tiny_study, tmp_path
 def test_a_variant_leads_to_no_other_folder(tmp_path, variant):
     place = prompt_folder(tmp_path, "cb", "pt", 16, 0, variant)
     assert place.resolve().parent == (tmp_path / "prompts").resolve()
+
+
+def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_study, tmp_path, monkeypatch):
+    plain = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1, "selection": "none"}
+    variants = {"pt": [{}, {"adapt.steps": 1}]}
+    apart = [{"adapt.readout": ["none", "linear"]}, {"adapt.steps": 1, "adapt.readout": ["none", "linear"]}]
+    methods = ["pt", "attempt", "zero_shot"]
+    wanted = run_study(tiny_study(methods=methods, variants={"pt": apart}, adapt=plain), tmp_path / "apart")
+    runs, run = [], Loop.run
+    monkeypatch.setattr(Loop, "run", lambda loop, **rest: runs.append(loop) or run(loop, **rest))
+    study = tiny_study(methods=methods, variants=variants, adapt=plain, reread=["linear"])
+    found = [row for row in run_study(study, tmp_path / "once") if row.target == "pairs"]
+    assert len([loop for loop in runs if isinstance(loop.method, TargetStage)]) == 3
+    again = {(row.method, row.variant.replace("readout=none,", ""), row.metric): row for row in found}
+    names = {(row.method, row.variant) for row in found}
+    assert names == {
+        *(("pt", name) for name in ("", "readout=linear", "steps=1", "steps=1,readout=linear")),
+        *(("attempt", name) for name in ("", "readout=linear")),
+        ("zero_shot", ""),
+    }
+    for row in (row for row in wanted if row.method == "pt"):
+        variant = ",".join(part for part in row.variant.split(",") if part != "readout=none")
+        assert again["pt", variant, row.metric].value == row.value
+        assert again["pt", variant, row.metric].trained_parameters == row.trained_parameters
+    kept = Prompt.load(prompt_folder(tmp_path / "once", "pairs", "pt", 8, 0, "readout=linear"))
+    assert kept.card.settings["readout"] == "linear"
+    monkeypatch.setattr(Loop, "run", lambda *_, **__: pytest.fail("it trained"))
+    assert run_study(study, tmp_path / "once") == read_results(tmp_path / "once" / RESULTS)
+
+
+def test_reading_again_needs_prompts_that_no_readout_chose(tiny_study, tmp_path):
+    with pytest.raises(ValueError, match="reread is given, and validation ranks prompts after their readouts"):
+        tiny_study(reread=["linear"])
+    plain = {"steps": 2, "selection": "none"}
+    twice = {"pt": [{}, {"adapt.readout": "linear"}]}
+    study = tiny_study(methods=["pt"], variants=twice, adapt=plain, reread=["linear"])
+    with pytest.raises(SettingsError, match="pt has 'readout=linear' already"):
+        study.contenders()

@@ -43,6 +43,7 @@ class Candidate:
         start_name: For the record: "mean", "particle 2", "vocabulary", a source task.
         prior: Which penalty.
         prior_std: σ in embedding units; None without a prior.
+        centre: Where the prior `mean` is centred, fp32 [P, D]; None for the mean of the posterior.
         row, col: Where u and v start; None for ones. Then A starts at ``start``, and θ at A ∘ (u vᵀ).
         noise_std: Standard deviation of the noise that θ is trained under, in embedding units (`perturbation.py`).
     """
@@ -51,6 +52,7 @@ class Candidate:
     start_name: str
     prior: Prior = "none"
     prior_std: float | None = None
+    centre: Float[Tensor, "P D"] | None = None
     row: Float[Tensor, " P"] | None = None
     col: Float[Tensor, " D"] | None = None
     noise_std: float = 0.0
@@ -185,7 +187,7 @@ class TargetPrompts(TargetStage):
     """Trains candidates on one target, or on several that share A.
 
     Args:
-        particles: θ_m of the source posterior, the centres of the priors; None if no candidate has one.
+        particles: θ_m of the source posterior, the centres of the priors; None if no candidate has one of them.
     """
 
     def __init__(
@@ -206,6 +208,11 @@ class TargetPrompts(TargetStage):
         self.std = self._by_candidate([candidate.prior_std or float("inf") for candidate in self.candidates])
         self.noise_std = self._by_candidate([candidate.noise_std for candidate in self.candidates])
         self.starts = [self.prompts(k).detach() for k in range(len(targets))]
+        mean = None if particles is None else particles.mean(dim=0)
+        centres = [
+            c.start if (own := c.centre if c.centre is not None else mean) is None else own for c in self.candidates
+        ]
+        self.centres = torch.stack(centres).detach()
         self.is_mixture = torch.tensor([c.prior == "mixture" for c in self.candidates], device=self.full.device)
 
     def _factors(self, starts: Sequence[Float[Tensor, " W"] | None], width: int) -> Float[Tensor, "R N W"]:
@@ -273,10 +280,8 @@ class TargetPrompts(TargetStage):
 
     def _penalty(self, prompts: Float[Tensor, "R P D"]) -> Float[Tensor, " R"]:
         """Return −log p(θ_r) of each candidate's prior, constants dropped."""
-        if self.particles is None:
-            return prompts.new_zeros(len(prompts))
-        gaussian = gaussian_penalty(prompts, self.particles.mean(dim=0), self.std)
-        if not bool(self.is_mixture.any()):
+        gaussian = gaussian_penalty(prompts, self.centres, self.std)
+        if self.particles is None or not bool(self.is_mixture.any()):
             return gaussian
         return torch.where(self.is_mixture, mixture_penalty(prompts, self.particles, self.std), gaussian)
 

@@ -14,9 +14,9 @@ from torch import Tensor
 
 
 def gaussian_penalty(
-    prompts: Float[Tensor, "R P D"], mean: Float[Tensor, "P D"], std: Float[Tensor, " R"]
+    prompts: Float[Tensor, "R P D"], mean: Float[Tensor, "*R P D"], std: Float[Tensor, " R"]
 ) -> Float[Tensor, " R"]:
-    """Return ‖θ_r − θ̄‖² / (2σ_r²): the paper's prior N(θ̄, σ²I). An infinite σ gives 0."""
+    """Return ‖θ_r − θ̄‖² / (2σ_r²): the paper's prior N(θ̄, σ²I), of one mean or one each. An infinite σ gives 0."""
     return (prompts - mean).pow(2).sum(dim=(1, 2)) / (2 * std**2)
 
 

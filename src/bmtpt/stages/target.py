@@ -20,7 +20,7 @@ from bmtpt.methods.classifier import Classifier, Fitted
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings
+from bmtpt.settings import AdaptSettings, ReadoutKind
 from bmtpt.stages.readout_prior import with_widths
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.stages.trained import prompts_of
@@ -165,6 +165,16 @@ def _identity(
         "validation": row_digests({name: each.select for name, each in rows.items()}),
         "backbone": dict(backbone.identity),
     }
+
+
+def read_out(backbone: Backbone, result: WithReadouts, target: TaskData, readout: ReadoutKind) -> WithReadouts:
+    """Return what was trained without a readout with one that is fitted to its labelled rows afterwards."""
+    settings = AdaptSettings.model_validate(
+        {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
+        | {"readout": readout}
+    )
+    named = result.card.model_copy(update={"settings": result.card.settings | {"readout": readout}})
+    return _read_out(backbone, replace(result, card=named), target_rows(backbone, target, settings), settings)
 
 
 def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:

@@ -19,7 +19,8 @@ from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
 from bmtpt.stages.evaluate import evaluate, result_rows
-from bmtpt.stages.target import fit_method
+from bmtpt.stages.target import fit_method, read_out
+from bmtpt.stages.trained import Trained
 from bmtpt.studies.identity import GROWING, claim
 from bmtpt.studies.jobs import Job, Place
 from bmtpt.studies.sources import SOURCES, Sources, named, source_settings, stages
@@ -89,8 +90,9 @@ class Grid:
         yield from needs
         targets = self.study.targets if contender.study.together else (target,)
         lines = {
-            Place(self.study.name, *contender.key, task.name, shots, seed): frozenset(metric_names(task))
+            Place(self.study.name, contender.method, variant, task.name, shots, seed): frozenset(metric_names(task))
             for task in (self.tasks[name] for name in targets)
+            for variant in (contender.variant.name, *(contender.reread if task.fixed_words else ()))
         }
         (place, metrics), *others = lines.items()
         work = ("cell", contender.key, targets)
@@ -151,22 +153,31 @@ class Grid:
         )
         lines = []
         for target in data:
-            found, name = trained[target.task.name], target.task.name
-            if not isinstance(found, TunedModel | Classifier):  # tuned weights may be as large as the model
-                kept = prompt_folder(self.folder, name, place.method, place.shots, place.seed, place.variant)
-                found = found.save(kept, overwrite=True)
-            score = evaluate(sources.backbone, found, target.test, task=target.task, max_length=study.adapt.max_length)
-            lines += result_rows(
-                sources.backbone,
-                found,
-                target,
-                score,
-                study=place.study,
-                variant=place.variant,
-                settings_hash=settings_hash(study.model_dump(mode="json", exclude={*GROWING, "variants"})),
-                source_seed=job.source_seed,
-            )
+            found = trained[target.task.name]
+            lines += self._scored(job, contender, target, found, place.variant)
+            for variant, readout in contender.reread.items() if target.task.fixed_words else ():
+                again = read_out(sources.backbone, found, target, readout)
+                lines += self._scored(job, contender, target, again, variant)
         return lines
+
+    def _scored(self, job: Job, contender: Contender, target: TaskData, found: Trained, variant: str) -> list[Result]:
+        """Keep what a cell trained for a target, as one of its variants, and return its lines."""
+        study, place, backbone = contender.study, job.place, self.backbone(contender.study.backbone)
+        if not isinstance(found, TunedModel | Classifier):  # tuned weights may be as large as the model
+            name = target.task.name
+            kept = prompt_folder(self.folder, name, place.method, place.shots, place.seed, variant)
+            found = found.save(kept, overwrite=True)
+        score = evaluate(backbone, found, target.test, task=target.task, max_length=study.adapt.max_length)
+        return result_rows(
+            backbone,
+            found,
+            target,
+            score,
+            study=place.study,
+            variant=variant,
+            settings_hash=settings_hash(study.model_dump(mode="json", exclude={*GROWING, "variants"})),
+            source_seed=job.source_seed,
+        )
 
     def sources(self, contender: Contender, seed: int | None, listener: Listener | None = None) -> Sources:
         """Return the source stages of a contender and a source seed, which is None for a contender that needs none."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.methods.registry import Method, Options, all_methods, get_method
-from bmtpt.settings import AdaptSettings, FileName, LearnSettings, validated
+from bmtpt.settings import AdaptSettings, FileName, LearnSettings, ReadoutKind, validated
 from bmtpt.studies.variants import Variant, expand
 from bmtpt.tasks import SplitLimits
 
@@ -39,6 +39,14 @@ class Contender(NamedTuple):
         return self.method, self.variant.name
 
     @property
+    def reread(self) -> dict[str, ReadoutKind]:
+        """Readouts with which its prompts are scored once more, by the variant that their lines name."""
+        own, found = get_method(self.method), self.study.reread
+        if own.tunes_weights or own.classifier or self.study.adapt.readout != "none":
+            return {}
+        return {Variant((*self.variant.overrides, ("adapt.readout", kind))).name: kind for kind in found}
+
+    @property
     def label(self) -> str:
         """The same as one word: "bmtpt[particles=7]"."""
         return f"{self.method}[{self.variant.name}]" if self.variant.name else self.method
@@ -65,6 +73,8 @@ class StudySpec(BaseModel):
         source_prompt: Source stage of the prompts of single sources, which SPoT, ATTEMPT, MPT and others need.
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
         options: By method, the settings that only this method has (`Method.options`).
+        reread: Readouts with which every trained prompt is scored once more, each as a variant ("readout=linear").
+            Nothing is trained again, so it needs `adapt.selection` "none" and counts where a variant has no readout.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
         together: Train all targets in one run per method, shots and seed, for methods that can (`Method.together`). A
@@ -92,12 +102,13 @@ class StudySpec(BaseModel):
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
     options: dict[str, dict[str, Any]] = {}
+    reread: tuple[Literal["offset", "linear"], ...] = ()
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
     together: bool = False
     variants: dict[str, tuple[dict[str, Any], ...]] = {}
 
-    @field_validator("seeds", "sources", "targets", "tuning", "shots", "methods")
+    @field_validator("seeds", "sources", "targets", "tuning", "shots", "methods", "reread")
     @classmethod
     def _each_once(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if twice := [value for value in values if values.count(value) > 1]:
@@ -121,6 +132,12 @@ class StudySpec(BaseModel):
                 f"source_prompt.prompt_length is {lengths[0]} and learn.prompt_length {lengths[1]}; "
                 "methods compare with prompts of one length"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _reading_again_changes_no_prompt(self) -> StudySpec:
+        if self.reread and self.adapt.selection != "none":
+            raise ValueError("reread is given, and validation ranks prompts after their readouts; select 'none'")
         return self
 
     @model_validator(mode="after")
@@ -175,6 +192,9 @@ class StudySpec(BaseModel):
         known = all_methods()
         if strange := [name for name in self.options if name not in known]:
             raise SettingsError(f"unknown option 'options.{strange[0]}'; {nearest(strange[0], known)}")
+        for name, again in ((each.method, again) for each in found.values() for again in each.reread):
+            if (name, again) in found:
+                raise SettingsError(f"variants: {name} has '{again}' already; leave it out, or leave reread out")
         for each in found.values():
             each.study.options_of(known[each.method])
         together = dict.fromkeys(each.method for each in found.values() if each.study.together)
