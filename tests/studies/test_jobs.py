@@ -168,10 +168,13 @@ def test_two_processes_find_the_lines_of_one(alone, tiny_study, tmp_path):
     assert children() == []
 
 
-def test_source_stages_are_done_before_cells_and_each_after_what_it_needs(tiny_study, tmp_path):
-    study = starting(tiny_study(methods=["pt", "mpt", "bmtpt"], variants={}), "prompt")
+def test_a_seeds_source_stages_are_done_before_its_cells_and_its_cells_before_the_next_seed(tiny_study, tmp_path):
+    seeds = {"seeds": [0, 1, 2], "source_seeds": [0, 1]}
+    study = starting(tiny_study(methods=["pt", "mpt", "bmtpt"], variants={}, **seeds), "prompt")
     groups = waves(Grid(study, tmp_path).jobs())
-    assert [{job.work[0] for job in group} for group in groups] == [{"stage"}, {"stage"}, {"cell"}]
+    a_seed = [{"stage"}, {"stage"}, {"cell"}]
+    assert [{job.work[0] for job in group} for group in groups] == [*a_seed, *a_seed, {"cell"}]
+    assert [{job.place.seed for job in group} for group in groups] == [{0}, {0}, {0}, {1}, {1}, {1}, {2}]
     done = set()
     for group in groups:
         assert all(need in done for job in group for need in job.needs)

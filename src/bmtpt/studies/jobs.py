@@ -69,15 +69,24 @@ def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
 
 
 def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Return the jobs in groups, each of which needs only the groups before it: source stages first, then cells."""
+    """Return the jobs in groups, each of which needs only the groups before it.
+
+    Seed after seed, source stages first, then cells: a study that is cut short has few seeds of everything.
+    """
+    seeds = list(dict.fromkeys(job.place.seed for job in jobs if not job.on_demand))
     depth: dict[Job, int] = {}
+    first: dict[Job, int] = {}
     for job in jobs:  # a job comes after what it needs
         depth[job] = 1 + max((depth.get(need, -1) for need in job.needs), default=-1)
-    last = max(depth.values(), default=0)
-    groups: list[list[Job]] = [[] for _ in range(last + 1)]
+        if not job.on_demand:
+            first[job] = seeds.index(job.place.seed)
+            for need in job.needs:
+                first[need] = min(first.get(need, first[job]), first[job])
+    cells = 1 + max(depth.values(), default=0)
+    groups: dict[tuple[int, int], list[Job]] = defaultdict(list)
     for job in jobs:
-        groups[depth[job] if job.on_demand else last].append(job)
-    return [group for group in groups if group]
+        groups[first[job], depth[job] if job.on_demand else cells].append(job)
+    return [groups[key] for key in sorted(groups)]
 
 
 def place_of(row: Result) -> Place:
