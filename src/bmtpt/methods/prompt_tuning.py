@@ -25,18 +25,17 @@ def plain_candidates(backbone: Backbone, prompt_length: int, seed: int, count: i
     return [Candidate(draw, f"vocabulary draw {i}") for i, draw in enumerate(draws)]
 
 
+def _candidates(setup: Setup) -> list[Candidate]:
+    return plain_candidates(setup.backbone, setup.prompt_length, setup.settings.seed, setup.budget)
+
+
 def anchored_candidates(setup: Setup) -> list[Candidate]:
     """Return plain candidates, each with a prior around its own start: the one σ, or the first of the grid."""
-    settings = setup.settings
-    plain = plain_candidates(setup.backbone, setup.prompt_length, settings.seed, setup.budget)
+    settings, plain = setup.settings, _candidates(setup)
     if settings.prior == "none":
         return plain
     std = settings.prior_std_grid[0] if settings.prior_std == "auto" else settings.prior_std
     return [replace(each, prior="mean", prior_std=std, centre=each.start) for each in plain]
-
-
-def _candidates(setup: Setup) -> list[Candidate]:
-    return plain_candidates(setup.backbone, setup.prompt_length, setup.settings.seed, setup.budget)
 
 
 PROMPT_TUNING = register(
