@@ -167,7 +167,7 @@ def _identity(
     }
 
 
-def read_out(backbone: Backbone, result: WithReadouts, target: TaskData, readout: ReadoutKind) -> WithReadouts:
+def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, readout: ReadoutKind) -> WithReadouts:
     """Return what was trained without a readout with one that is fitted to its labelled rows afterwards."""
     settings = AdaptSettings.model_validate(
         {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}

@@ -19,7 +19,7 @@ from bmtpt.methods.registry import get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
 from bmtpt.stages.evaluate import evaluate, result_rows
-from bmtpt.stages.target import fit_method, read_out
+from bmtpt.stages.target import fit_method, read_again
 from bmtpt.stages.trained import Trained
 from bmtpt.studies.identity import GROWING, claim
 from bmtpt.studies.jobs import Job, Place
@@ -156,7 +156,7 @@ class Grid:
             found = trained[target.task.name]
             lines += self._scored(job, contender, target, found, place.variant)
             for variant, readout in contender.reread.items() if target.task.fixed_words else ():
-                again = read_out(sources.backbone, found, target, readout)
+                again = read_again(sources.backbone, found, target, readout)
                 lines += self._scored(job, contender, target, again, variant)
         return lines
 
