@@ -12,7 +12,7 @@ from torch import Tensor
 from bmtpt.artifacts.card import Calibration
 from bmtpt.backbone.engine import Engine
 from bmtpt.inference.score import Prompts, Scorer, labels_of, make_reader, read
-from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset, read_out
+from bmtpt.posterior.readout import Labelled, Readout, Widths, read_out
 from bmtpt.posterior.temperature import fit_temperature, log_shares
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks.metrics import calibration
@@ -47,12 +47,10 @@ class _Known(NamedTuple):
         """Return the MAP readout of each prompt; none if the settings ask for none."""
         if settings.readout == "none":
             return ()
-        linear = settings.readout == "linear"
-        widths = Widths(settings.offset_std, settings.weight_std if linear else 0.0, settings.slope_std)
-        return tuple(
-            fit(own, self.labels, widths, states if linear else None, centre=label_free_offset(own))
-            for own, states in zip(self.scores, self.states, strict=True)
-        )
+        weight_std = settings.weight_std if settings.readout == "linear" else 0.0
+        widths = Widths(settings.offset_std, weight_std, settings.slope_std)
+        own = zip(self.scores, self.states, strict=True)
+        return tuple(Labelled(scores, states, self.labels).fit(widths) for scores, states in own)
 
 
 def fit_readouts(
