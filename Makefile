@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt requirements-offline.txt
 	  echo "bmtpt needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT='$(strip constraints.txt $(OWN_CONSTRAINT))' PIP_BUILD_CONSTRAINT=constraints.txt UV_BUILD_CONSTRAINT=constraints.txt \
-	  $(INSTALL) -c constraints.txt -e '.[offline,peft,dev]'
+	  $(INSTALL) -c constraints.txt -e '.[offline,peft,serve,dev]'
 	$(INSTALL) --no-deps --require-hashes -r requirements-offline.txt
 	@touch $@
 

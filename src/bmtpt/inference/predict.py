@@ -8,6 +8,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.artifacts.card import require_backbone
@@ -71,19 +72,26 @@ def answered(
         BackboneError: As `predict`.
     """
     several = len(prompts) > 1
-    routes = {name: _route(backbone, name if several else "", each, normalise) for name, each in prompts.items()}
+    routes = {name: make_route(backbone, each, normalise, name if several else "") for name, each in prompts.items()}
     for batch in _batches(rows):
-        asked = [_queries(backbone, routes, row) for row in batch]
-        queries = [query for each in asked if isinstance(each, tuple) for query in each[0]]
-        replies = iter(backbone.engine.answer(queries))
-        for row, each in zip(batch, asked, strict=True):
-            if isinstance(each, DataError):
-                yield row, each
-                continue
-            own, cut = each
-            answer = routes[row.task].read(list(islice(replies, len(own))))
-            assert isinstance(row.example, Example)
-            yield row, {"text": row.example.text, **answer, **({"cut": True} if cut else {})}
+        wrong = {place: error for place, row in enumerate(batch) if (error := _wrong(routes, row))}
+        sound = [row for place, row in enumerate(batch) if place not in wrong]
+        outcomes = iter(answer_together(backbone, [(routes[row.task], row.example) for row in sound]))  # type: ignore[misc]
+        for place, row in enumerate(batch):
+            yield row, wrong.get(place) or _shown(row, next(outcomes))
+
+
+def answer_together(backbone: Backbone, asked: Sequence[tuple[Route, Example]]) -> list[Outcome | DataError]:
+    """Answer texts of any tasks in shared passes; each gets the answer that it would get alone.
+
+    A text that cannot be answered gets what is wrong with it.
+    """
+    found = [_asked(backbone, route, example) for route, example in asked]
+    replies = iter(backbone.engine.answer([query for each in found if isinstance(each, tuple) for query in each[0]]))
+    return [
+        each if isinstance(each, DataError) else route.read(list(islice(replies, len(each[0]))), cut=each[1])
+        for each, (route, _) in zip(found, asked, strict=True)
+    ]
 
 
 def _batches(rows: Iterable[Asked]) -> Iterator[list[Asked]]:
@@ -103,21 +111,68 @@ def _batches(rows: Iterable[Asked]) -> Iterator[list[Asked]]:
         yield batch
 
 
-def _queries(backbone: Backbone, routes: Mapping[str, _Route], row: Asked) -> tuple[list[Query], bool] | DataError:
-    """Return what to ask of a row, and whether its text was cut, or what is wrong with it."""
+def _wrong(routes: Mapping[str, Route], row: Asked) -> DataError | None:
+    """Return what keeps a row from being asked at all."""
     if isinstance(row.example, DataError):
         return row.example
     if row.task not in routes:
         return DataError(f"a row is of task '{row.task}', which has no prompt; {nearest(row.task, routes)}")
+    return None
+
+
+def _asked(backbone: Backbone, route: Route, example: Example) -> tuple[list[Query], bool] | DataError:
     try:
-        return routes[row.task].ask(backbone, row.example)
+        return route.ask(backbone, example)
     except DataError as error:
-        return DataError(f"{row.where}: {error}" if row.where else str(error))
+        return error
+
+
+def _shown(row: Asked, outcome: Outcome | DataError) -> dict[str, Any] | DataError:
+    if isinstance(outcome, DataError):
+        return DataError(f"{row.where}: {outcome}" if row.where else str(outcome))
+    assert isinstance(row.example, Example)
+    shown: dict[str, Any] = {"text": row.example.text, "label": outcome.label}
+    if outcome.shares is not None:
+        probabilities = outcome.probabilities
+        shown |= {"probability": probabilities[outcome.label], "all": probabilities}
+    return shown | {name: True for name in ("answer_cut", "cut") if getattr(outcome, name)}
 
 
 @dataclass(frozen=True)
-class _Route:
-    """How rows of one task are asked, and their answers read.
+class Outcome:
+    """The answer to one text.
+
+    Attributes:
+        label: The likeliest label word, or what the model has written.
+        words: The task's label words, in order; none if the answer was written.
+        shares: What each prompt of an ensemble gives the label words; None if the answer was written.
+        cut: Whether the text was cut to the prompt's limit.
+        answer_cut: Whether the written answer was cut to its limit.
+    """
+
+    label: str
+    words: tuple[str, ...] = ()
+    shares: Float[Tensor, "M C"] | None = None
+    cut: bool = False
+    answer_cut: bool = False
+
+    @property
+    def probabilities(self) -> dict[str, float]:
+        """The mean over an ensemble's prompts, by label word."""
+        return {} if self.shares is None else self._by_word(self.shares.mean(dim=0))
+
+    @property
+    def spread(self) -> dict[str, float]:
+        """The standard deviation over an ensemble's prompts, by label word; 0 with one prompt."""
+        return {} if self.shares is None else self._by_word(self.shares.std(dim=0, correction=0))
+
+    def _by_word(self, values: Float[Tensor, " C"]) -> dict[str, float]:
+        return dict(zip(self.words, values.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Route:
+    """How rows of one task are asked, and their answers read (`make_route`).
 
     Attributes:
         prompts: Of an ensemble, or one.
@@ -131,7 +186,11 @@ class _Route:
     limit: int
 
     def ask(self, backbone: Backbone, example: Example) -> tuple[list[Query], bool]:
-        """Return a query for each prompt of an ensemble, and whether the text was cut."""
+        """Return a query for each prompt of an ensemble, and whether the text was cut.
+
+        Raises:
+            DataError: The text has no tokens, and the model needs some.
+        """
         text, cut = tokenise_text(backbone, example, self.limit)
         if not len(text):
             raise DataError("the text has no tokens, and a decoder-only model continues a text; give one with some")
@@ -139,19 +198,29 @@ class _Route:
         new_tokens = 0 if scorer.answers else scorer.answer_tokens
         return [Query(each, text, scorer.answers, new_tokens) for each in self.prompts], cut
 
-    def read(self, replies: Sequence[Reply]) -> dict[str, Any]:
+    def read(self, replies: Sequence[Reply], *, cut: bool = False) -> Outcome:
+        """Return the answer that the replies to a text's queries make."""
         if not self.reader.scorer.answers:
             text = replies[0].text
-            return {"label": text} if text.ended else {"label": text, "answer_cut": True}
+            return Outcome(text, cut=cut, answer_cut=not text.ended)
         parts = [reply.log_likelihoods for reply in replies], [reply.states for reply in replies]
         readings = Readings(*(torch.stack(each)[:, None] for each in parts))  # N = 1
-        shares = self.reader.scores(readings).softmax(dim=2).mean(dim=(0, 1)).tolist()
-        best = max(range(len(shares)), key=shares.__getitem__)
+        shares = self.reader.scores(readings).softmax(dim=2)[:, 0]
         words = self.task.label_words
-        return {"label": words[best], "probability": shares[best], "all": dict(zip(words, shares, strict=True))}
+        return Outcome(words[int(shares.mean(dim=0).argmax())], words, shares, cut)
 
 
-def _route(backbone: Backbone, name: str, prompt: Prompt, normalise: Normalise | None) -> _Route:
+def make_route(backbone: Backbone, prompt: Prompt, normalise: Normalise | None = None, name: str = "") -> Route:
+    """Return how a prompt's rows are asked and read; with `pmi`, this runs the model once.
+
+    Args:
+        normalise: How label words are made comparable; None takes what the prompt was selected with.
+        name: Of the prompt among several, for messages.
+
+    Raises:
+        BackboneError: The prompt belongs to another model.
+        SettingsError: It cannot be read in this way.
+    """
     card = prompt.card
     try:
         require_backbone(card.backbone, backbone)
@@ -165,4 +234,4 @@ def _route(backbone: Backbone, name: str, prompt: Prompt, normalise: Normalise |
     if reader.domain is not None:
         reader = reader._replace(domain=reader.domain.cpu())  # replies are on the CPU
     limit = card.settings.get("max_length") or task.max_length
-    return _Route(task, tuple(prompts), reader, limit)
+    return Route(task, tuple(prompts), reader, limit)

@@ -1,0 +1,73 @@
+"""Requests that are refused: each error is an HTTP status and one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+from bmtpt.errors import BmtptError
+
+
+class ServeError(BmtptError):
+    """Base of every refusal.
+
+    Attributes:
+        status: The HTTP status of the reply.
+        code: What programs may compare with.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "error"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that the reply must have."""
+        return {}
+
+
+class BadRow(ServeError):
+    """A row cannot be answered; the sentence names the row, what is wrong with it, and the cure."""
+
+    status = 422
+    code = "bad_row"
+
+
+class UnknownPrompt(ServeError):
+    """No prompt of this name is loaded."""
+
+    status = 404
+    code = "unknown_prompt"
+
+
+class Busy(ServeError):
+    """The queue is full.
+
+    Attributes:
+        retry_after: Seconds after which there should be room again.
+    """
+
+    status = 429
+    code = "busy"
+
+    def __init__(self, sentence: object, retry_after: float = 1.0) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header wants whole seconds."""
+        return {"retry-after": str(max(1, math.ceil(self.retry_after)))}
+
+
+class Late(ServeError):
+    """The deadline passed before the answer was there."""
+
+    status = 503
+    code = "late"
+
+
+class Draining(ServeError):
+    """The server is about to stop and takes nothing new."""
+
+    status = 503
+    code = "draining"

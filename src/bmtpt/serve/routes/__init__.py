@@ -1,0 +1,1 @@
+"""The routes, one file per family; each has a function ``router(service, settings)``."""
