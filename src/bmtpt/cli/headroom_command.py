@@ -42,7 +42,7 @@ def headroom(
         found = measure(model, rows, shots, seed=seed)
     if as_json:
         for way in found.ways:
-            print(json.dumps({"task": rows.task.name, **asdict(way)}))
+            print(json.dumps({"task": rows.task.name, "test_rows": found.test_rows, **asdict(way)}))
         return
     lines = [[way.name, f"{way.labels:,}", f"{way.accuracy:.1f}", f"{way.nll:.2f}"] for way in found.ways]
     title = f"{rows.task.name}: {found.test_rows} test rows ({rows.status})"

@@ -65,20 +65,29 @@ class Headroom:
     few: int
 
     @property
+    def noise(self) -> float:
+        """Two standard errors, in points, of the accuracy with all labels."""
+        n = self.test_rows + 4  # Agresti and Coull's two successes and two failures: no share of few rows is sure
+        share = (self.ways[-1].accuracy / 100 * self.test_rows + 2) / n
+        return 2 * 100 * math.sqrt(share * (1 - share) / n)
+
+    @property
+    def labels_help(self) -> bool:
+        """Whether all labels are at least two standard errors better than the constant answer."""
+        return self.ways[-1].accuracy - self.ways[0].accuracy >= self.noise
+
+    @property
     def verdict(self) -> str:
         """What the figures mean, in a sentence; a difference counts from two standard errors."""
         constant, whole = self.ways[0], self.ways[-1]
         few = max((way for way in self.ways[1:-1] if way.labels <= self.few), key=lambda way: way.accuracy)
-        n = self.test_rows + 4  # Agresti and Coull's two successes and two failures: no share of few rows is sure
-        share = (whole.accuracy / 100 * self.test_rows + 2) / n
-        noise = 2 * 100 * math.sqrt(share * (1 - share) / n)
-        if whole.accuracy - constant.accuracy < noise:
+        if not self.labels_help:
             return (
                 f"Even all {whole.labels} labels take a readout no further than a constant answer "
                 f"({whole.accuracy:.0f} against {constant.accuracy:.0f}): try another wording or backbone before you "
                 "train a prompt."
             )
-        if whole.accuracy - few.accuracy < noise:
+        if whole.accuracy - few.accuracy < self.noise:
             return (
                 f"With at most {self.few} labels '{few.name}' is within two standard errors of all {whole.labels} "
                 f"({few.accuracy:.0f} against {whole.accuracy:.0f}): a readout may be all you need."
