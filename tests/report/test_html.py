@@ -280,6 +280,12 @@ def test_a_path_without_anything_to_report_is_a_clear_error(tmp_path, make):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_a_method_that_no_line_has_is_a_clear_error(tmp_path, study):
+    append_results(tmp_path / "lines.jsonl", study)
+    with pytest.raises(ArtifactError, match="no results of the method 'bmtpd'; did you mean 'bmtpt'"):
+        write_report([tmp_path / "lines.jsonl"], tmp_path / "page.html", "bmtpd")
+
+
 def test_principal_components_keep_distances_of_points_in_a_plane():
     rng = np.random.default_rng(3)
     plane = rng.normal(size=(6, 2)) @ np.linalg.qr(rng.normal(size=(9, 2)))[0].T

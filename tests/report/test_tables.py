@@ -87,6 +87,12 @@ def test_the_last_rows_are_what_each_method_trains_and_its_mean_seconds(result):
     assert "exclude the source stages" in table.notes[-1]
 
 
+def test_the_time_of_an_answer_is_shown_where_the_lines_say_it(result):
+    rows = [result("pt", target, 0, 50.0, predict_seconds=seconds) for target, seconds in (("cb", 0.01), ("rte", 0.03))]
+    assert cells_of(score_table(lines_of(rows)))["ms per answer"]["plain prompt tuning"] == "20"
+    assert "ms per answer" not in to_markdown(score_table(lines_of([result("pt", "cb", 0, 50.0)])))
+
+
 def test_the_longer_side_goes_down(result):
     rows = [result(f"method{i}", "cb", 0, float(i)) for i in range(3)]
     table = score_table(lines_of(rows))

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from bmtpt.errors import SettingsError
+from bmtpt.report.names import OPTION_NAMES, SETTING_NAMES, options_of, variant_name
 from bmtpt.report.tables import read_published
 from bmtpt.settings import validated
 from bmtpt.studies import load_study, named_studies
@@ -189,3 +190,10 @@ def test_the_papers_preset_replaces_the_studys_own_settings_in_every_stage():
     assert (found.adapt.prior_std, found.adapt.readout) == (30.0, "none")
     assert found.source_prompt.prompt_length == found.learn.prompt_length == 100
     assert (found.learn.steps, found.adapt.steps) == (plain.learn.steps, plain.adapt.steps)
+
+
+@pytest.mark.parametrize("name", named_studies())
+def test_every_setting_that_a_study_varies_has_a_printed_name(name):
+    variants = {variant for each in load_study(name).contenders() for variant in (each.variant.name, *each.reread)}
+    settings = {pair for each in variants if variant_name(each) != "untouched" for pair in options_of(each).items()}
+    assert [pair for pair in settings if pair[0] not in OPTION_NAMES and "=".join(pair) not in SETTING_NAMES] == []

@@ -271,11 +271,18 @@ def import_(
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders and results files (.jsonl).")],
     out: Annotated[Path, typer.Option("--out", help="The page to write.")] = Path("report.html"),
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method",
+            help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. (default: bmtpt)",
+        ),
+    ] = None,
     config: Defaults = None,
 ) -> None:
     """Write one self-contained HTML page: curves, particles, task map, scores, settings."""
     from bmtpt.report.html import write_report
 
     with doing("drawing"):
-        path = write_report(folders, out)
+        path = write_report(folders, out, method)
     say(f"report written to {path}")

@@ -32,12 +32,20 @@ def table(
     differences: Annotated[
         bool, typer.Option("--differences/--no-differences", help="With variants, many: leave the differences out.")
     ] = True,
+    gains: Annotated[
+        bool, typer.Option("--gains", help="Only the differences of --method from every other one, mean over targets.")
+    ] = False,
+    floors: Annotated[
+        list[str] | None,
+        typer.Option("--floor", help="Only whether --method is on a target more than a standard error under this one."),
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Show published scores next to these, with what limits the comparison.")
     ] = False,
 ) -> None:
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
+    from bmtpt.report.gains import floor_table, gain_table
     from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots
     from bmtpt.report.statistics import contenders, judged_of, pairs_to_compare, verdict
     from bmtpt.report.tables import difference_table, published_table, score_table, to_markdown
@@ -57,6 +65,12 @@ def table(
     for group in [of_metric(lines, metric)] if metric else by_measure(lines):
         names = contenders(group)
         judged = method or judged_of(names)
+        if gains:
+            print(to_markdown(gain_table(group, judged)))
+        if floors:
+            print(to_markdown(floor_table(group, judged, floors)))
+        if gains or floors:
+            continue
         print(to_markdown(score_table(group)))
         print("\n" + verdict(group, judged) + "\n")
         if differences and (method or pairs_to_compare(names, judged)):

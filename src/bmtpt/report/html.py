@@ -11,11 +11,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from bmtpt.artifacts.files import write_text_atomically
-from bmtpt.errors import ArtifactError
+from bmtpt.errors import ArtifactError, nearest
 from bmtpt.posterior.history import mean_gap_warning, no_gain_warning
 from bmtpt.report import training_plots as plots
+from bmtpt.report.gain_plot import gain_plot
 from bmtpt.report.lines import by_measure, frame, of_metric
-from bmtpt.report.names import MEASURES, display_name, method_and_variant
+from bmtpt.report.names import MEASURES, contender, direction, display_name, method_and_variant
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
 from bmtpt.report.score_plots import difference_plot, score_plot
 from bmtpt.report.statistics import contenders, pairs_to_compare, scores, verdict
@@ -28,31 +29,36 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 JUDGED = "bmtpt"
-"""The method whose differences from the others are drawn."""
+"""The method that is compared with the others unless another one is named."""
 
 
-def write_report(paths: Sequence[Path], out: Path) -> Path:
+def write_report(paths: Sequence[Path], out: Path, method: str | None = None) -> Path:
     """Write the report of run folders and results files to one HTML file.
 
     Args:
         paths: Run folders (any of card.json, events.jsonl, posterior or prompt tensors, results.jsonl,
             settings.yaml) and results files.
         out: The HTML file; an old one is replaced at once or not at all.
+        method: The method, or one variant such as "bmtpt[particles=7]", that is compared with the others; None: BMTPT.
 
     Returns:
         ``out``.
 
     Raises:
-        ArtifactError: A path is missing, unreadable or holds nothing to report; or ``out`` cannot be written.
+        ArtifactError: A path is missing, unreadable or holds nothing to report; the method has no results; or ``out``
+            cannot be written.
     """
     runs, results = read_inputs(paths)
+    known = {name for each in results for name in (each.method, contender(each.method, each.variant))}
+    if method is not None and method not in known:
+        raise ArtifactError(f"no results of the method '{method}'; {nearest(method, known)}")
     if not runs and not any(result.primary for result in results):
         raise ArtifactError(f"{paths[0]} holds no headline scores (primary: true), so there is nothing to report")
-    write_text_atomically(out, render(runs, results))
+    write_text_atomically(out, render(runs, results, method or JUDGED))
     return out
 
 
-def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
+def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED) -> str:
     """Return the page."""
     from jinja2 import Environment, StrictUndefined
 
@@ -61,7 +67,8 @@ def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
     with style():
         return environment.from_string(source).render(
             studies=[  # a study's scores, with its warnings, and then each of its measures
-                {**_scores(table), "warnings": [] if number else _no_gain(lines)}
+                _scores(table, method)
+                | {"gains": None if number else _gains(lines, method), "warnings": [] if number else _no_gain(lines)}
                 for _, lines in frame(results).groupby(["study", "backbone"], sort=False)
                 for number, table in enumerate(by_measure(lines))
             ],
@@ -70,19 +77,26 @@ def render(runs: Sequence[Run], results: Sequence[Result]) -> str:
         )
 
 
-def _scores(lines: pd.DataFrame) -> dict[str, Any]:
+def _scores(lines: pd.DataFrame, method: str) -> dict[str, Any]:
     metric = str(lines.metric.iloc[0])
-    pairs = [] if metric in MEASURES else pairs_to_compare(contenders(lines), JUDGED)
+    pairs = [] if metric in MEASURES else pairs_to_compare(contenders(lines), method)
     return {
         "name": lines.study.iloc[0] + (f": {metric}" if metric in MEASURES else ""),
         "backbone": lines.backbone.iloc[0],
         "sources": ", ".join(dict.fromkeys(name for names in lines.sources for name in names)),
-        "verdict": verdict(lines, JUDGED),
+        "verdict": verdict(lines, method),
         "table": score_table(lines),
         "scores": _safe(score_plot(lines)),
         "differences": _safe(difference_plot(lines, pairs)),
         "versions": dict(sorted({pair for versions in lines.versions for pair in versions.items()})),
     }
+
+
+def _gains(lines: pd.DataFrame, method: str) -> Markup | None:
+    """Draw a contender's differences from all others in the headline scores and in NLL, as far as a study has them."""
+    tables = [by_measure(lines)[0], *(of_metric(lines, name) for name in {"nll"} & set(lines.metric))]
+    ranked = [each for each in tables if direction(each.metric.iloc[0]) and method in set(each.contender)]
+    return _safe(gain_plot(ranked, method)) if ranked else None
 
 
 def _no_gain(lines: pd.DataFrame) -> list[str]:

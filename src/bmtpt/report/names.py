@@ -81,8 +81,9 @@ MEASURES = {
 SECOND_TABLES = frozenset({"covered_modes", "mean_error", "mean_gap", "particle_nll", "spread"})
 """Measures that get a table of their own next to the headline scores if a study varies what they depend on."""
 
-_OPTIONS = {
+OPTION_NAMES = {
     "annealing": "{} annealing",
+    "batch_size": "{} rows a step",
     "dimension": "n = {}",
     "frequency": "frequency {}",
     "kernel": "{} kernel",
@@ -90,20 +91,31 @@ _OPTIONS = {
     "particle_init": "{} start",
     "particles": "M = {}",
     "prior_std": "σ = {}",
+    "repulsion": "repulsion {}",
     "scope": "one kernel per {}",
     "std": "blur {}",
 }
-_SETTINGS = {
+"""Printed names of a variant's options, whatever their value."""
+
+SETTING_NAMES = {
+    "average=start": "averaged with its start",
     "decompose=true": "A ∘ uvᵀ",
     "decompose=false": "θ itself",
     "freeze_full=true": "u and v only",
+    "likelihood=labels": "label likelihood",
     "prior=mean": "one Gaussian",
     "prior=mixture": "one Gaussian per particle",
+    "readout=linear": "readout",
+    "readout=offset": "offset",
+    "readout_prior=posterior": "widths from the sources",
+    "steps=0": "untouched",
     "task_factors=true": "with factors",
     "task_factors=false": "without factors",
     "together=true": "targets together",
     "together=false": "targets alone",
 }
+"""Printed names of a variant's options with one value; other options and values are printed as they are."""
+
 _RATE_THAT_MOVES_NOTHING = 1e-9
 
 
@@ -156,7 +168,7 @@ def variant_name(variant: str) -> str:
     if options and float(options.get("learning_rate", 1)) < _RATE_THAT_MOVES_NOTHING:
         return "untouched"
     return ", ".join(
-        _SETTINGS.get(f"{name}={value}") or _OPTIONS.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
+        SETTING_NAMES.get(f"{name}={value}") or OPTION_NAMES.get(name, f"{name.replace('_', ' ')} {{}}").format(value)
         for name, value in options.items()
     )
 

@@ -34,8 +34,9 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `row`, `contender`, `target`, `shots`, `metric`; `mean` and `error` (standard error, NaN for one unit)
         over `units`, which are source stages if `staged` and else seeds; `runs`; `constant` (mean score of the best
-        constant answer), `trained` (largest count), `share` of the backbone, `seconds` and `kept` bytes (means), `data`
-        (the least official status), and `moved` (share of runs); NaN is what no line says.
+        constant answer), `trained` (largest count), `share` of the backbone, `seconds`, `kept` bytes and
+        seconds of `answering` a row (means), `data` (the least official status), and `moved` (share of runs); NaN is
+        what no line says.
     """
     cell = ["row", "contender"]
     units = lines.groupby([*cell, "unit"], sort=False)["value"].mean().groupby(cell, sort=False)
@@ -50,6 +51,7 @@ def scores(lines: pd.DataFrame) -> pd.DataFrame:
         share=("trained_share", "max"),
         seconds=("seconds", "mean"),
         kept=("kept_bytes", "mean"),
+        answering=("predict_seconds", "mean"),
         data=("data", "max"),
         moved=("moved", "mean"),
     )
@@ -101,9 +103,10 @@ def paired(lines: pd.DataFrame, method: str, baseline: str) -> pd.DataFrame:
 
 
 def check_known(lines: pd.DataFrame, name: str) -> None:
-    """Raise `ArtifactError` with the nearest names unless a contender has results."""
+    """Raise `ArtifactError` unless a contender has results, with its variants, or the nearest names if it has none."""
     if name not in set(lines.contender):
-        raise ArtifactError(f"no results of the method '{name}'; {nearest(name, lines.contender)}")
+        variants = {each for each in lines.contender if method_and_variant(each)[0] == name}
+        raise ArtifactError(f"no results of the method '{name}'; {nearest(name, variants or lines.contender)}")
 
 
 def together(differences: pd.DataFrame) -> Interval | None:

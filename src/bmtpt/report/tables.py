@@ -80,6 +80,9 @@ def score_table(lines: pd.DataFrame) -> Table:
         if found.kept.notna().any():
             text["bytes kept"] = own["kept"].mean().map(lambda kept: figure(kept, "kept_bytes"))
         text["wall seconds"] = own["seconds"].mean().map(lambda seconds: figure(seconds, "seconds"))
+        if found.answering.notna().any():
+            text["ms per answer"] = 1000 * own["answering"].mean()
+            text["ms per answer"] = text["ms per answer"].map(lambda ms: figure(ms, "predict_seconds"))
     text = text.fillna("–").rename(index=display_name)
     return _table(text, "method", len(rows) >= len(names), _notes(lines, found))
 
@@ -90,10 +93,15 @@ def _ranked(mean: pd.Series, error: pd.Series, metric: str) -> pd.Series:
     best = (gain >= gain.max() - CLOSE) & (direction(metric) != 0)
 
     def text(value: float, deviation: float, is_best: bool) -> str:
-        shown = figure(value, metric) + ("" if pd.isna(deviation) else f" ± {figure(deviation, metric)}")
+        shown = mean_and_error(value, deviation, metric)
         return Best(shown) if is_best else shown
 
     return pd.Series(map(text, mean, error, best), index=mean.index, dtype=object)
+
+
+def mean_and_error(mean: float, error: float, metric: str) -> str:
+    """Return a mean with its standard error, if there is one: "54.3 ± 1.2"."""
+    return figure(mean, metric) + ("" if pd.isna(error) else f" ± {figure(error, metric)}")
 
 
 def _trained(cells: pd.DataFrame) -> str:
@@ -223,10 +231,7 @@ def published_table(lines: pd.DataFrame) -> Table:
     backbone = lines.backbone.iloc[0]
     ours = []
     for (shots, name), own in found.groupby(["shots", "contender"], sort=False, dropna=False):
-        score = {
-            each.target: number(each.mean) + ("" if pd.isna(each.error) else f" ± {number(each.error)}")
-            for each in own.itertuples()
-        }
+        score = {each.target: mean_and_error(each.mean, each.error, each.metric) for each in own.itertuples()}
         words = (display_name(name), "all" if pd.isna(shots) else f"{shots:.0f}", f"{backbone}, ours")
         ours.append((*words, f"{own.trained.max():,}", *(score.get(target, "–") for target in targets)))
     order = {display_name(name): place for place, name in enumerate(contenders(lines))}

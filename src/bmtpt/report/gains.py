@@ -1,0 +1,114 @@
+"""One method against every other one, averaged over targets: the differences of a comparison at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bmtpt.report.names import MEASURES, direction, display_name
+from bmtpt.report.statistics import Interval, check_known, contenders, interval, paired, together, unit_name
+from bmtpt.report.tables import Table, interval_text, mean_and_error
+
+BETTER, WORSE = "▲", "▼"
+FEWEST_TARGETS = 3
+"""Targets that are a sample of tasks; with fewer there is no interval over targets."""
+
+
+def gains(lines: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Return the paired differences method − other, averaged over targets, of one metric.
+
+    Args:
+        lines: Of one metric, with any numbers of shots.
+        method: One contender.
+
+    Returns:
+        One row per other contender and number of shots, for those that share every target of the method: `other`,
+        `shots` (NaN for all rows), `stages` (the `Interval` over source stages, targets fixed) and `tasks` (the one
+        over targets, or None with fewer than three).
+
+    Raises:
+        ArtifactError: The method has no results.
+    """
+    check_known(lines, method)
+    found: list[dict[str, Any]] = []
+    for shots, own in lines.groupby("shots", dropna=False):
+        rows = set(own[own.contender == method].row)
+        for other in contenders(own):
+            if other == method or not rows:
+                continue
+            difference = paired(own, method, other)
+            over_stages = together(difference)
+            if over_stages is None or set(difference) != rows:
+                continue
+            tasks = interval(difference.dropna().mean()) if len(rows) >= FEWEST_TARGETS else None
+            found.append({"other": other, "shots": shots, "stages": over_stages, "tasks": tasks})
+    return pd.DataFrame(found, columns=["other", "shots", "stages", "tasks"])
+
+
+def gain_table(lines: pd.DataFrame, method: str) -> Table:
+    """Show `gains` as a table of the other contenders by numbers of shots; the last row counts clear differences.
+
+    Raises:
+        ArtifactError: The method has no results.
+    """
+    found, metric = gains(lines, method), str(lines.metric.iloc[0])
+    columns: dict[str, dict[str, str]] = {}
+    for shots, own in found.groupby("shots", dropna=False):
+        name = "all rows" if pd.isna(shots) else f"{shots:.0f} shots"
+        for heading, cells in ((name, own.stages), (f"{name}, new tasks", own.tasks)):
+            if cells.notna().any():
+                signs = [_sign(each, metric) for each in cells]
+                texts = [interval_text(each, metric) + sign for each, sign in zip(cells, signs, strict=True)]
+                columns[heading] = dict(zip(own.other.map(display_name), texts, strict=True))
+                counts = [sum(mark in sign for sign in signs) for mark in (BETTER, WORSE)]
+                columns[heading]["clearly better, clearly worse"] = f"{counts[0]}, {counts[1]} of {len(signs)}"
+    text = pd.DataFrame(columns).fillna("–")
+    unit = metric if metric in MEASURES else "points"
+    ours = display_name(method)
+    note = (
+        f"Paired differences in {unit}, mean over {lines.target.nunique()} targets, with 95 % intervals: Student's t "
+        f"over {unit_name(lines)}s for these targets, and over targets for new tasks. "
+        f"The interval excludes 0 in favour of the method ({BETTER}) or against it ({WORSE}); of "
+        f"{text.iloc[:-1].size} intervals about one in 20 would by chance alone."
+    )
+    if direction(metric) < 0:
+        note += " Lower is better, so a gain is negative."
+    return Table((f"{ours} minus", *text.columns), tuple(text.itertuples(name=None)), (note,))
+
+
+def _sign(found: Interval | None, metric: str) -> str:
+    if found is None or not found.low * found.high > 0:
+        return ""
+    return f" {BETTER if found.mean * direction(metric) > 0 else WORSE}"
+
+
+def floor_table(lines: pd.DataFrame, method: str, floors: Sequence[str]) -> Table:
+    """Show on which targets a method is more than one standard error under a baseline.
+
+    Args:
+        lines: Of one metric that has a direction.
+        method: One contender.
+        floors: The baselines.
+
+    Raises:
+        ArtifactError: One of them has no results.
+    """
+    metric = str(lines.metric.iloc[0])
+    columns: dict[str, dict[str, str]] = {}
+    for floor in floors:
+        difference = paired(lines, method, floor)
+        means, errors = difference.mean(), difference.sem()
+        under = means * direction(metric) < -errors
+        texts = {
+            row: mean_and_error(means[row], errors[row], metric) + f" {WORSE}" * bool(under[row]) for row in means.index
+        }
+        columns[display_name(floor)] = {**texts, "under on": f"{under.sum()} of {len(under)}"}
+    text = pd.DataFrame(columns).fillna("–")
+    unit = metric if metric in MEASURES else "points"
+    note = (
+        f"{display_name(method)} minus the baseline in {unit}, paired, ± standard error over {unit_name(lines)}s. "
+        f"{WORSE}: more than one standard error worse."
+    )
+    return Table(("target", *text.columns), tuple(text.itertuples(name=None)), (note,))
