@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -88,10 +88,15 @@ def answer_together(backbone: Backbone, asked: Sequence[tuple[Route, Example]]) 
     """
     found = [_asked(backbone, route, example) for route, example in asked]
     replies = iter(backbone.engine.answer([query for each in found if isinstance(each, tuple) for query in each[0]]))
-    return [
-        each if isinstance(each, DataError) else route.read(list(islice(replies, len(each[0]))), cut=each[1])
-        for each, (route, _) in zip(found, asked, strict=True)
-    ]
+    outcomes: list[Outcome | DataError] = []
+    for each, (route, _) in zip(found, asked, strict=True):
+        if isinstance(each, DataError):
+            outcomes.append(each)
+            continue
+        queries, cut = each
+        read = route.read(list(islice(replies, len(queries))))
+        outcomes.append(replace(read, tokens=len(queries[0].text), cut=cut))
+    return outcomes
 
 
 def _batches(rows: Iterable[Asked]) -> Iterator[list[Asked]]:
@@ -146,6 +151,7 @@ class Outcome:
         label: The likeliest label word, or what the model has written.
         words: The task's label words, in order; none if the answer was written.
         shares: What each prompt of an ensemble gives the label words; None if the answer was written.
+        tokens: Of the text, after it was cut.
         cut: Whether the text was cut to the prompt's limit.
         answer_cut: Whether the written answer was cut to its limit.
     """
@@ -153,6 +159,7 @@ class Outcome:
     label: str
     words: tuple[str, ...] = ()
     shares: Float[Tensor, "M C"] | None = None
+    tokens: int = 0
     cut: bool = False
     answer_cut: bool = False
 
@@ -198,16 +205,16 @@ class Route:
         new_tokens = 0 if scorer.answers else scorer.answer_tokens
         return [Query(each, text, scorer.answers, new_tokens) for each in self.prompts], cut
 
-    def read(self, replies: Sequence[Reply], *, cut: bool = False) -> Outcome:
+    def read(self, replies: Sequence[Reply]) -> Outcome:
         """Return the answer that the replies to a text's queries make."""
         if not self.reader.scorer.answers:
             text = replies[0].text
-            return Outcome(text, cut=cut, answer_cut=not text.ended)
+            return Outcome(text, answer_cut=not text.ended)
         parts = [reply.log_likelihoods for reply in replies], [reply.states for reply in replies]
         readings = Readings(*(torch.stack(each)[:, None] for each in parts))  # N = 1
         shares = self.reader.scores(readings).softmax(dim=2)[:, 0]
         words = self.task.label_words
-        return Outcome(words[int(shares.mean(dim=0).argmax())], words, shares, cut)
+        return Outcome(words[int(shares.mean(dim=0).argmax())], words, shares)
 
 
 def make_route(backbone: Backbone, prompt: Prompt, normalise: Normalise | None = None, name: str = "") -> Route:

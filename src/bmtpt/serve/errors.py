@@ -32,6 +32,13 @@ class BadRow(ServeError):
     code = "bad_row"
 
 
+class BadRequest(ServeError):
+    """The body is not what the route takes; the sentence names the field."""
+
+    status = 422
+    code = "bad_request"
+
+
 class UnknownPrompt(ServeError):
     """No prompt of this name is loaded."""
 

@@ -44,6 +44,7 @@ class Answer:
         spread: Standard deviation of each probability over the prompts of an ensemble; None if it was not asked for,
             or the prompt is no ensemble.
         answer_cut: Whether the written answer was cut to its limit.
+        tokens: Of the text, after it was cut.
     """
 
     task: str
@@ -52,6 +53,17 @@ class Answer:
     cut: bool = False
     spread: Mapping[str, float] | None = None
     answer_cut: bool = False
+    tokens: int = 0
+
+    def by_label(self) -> Mapping[str, float]:
+        """Return the probability of each label, in the task's order.
+
+        Raises:
+            BadRow: The answer was written.
+        """
+        if self.probabilities is None:
+            raise BadRow(f"prompt '{self.task}' writes its answers and has no label probabilities; use POST /predict")
+        return self.probabilities
 
 
 class Ask(NamedTuple):
@@ -148,4 +160,5 @@ def _answer(task: str, outcome: Outcome, spread: bool) -> Answer:
         outcome.cut,
         outcome.spread if spread and several else None,
         outcome.answer_cut,
+        outcome.tokens,
     )
