@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bmtpt.cli import app
-from bmtpt.report.lines import by_measure, frame, of_metric
+from bmtpt.report.lines import by_measure, frame, of_metric, with_source_stages
 from bmtpt.report.names import display_names
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
@@ -100,10 +100,21 @@ def particle_starts() -> str:
 
 def picture(name: str, measure: str = "") -> str:
     """Return the SVG file of a study's headline scores, or of a measure."""
-    groups = by_measure(frame(read_results([RESULTS / f"{name}.jsonl"])))
+    lines = frame(read_results([RESULTS / f"{name}.jsonl"]))
+    if stages := source_stages(name):
+        lines = with_source_stages(lines, stages)
+    groups = by_measure(lines)
     lines = next(group for group in groups if measure in ("", group.metric.iloc[0]))
     with style():
         return as_file(score_plot(lines))
+
+
+def source_stages(name: str) -> int | None:
+    """Return what the commands of a study's page give as --source-stages; its picture is drawn in the same way."""
+    page = DOCS / "results" / f"{name}.md"
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    found = re.search(rf"--source-stages (\d+) .*results/{name}\.jsonl", text)
+    return int(found[1]) if found else None
 
 
 def picture_path(name: str, measure: str = "") -> Path:

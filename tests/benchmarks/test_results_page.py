@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from results_page import BLOCK, DOCS, PICTURE, RESULTS, filled, never_moved, pages, picture_path
+from bmtpt.studies import load_study, named_studies
+from results_page import BLOCK, DOCS, PICTURE, RESULTS, filled, never_moved, pages, picture_path, source_stages
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
@@ -30,6 +31,11 @@ def test_the_answer_is_one_page_that_names_every_study():
     answer = (DOCS / "results.md").read_text(encoding="utf-8")
     assert len(answer.splitlines()) <= 150
     assert {path.stem for path in (DOCS / "results").glob("*.md")} == set(re.findall(r"results/([\w-]+)\.md", answer))
+
+
+@pytest.mark.parametrize("name", [name for name in named_studies() if source_stages(name)])
+def test_a_page_counts_the_source_stages_that_its_study_names(name):
+    assert source_stages(name) == len(load_study(name).source_seeds)
 
 
 def test_a_table_that_is_not_what_its_command_prints_is_replaced():

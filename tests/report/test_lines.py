@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bmtpt.errors import ArtifactError
-from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots
+from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots, with_source_stages
 
 
 def table_of(results):
@@ -17,6 +17,14 @@ def test_what_an_older_line_does_not_say_is_nan(result):
     lines = frame([result("bmtpt", "cb", 0, 1.0), result("bmtpt", "cb", 1, 1.0, source_seed=3, moved=False)])
     assert list(lines.source_seed.isna()) == list(lines.moved.isna()) == [True, False]
     assert list(lines.unit) == [0, 3]
+
+
+def test_older_lines_take_their_source_stages_in_turn(result):
+    rows = [result("bmtpt", "cb", seed, 1.0) for seed in range(4)]
+    rows += [result("pt", "cb", 3, 1.0, sources=()), result("posterior", "sources", 3, 1.0)]
+    lines = with_source_stages(frame([*rows, result("bmtpt", "cb", 8, 1.0, source_seed=7)]), 2)
+    assert list(lines.source_seed.fillna(-1)) == [0, 1, 0, 1, -1, -1, 7]
+    assert list(lines.unit) == [0, 1, 0, 1, 3, 3, 7]
 
 
 def test_of_a_repeated_line_the_last_counts(result):

@@ -201,6 +201,15 @@ def test_the_verdict_claims_a_win_only_with_an_interval_on_the_good_side_of_zero
     assert verdict(lines_of(rows)).endswith(ending)
 
 
+@pytest.mark.parametrize(
+    ("stages", "ending"), [(4, "with fewer than 5 source stages this is no finding."), (5, "it wins.")]
+)
+def test_a_win_needs_five_source_stages(result, stages, ending):
+    rows = [result("bmtpt", "cb", seed, 60.0 + seed, source_seed=seed) for seed in range(stages)]
+    rows += [result("pt", "cb", seed, 50.0 + 1.1 * seed) for seed in range(stages)]
+    assert verdict(lines_of(rows)).endswith(ending)
+
+
 def test_the_strongest_rival_in_loss_is_the_lowest(result):
     rows = [result(m, "cb", 0, v, metric="nll") for m, v in (("bmtpt", 0.5), ("pt", 0.7), ("spot", 0.6))]
     assert "0.5 against 0.6 for SPoT" in verdict(lines_of(rows))

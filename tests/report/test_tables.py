@@ -197,6 +197,13 @@ def test_every_variant_has_its_difference_and_the_note_counts_them(varied):
     assert "Of 6 differences" in table.notes[-1]
 
 
+def test_differences_over_few_source_stages_are_called_no_finding(study):
+    lines = lines_of(study)
+    stage = (lines.seed % 2).astype(float)
+    assert "A finding needs 5 source stages." in difference_table(lines.assign(source_seed=stage, unit=stage)).notes[1]
+    assert "A finding" not in " ".join(difference_table(lines).notes)
+
+
 def test_differences_of_a_measure_are_in_its_own_unit(result):
     rows = [result(m, "x", s, v + s**2, metric="mean_error") for m, v in (("svgd", 0.1), ("pt", 1)) for s in (0, 1, 2)]
     table = difference_table(lines_of(rows), "svgd")

@@ -29,6 +29,14 @@ def table(
         int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")
     ] = None,
     targets: Annotated[list[str] | None, typer.Option("--target", help="Only the lines of these targets.")] = None,
+    source_stages: Annotated[
+        int | None,
+        typer.Option(
+            "--source-stages",
+            min=1,
+            help="Of how many source stages the seeds of older lines, which do not name theirs, took one in turn.",
+        ),
+    ] = None,
     differences: Annotated[
         bool, typer.Option("--differences/--no-differences", help="With variants, many: leave the differences out.")
     ] = True,
@@ -46,7 +54,7 @@ def table(
     """Print result lines as Markdown tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
     from bmtpt.report.gains import floor_table, gain_table
-    from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots
+    from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots, with_source_stages
     from bmtpt.report.statistics import contenders, judged_of, pairs_to_compare, verdict
     from bmtpt.report.tables import difference_table, published_table, score_table, to_markdown
     from bmtpt.results import read_results
@@ -55,6 +63,8 @@ def table(
     if not results:
         raise ArtifactError(f"{files[0]} holds no result lines yet; name a file of a study that has run")
     lines = frame(results)
+    if source_stages:
+        lines = with_source_stages(lines, source_stages)
     if shots:
         lines = with_shots(lines, shots)
     if targets:

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from bmtpt.report.names import MEASURES, direction, display_name
-from bmtpt.report.statistics import Interval, check_known, contenders, interval, paired, together, unit_name
-from bmtpt.report.tables import Table, interval_text, mean_and_error
+from bmtpt.report.statistics import Interval, check_known, contenders, few_stages, interval, paired, together, unit_name
+from bmtpt.report.tables import FEW_STAGES, Table, interval_text, mean_and_error
 
 BETTER, WORSE = "▲", "▼"
 FEWEST_TARGETS = 3
@@ -75,7 +75,8 @@ def gain_table(lines: pd.DataFrame, method: str) -> Table:
     )
     if direction(metric) < 0:
         note += " Lower is better, so a gain is negative."
-    return Table((f"{ours} minus", *text.columns), tuple(text.itertuples(name=None)), (note,))
+    notes = (note, FEW_STAGES) if few_stages(lines) else (note,)
+    return Table((f"{ours} minus", *text.columns), tuple(text.itertuples(name=None)), notes)
 
 
 def _sign(found: Interval | None, metric: str) -> str:

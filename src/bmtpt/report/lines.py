@@ -35,6 +35,16 @@ def frame(results: Iterable[Result]) -> pd.DataFrame:
     return lines
 
 
+def with_source_stages(lines: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Return older lines, which do not name their source stage, with the one that their seed went with.
+
+    Studies give source stages to seeds in turn: seed s started from stage s modulo their count.
+    """
+    unnamed = lines.source_seed.isna() & lines.sources.map(len).gt(0) & lines.target.ne("sources")
+    named = lines.assign(source_seed=lines.source_seed.mask(unnamed, lines.seed % count))
+    return named.assign(unit=named.source_seed.fillna(named.seed))
+
+
 def of_metric(lines: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return the lines of one metric, or one line per run for one of `COSTS`.
 

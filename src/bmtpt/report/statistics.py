@@ -27,6 +27,9 @@ from bmtpt.report.names import (
 CLOSE = 1e-9
 """Means of the same numbers may differ in the last bits."""
 
+ENOUGH_STAGES = 5
+"""Source stages that a finding needs: Student's t over fewer is wide, and now and then narrow by chance."""
+
 
 def scores(lines: pd.DataFrame) -> pd.DataFrame:
     """Summarise the lines of one table: one row per target (with shots) and contender.
@@ -214,7 +217,7 @@ def _sentence(lines: pd.DataFrame, means: pd.DataFrame, method: str, rivals: Seq
         f"{f'mean {what} over targets' if len(means) > 1 else what} is {figure(means[method].mean(), metric)} against "
         f"{figure(means[strongest].mean(), metric)} for {display_name(strongest)}"
         f"{', the strongest of the others' if len(rivals) > 1 else ''}"
-        f" ({_evidence(found, difference, lines)}): {_conclusion(found, sign * difference, sign)}."
+        f" ({_evidence(found, difference, lines)}): {_conclusion(found, sign * difference, sign, few_stages(lines))}."
     )
 
 
@@ -234,7 +237,14 @@ def unit_name(lines: pd.DataFrame) -> str:
     return "source stage" if lines.source_seed.notna().any() else "seed"
 
 
-def _conclusion(found: Interval | None, gain: float, sign: int) -> str:
+def few_stages(lines: pd.DataFrame) -> bool:
+    """Return whether lines name fewer source stages than a finding needs."""
+    return 0 < int(lines.source_seed.nunique()) < ENOUGH_STAGES
+
+
+def _conclusion(found: Interval | None, gain: float, sign: int, few: bool) -> str:
+    if few:
+        return f"with fewer than {ENOUGH_STAGES} source stages this is no finding"
     low, high = (found.low, found.high) if found else (float("nan"), float("nan"))
     worst, best = sorted((sign * low, sign * high))
     if worst > 0:

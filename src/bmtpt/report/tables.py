@@ -13,9 +13,11 @@ from bmtpt.errors import ArtifactError
 from bmtpt.report.names import LOSSES, MEASURES, direction, display_name, figure, method_and_variant, number
 from bmtpt.report.statistics import (
     CLOSE,
+    ENOUGH_STAGES,
     Interval,
     check_known,
     contenders,
+    few_stages,
     interval,
     over_targets,
     paired,
@@ -35,6 +37,12 @@ TRAINED = "trained numbers"
 NO_SOURCES = (
     "These lines do not name their source stage, and several seeds may share one: standard errors and intervals over "
     "seeds are then too narrow."
+)
+
+
+FEW_STAGES = (
+    f"A finding needs {ENOUGH_STAGES} source stages. Intervals over fewer are wide, and now and then narrow by chance; "
+    "there is none from one."
 )
 
 
@@ -193,7 +201,9 @@ def difference_table(lines: pd.DataFrame, method: str = "bmtpt") -> Table:
     text = text[[*rows, *(name for name in (ALL, SAMPLE) if name in text)]]
     unit = metric if metric in MEASURES else "points"
     notes = [f"Paired differences in {unit} with 95 % intervals (Student's t over {unit_name(lines)}s)."]
-    if text.size > 1:
+    if few_stages(lines):
+        notes.append(FEW_STAGES)
+    elif text.size > 1:
         count = len(rows) * len(text)
         notes.append(f"Of {count} differences about one in 20 would have an interval without 0 by chance alone.")
     return _table(text, "difference", len(rows) >= len(text), notes)
