@@ -11,7 +11,7 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.errors import BackboneError
 from bmtpt.inference.predict import predict
 from bmtpt.inference.rows import as_example
-from bmtpt.serve.errors import BadRow, Busy, Draining, Late, UnknownPrompt
+from bmtpt.serve.errors import BadPrompt, BadRow, Busy, Draining, Late, TooLarge, UnknownPrompt
 from bmtpt.serve.service import Row, Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.tasks import saved_task
@@ -110,9 +110,29 @@ def test_a_row_that_cannot_be_answered_is_refused_in_a_sentence(row, error, sent
 
 
 def test_a_full_queue_refuses_and_says_when_to_ask_again(service):
-    with pytest.raises(Busy, match=r"the queue is full \(64 rows\)") as caught:
+    _, free = held_up(service)
+
+    async def crowded():
+        accepted = [asyncio.create_task(service.answer(ROWS * 12)) for _ in range(2)]
+        await asyncio.sleep(0.05)  # 16 rows of the first are in the model, 44 wait: no room for the other 60
+        with pytest.raises(Busy, match=r"the queue is full \(64 rows\)") as caught:
+            await accepted[1]
+        free.set()
+        assert len(await accepted[0]) == 60
+        return caught.value
+
+    assert int(asyncio.run(crowded()).headers["retry-after"]) >= 1
+    with pytest.raises(TooLarge, match="65 rows are too many; send at most 64 at a time"):
         asyncio.run(service.answer(ROWS * 13))
-    assert int(caught.value.headers["retry-after"]) >= 1
+
+
+def test_a_row_that_is_too_long_is_refused(tiny_backbone, prompts):
+    service = Service.of(tiny_backbone, prompts, ServeSettings(max_text=30))
+    prefix = len("sentiment sentence: ")
+    assert asyncio.run(service.answer([Row("sentiment", "x" * (30 - prefix))]))
+    with pytest.raises(TooLarge, match="row 2 has 31 characters, and at most 30 are allowed"):
+        asyncio.run(service.answer([Row("sentiment", "x"), Row("sentiment", "x" * (31 - prefix))]))
+    service.batcher.drain()
 
 
 def test_a_deadline_that_passes_is_told_and_its_rows_never_reach_the_model(service):
@@ -150,7 +170,7 @@ def test_a_prompt_is_replaced_and_removed_while_requests_wait(service, prompts):
         (before,) = await service.answer(ROWS[:1])
         waiting = asyncio.create_task(service.answer(ROWS[:1]))
         await asyncio.sleep(0)
-        old = await service.load("sentiment", other)
+        old = await asyncio.to_thread(service.load, "sentiment", other)
         (after,) = await service.answer(ROWS[:1])
         assert old.prompt is prompts["sentiment"]
         assert (await waiting)[0] == before
@@ -168,3 +188,46 @@ def test_a_prompt_of_another_backbone_is_refused_by_name(tiny_backbone, prompts)
     stranger = card.model_copy(update={"backbone": card.backbone.model_copy(update={"fingerprint": "0" * 64})})
     with pytest.raises(BackboneError, match=r"prompt for task pairs: this artifact was trained with backbone"):
         Service.of(tiny_backbone, {"pairs": Prompt(prompts["pairs"].prompts, stranger)})
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../x", "a/b", ".hidden", "x" * 65, "a\0", "é", "a\n"])
+def test_a_prompt_is_called_by_a_plain_name(name, service, prompts):
+    with pytest.raises(BadPrompt, match="cannot be called"):
+        service.load(name, prompts["pairs"])
+
+
+def test_a_prompt_with_too_many_labels_is_refused(tiny_backbone, prompts):
+    with pytest.raises(BadPrompt, match="prompt 'pairs' has 2 label words, and at most 1 are allowed"):
+        Service.of(tiny_backbone, {"pairs": prompts["pairs"]}, ServeSettings(max_labels=1))
+
+
+def test_a_row_that_breaks_the_model_takes_no_other_row_with_it(service):
+    work = service.batcher.work
+
+    def fragile(asked):
+        if any("bad movie" in each.example.text for each in asked):
+            raise RuntimeError("out of luck")
+        return work(asked)
+
+    service.batcher.work = fragile
+
+    async def all_of_them():
+        return await asyncio.gather(*(service.answer([row]) for row in ROWS), return_exceptions=True)
+
+    found = asyncio.run(all_of_them())
+    assert [type(each) for each in found] == [list, list, list, list, RuntimeError]
+
+
+def test_a_row_that_finds_the_model_idle_waits_for_others_only_if_it_is_told_to(tiny_backbone, prompts):
+    async def two_in_a_row(service):
+        first = asyncio.create_task(service.answer(ROWS[:1]))
+        await asyncio.sleep(0.02)
+        await asyncio.gather(first, service.answer(ROWS[1:2]))
+
+    for wait, expected in [(0, [1, 1]), (2_000, [2])]:
+        service = Service.of(tiny_backbone, prompts, ServeSettings(max_wait_ms=wait, max_batch=2))
+        batches, free = held_up(service)
+        free.set()
+        asyncio.run(two_in_a_row(service))
+        assert [len(batch) for batch in batches] == expected
+        service.batcher.drain()

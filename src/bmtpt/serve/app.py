@@ -1,28 +1,45 @@
-"""The web application: every family of routes around one service."""
+"""The web application: every family of routes around one service, behind the gate."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from bmtpt.serve.errors import BadRequest, ServeError
+from bmtpt.serve.gate import REFUSED, Gate, logged
+from bmtpt.serve.metrics import Metrics
 from bmtpt.serve.routes import classify, decisions, health, huggingface
-from bmtpt.serve.schema import describe_with_names, invalid
+from bmtpt.serve.schema import describe_with_names, invalid, refusals
 from bmtpt.serve.service import Service
 from bmtpt.serve.settings import ServeSettings
+from bmtpt.serve.tokens import Token
+
+GATE_STATUSES = (401, 403, 408, 413)
+"""Statuses that the gate may give to any request."""
 
 FAMILIES = (health, decisions, classify, huggingface)
 """Modules whose ``router(service, settings)`` returns their routes."""
 
 
-def create_app(service: Service, settings: ServeSettings | None = None) -> FastAPI:
-    """Return the application; when its server shuts down, everything that was accepted is answered first."""
-    settings = settings or ServeSettings()
+def create_app(
+    service: Service,
+    settings: ServeSettings | None = None,
+    *,
+    tokens: Sequence[Token] = (),
+    hosts: Sequence[str] = (),
+) -> FastAPI:
+    """Return the application; when its server shuts down, everything that was accepted is answered first.
+
+    Args:
+        tokens, hosts: See `Gate`.
+    """
+    settings = settings or service.settings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -30,18 +47,24 @@ def create_app(service: Service, settings: ServeSettings | None = None) -> FastA
         await asyncio.to_thread(service.batcher.drain)
 
     # FastAPI's own pages for docs load scripts from other hosts.
-    app = FastAPI(title="bmtpt", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="bmtpt", lifespan=lifespan, docs_url=None, redoc_url=None, responses=refusals(*GATE_STATUSES))
+    app.state.metrics = metrics = Metrics(service)
+    service.batcher.observe = metrics.batch
     app.add_exception_handler(ServeError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _no_route)
     for family in FAMILIES:
         app.include_router(family.router(service, settings))
     describe_with_names(app, service)
+    observers = (metrics.visit, logged)
+    app.add_middleware(Gate, service=service, settings=settings, tokens=tokens, hosts=hosts, observers=observers)
     return app
 
 
 async def _refused(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ServeError)
-    return JSONResponse(error_body(error), error.status, error.headers)
+    request.scope[REFUSED] = error.code
+    return JSONResponse(error.body, error.status, error.headers)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:
@@ -49,6 +72,15 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
     return await _refused(request, BadRequest(invalid(error.errors())))
 
 
-def error_body(error: ServeError) -> dict[str, dict[str, str]]:
-    """Return what a refusal says, in the shape that clients of OpenAI's API read."""
-    return {"error": {"message": str(error), "type": error.code}}
+async def _no_route(request: Request, error: Exception) -> JSONResponse:
+    """Say what the framework refuses by itself: a path or a method that does not exist, a body that is no JSON."""
+    assert isinstance(error, HTTPException)
+    sentences = {
+        400: "the body is not JSON in UTF-8, or is nested too deeply",
+        404: f"there is no {request.url.path}; /openapi.json describes what there is",
+        405: f"{request.url.path} does not take {request.method}; /openapi.json describes what it takes",
+    }
+    codes = {400: "not_json", 404: "not_found", 405: "not_allowed"}
+    request.scope[REFUSED] = code = codes.get(error.status_code, "error")
+    sentence = str(ServeError(sentences.get(error.status_code, error.detail)))
+    return JSONResponse({"error": {"message": sentence, "type": code}}, error.status_code, error.headers)

@@ -11,7 +11,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
@@ -32,14 +33,13 @@ class _Request(Generic[Result]):
     size: int = 0
 
     def give(self, number: int, answer: Result | Exception) -> None:
-        if self.future.done():
-            return
-        if isinstance(answer, Exception):
-            self.future.set_exception(answer)
-            return
-        self.answers[number] = answer
-        if len(self.answers) == self.size:
-            self.future.set_result([self.answers[i] for i in range(self.size)])
+        with suppress(InvalidStateError):  # cancelled by the one who asked, or told of another row's error
+            if isinstance(answer, Exception):
+                self.future.set_exception(answer)
+                return
+            self.answers[number] = answer
+            if len(self.answers) == self.size:
+                self.future.set_result([self.answers[i] for i in range(self.size)])
 
 
 class _Waiting(NamedTuple, Generic[Row, Result]):
@@ -50,6 +50,9 @@ class _Waiting(NamedTuple, Generic[Row, Result]):
 
 class Batcher(Generic[Row, Result]):
     """Answers rows in batches, in the order in which they came.
+
+    Attributes:
+        observe: Called in the model's thread with each batch that was answered, and the seconds it took.
 
     Args:
         work: Answers a batch; a row that cannot be answered gets the error that says why.
@@ -67,6 +70,7 @@ class Batcher(Generic[Row, Result]):
         queue: int = 256,
     ) -> None:
         self.work, self.max_batch, self.max_wait, self.queue = work, max_batch, max_wait, queue
+        self.observe: Callable[[Sequence[Row], float], None] = lambda rows, seconds: None
         self._rows: deque[_Waiting[Row, Result]] = deque()
         self._errands: deque[Callable[[], None]] = deque()
         self._changed = threading.Condition()
@@ -170,12 +174,19 @@ class Batcher(Generic[Row, Result]):
 
     def _answer(self, batch: Sequence[_Waiting[Row, Result]]) -> None:
         start = time.monotonic()
+        rows = [each.row for each in batch]
         try:
-            answers = self.work([each.row for each in batch])
+            answers = self.work(rows)
         except Exception as error:
-            answers = [error] * len(batch)
-        speed = len(batch) / max(time.monotonic() - start, 1e-6)
+            if len(batch) > 1:  # a row that breaks the model must not take others with it
+                self._answer(batch[: len(batch) // 2])
+                self._answer(batch[len(batch) // 2 :])
+                return
+            answers = [error]
+        seconds = time.monotonic() - start
+        speed = len(batch) / max(seconds, 1e-6)
         self._rows_per_second = 0.8 * self._rows_per_second + 0.2 * speed if self._rows_per_second else speed
+        self.observe(rows, seconds)
         for each, answer in zip(batch, answers, strict=True):
             each.request.give(each.number, answer)
 

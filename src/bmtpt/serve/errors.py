@@ -24,6 +24,56 @@ class ServeError(BmtptError):
         """Headers that the reply must have."""
         return {}
 
+    @property
+    def body(self) -> dict[str, dict[str, str]]:
+        """What the reply says, in the shape that clients of OpenAI's API read."""
+        return {"error": {"message": str(self), "type": self.code}}
+
+
+class Unauthorised(ServeError):
+    """The request has no token that the server knows."""
+
+    status = 401
+    code = "unauthorised"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Basic lets a browser ask its user for a token, as the password."""
+        return {"www-authenticate": 'Bearer realm="bmtpt", Basic realm="bmtpt", charset="UTF-8"'}
+
+
+class Forbidden(ServeError):
+    """The token, the host or the origin does not allow it."""
+
+    status = 403
+    code = "forbidden"
+
+
+class UnknownPrompt(ServeError):
+    """No prompt of this name is loaded."""
+
+    status = 404
+    code = "unknown_prompt"
+
+
+class SlowBody(ServeError):
+    """The body did not arrive in time."""
+
+    status = 408
+    code = "slow_body"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The rest of the body is not waited for."""
+        return {"connection": "close"}
+
+
+class TooLarge(ServeError):
+    """The body has too many bytes, rows or characters."""
+
+    status = 413
+    code = "too_large"
+
 
 class BadRow(ServeError):
     """A row cannot be answered; the sentence names the row, what is wrong with it, and the cure."""
@@ -39,11 +89,11 @@ class BadRequest(ServeError):
     code = "bad_request"
 
 
-class UnknownPrompt(ServeError):
-    """No prompt of this name is loaded."""
+class BadPrompt(ServeError):
+    """What is to be loaded is no prompt of this server's backbone, or its name cannot be used."""
 
-    status = 404
-    code = "unknown_prompt"
+    status = 422
+    code = "bad_prompt"
 
 
 class Busy(ServeError):

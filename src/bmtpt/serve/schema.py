@@ -57,6 +57,7 @@ class Refusal(BaseModel):
 REFUSALS = {
     400: "The body is not JSON in UTF-8.",
     401: "A token is needed, or this one is not known.",
+    403: "The token does not allow it, or a page of another site asks.",
     404: "No prompt of this name is loaded.",
     408: "The body came too slowly.",
     413: "The body or one of its texts is too large.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +13,10 @@ from bmtpt.errors import DataError, described
 from bmtpt.inference.predict import Outcome, answer_together, make_route
 from bmtpt.inference.rows import as_example
 from bmtpt.serve.batcher import Batcher
-from bmtpt.serve.errors import BadRow
+from bmtpt.serve.errors import BadPrompt, BadRow, TooLarge
+from bmtpt.serve.log import event
 from bmtpt.serve.settings import ServeSettings
-from bmtpt.serve.shelf import Served, Shelf, Snapshot, unknown
+from bmtpt.serve.shelf import Served, Shelf, Snapshot, require_name, unknown
 from bmtpt.types import Example
 
 
@@ -65,6 +65,21 @@ class Answer:
             raise BadRow(f"prompt '{self.task}' writes its answers and has no label probabilities; use POST /predict")
         return self.probabilities
 
+    @property
+    def probability(self) -> float | None:
+        """Of the label; None if the answer was written."""
+        return None if self.probabilities is None else self.probabilities[self.label]
+
+    def top(self, k: int | None) -> dict[str, float] | None:
+        """Return the k likeliest label words with their probabilities, likeliest first; all in order without a k."""
+        if self.probabilities is None or k is None:
+            return None if self.probabilities is None else dict(self.probabilities)
+        return dict(sorted(self.probabilities.items(), key=lambda each: -each[1])[:k])
+
+    def abstains(self, threshold: float | None) -> bool:
+        """Tell whether the label's probability is below a threshold; an answer that was written has none."""
+        return threshold is not None and self.probability is not None and self.probability < threshold
+
 
 class Ask(NamedTuple):
     """A row on its way to the model, with the prompt that was loaded when it came."""
@@ -78,9 +93,10 @@ class Service:
     """A frozen model, the prompts on a shelf, and the queue in front of the model."""
 
     def __init__(
-        self, backbone: Backbone, shelf: Shelf, batcher: Batcher[Ask, Outcome], deadline: float = 30.0
+        self, backbone: Backbone, shelf: Shelf, batcher: Batcher[Ask, Outcome], settings: ServeSettings | None = None
     ) -> None:
-        self.backbone, self.shelf, self.batcher, self.deadline = backbone, shelf, batcher, deadline
+        self.backbone, self.shelf, self.batcher = backbone, shelf, batcher
+        self.settings = settings or ServeSettings()
 
     @classmethod
     def of(cls, backbone: Backbone, prompts: Mapping[str, Prompt], settings: ServeSettings | None = None) -> Self:
@@ -93,21 +109,31 @@ class Service:
         work = partial(answer_asked, backbone)
         wait = settings.max_wait_ms / 1000
         batcher = Batcher(work, max_batch=settings.max_batch, max_wait=wait, queue=settings.queue)
-        service = cls(backbone, Shelf(), batcher, settings.deadline)
+        service = cls(backbone, Shelf(), batcher, settings)
         for name, prompt in prompts.items():
-            service.shelf.put(batcher.call(partial(service._served, name, prompt)).result())
+            service.load(name, prompt)
         return service
 
-    def _served(self, name: str, prompt: Prompt) -> Served:
-        return Served(name, prompt, make_route(self.backbone, prompt, name=name))
+    def load(self, name: str, prompt: Prompt, origin: str = "start") -> Served | None:
+        """Load a prompt, or replace the one of its name, which is returned; requests that wait keep the old one.
 
-    async def load(self, name: str, prompt: Prompt) -> Served | None:
-        """Load a prompt, or replace the one of its name, which is returned.
+        Waits for the model's thread: not for the event loop (see `asyncio.to_thread`).
 
         Raises:
             BackboneError: It belongs to another model.
+            BadPrompt: Its name cannot be used, or it has too many label words.
+            Draining: The server is about to stop.
         """
-        return self.shelf.put(await asyncio.wrap_future(self.batcher.call(partial(self._served, name, prompt))))
+        require_name(name)
+        served = self.batcher.call(partial(self._served, name, prompt, origin)).result()
+        return self.shelf.put(served)
+
+    def _served(self, name: str, prompt: Prompt, origin: str) -> Served:
+        route = make_route(self.backbone, prompt, name=name)
+        labels, most = len(route.task.label_words), self.settings.max_labels
+        if labels > most:
+            raise BadPrompt(f"prompt '{name}' has {labels:,} label words, and at most {most:,} are allowed")
+        return Served(name, prompt, route, origin)
 
     async def answer(self, rows: Sequence[Row], *, deadline: float | None = None, spread: bool = False) -> list[Answer]:
         """Return the answers to some rows, in order; rows of all tasks and requests share the model's passes.
@@ -119,13 +145,27 @@ class Service:
         Raises:
             UnknownPrompt: A row's prompt is not loaded.
             BadRow: A row lacks a column, or holds what is no text.
+            TooLarge: There are too many rows, or one of them is too long.
             Busy, Draining, Late: See `bmtpt.serve.errors`.
         """
+        if len(rows) > (most := min(self.settings.max_rows, self.settings.queue)):
+            raise TooLarge(f"{len(rows):,} rows are too many; send at most {most:,} at a time")
+        self.batcher.require_room(len(rows))
         snapshot = self.shelf.snapshot()
-        asked = [ask(row, number, snapshot) for number, row in enumerate(rows, start=1)]
-        limit = self.deadline if deadline is None else min(deadline, self.deadline)
+        asked = [self._asked(row, number, snapshot) for number, row in enumerate(rows, start=1)]
+        limit = self.settings.deadline if deadline is None else min(deadline, self.settings.deadline)
         outcomes = await self.batcher.answer(asked, limit)
-        return [_answer(row.task, outcome, spread) for row, outcome in zip(rows, outcomes, strict=True)]
+        answers = [_answer(row.task, outcome, spread) for row, outcome in zip(rows, outcomes, strict=True)]
+        if self.settings.log_texts:
+            event("answered", rows=[row.example for row in rows], labels=[answer.label for answer in answers])
+        return answers
+
+    def _asked(self, row: Row, number: int, snapshot: Snapshot) -> Ask:
+        found = ask(row, number, snapshot)
+        if (length := len(found.example.text)) > self.settings.max_text:
+            most = self.settings.max_text
+            raise TooLarge(f"{found.where} has {length:,} characters, and at most {most:,} are allowed; shorten it")
+        return found
 
 
 def ask(row: Row, number: int, snapshot: Snapshot) -> Ask:

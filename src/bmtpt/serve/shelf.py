@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from bmtpt.artifacts.card import now
 from bmtpt.artifacts.saved import Prompt
-from bmtpt.errors import nearest
+from bmtpt.errors import nearest, shortened
 from bmtpt.inference.predict import Route
-from bmtpt.serve.errors import UnknownPrompt
+from bmtpt.serve.errors import BadPrompt, UnknownPrompt
 from bmtpt.tasks import TaskSpec
 
 
@@ -22,17 +24,24 @@ class Served:
         name: What requests call it.
         prompt: As it was saved, with its card.
         route: How its rows are asked and read.
+        origin: Where it came from: the folder's name, or "upload".
+        loaded: When, ISO 8601 in UTC.
     """
 
     name: str
     prompt: Prompt
     route: Route
+    origin: str = "start"
+    loaded: str = field(default_factory=now)
 
     @property
     def task(self) -> TaskSpec:
         """The task that the prompt answers."""
         return self.route.task
 
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+"""What a prompt may be called: it goes into addresses, metrics and log lines."""
 
 Snapshot = Mapping[str, Served]
 
@@ -73,4 +82,13 @@ class Shelf:
 def unknown(name: str, snapshot: Snapshot) -> UnknownPrompt:
     """Return the error for a name that no prompt has."""
     cure = nearest(name, snapshot) if snapshot else "no prompt is loaded"
-    return UnknownPrompt(f"no prompt is called '{name}'; {cure}")
+    return UnknownPrompt(f"no prompt is called '{shortened(name)}'; {shortened(cure, 200)}")
+
+
+def require_name(name: str) -> None:
+    """Raise a `BadPrompt` if a prompt may not be called so."""
+    if not NAME.fullmatch(name):
+        raise BadPrompt(
+            f"a prompt cannot be called '{shortened(name)}'; take 1 to 64 letters, digits "
+            "and _ . -, the first a letter or digit"
+        )
