@@ -1,7 +1,8 @@
 """Fill docs/results.md and docs/results/*.md from result lines, and draw their pictures and the README's.
 
 Between the marks under a block of commands goes what its `bmtpt table` lines print. A picture `plots/results-NAME.svg`
-shows the headline scores of `studies/results/NAME.jsonl`, and `plots/results-NAME.MEASURE.svg` a measure.
+shows the headline scores of `studies/results/NAME.jsonl`, `plots/results-NAME.MEASURE.svg` a measure, and
+`plots/results-NAME.gains.svg` what the page's `bmtpt table --gains` command compares.
 
     python benchmarks/results_page.py
 """
@@ -19,12 +20,14 @@ import numpy as np
 import pandas as pd
 
 from bmtpt.cli import app
+from bmtpt.report.gain_plot import gain_plot
 from bmtpt.report.lines import by_measure, frame, of_metric, with_source_stages
 from bmtpt.report.names import display_names
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.tables import Table, to_markdown
 from bmtpt.results import read_results
+from bmtpt.stages.headroom import Answerer, Headroom
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -32,7 +35,7 @@ RESULTS = ROOT / "studies" / "results"
 COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what is between the marks under them."""
-OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts) -->\n.*?<!-- /\1 -->", re.DOTALL)
+OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom) -->\n.*?<!-- /\1 -->", re.DOTALL)
 """Tables of this script."""
 PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
@@ -46,7 +49,7 @@ def pages() -> list[Path]:
 
 def filled(page: str) -> str:
     """Return a page with every table printed anew."""
-    made = {"never moved": never_moved, "particle starts": particle_starts}
+    made = {"never moved": never_moved, "particle starts": particle_starts, "headroom": headroom}
     page = BLOCK.sub(_with_tables, page)
     return OWN_BLOCK.sub(lambda block: f"<!-- {block[1]} -->\n\n{made[block[1]]()}\n<!-- /{block[1]} -->", page)
 
@@ -98,23 +101,44 @@ def particle_starts() -> str:
     return to_markdown(Table(header, tuple(rows)))
 
 
+def headroom() -> str:
+    """Return the table of the `bmtpt headroom --json` lines of the targets of few-labels."""
+    lines = pd.read_json(RESULTS / "few-labels-headroom.jsonl", lines=True)
+    rows = []
+    for task, own in lines.groupby("task", sort=False):
+        ways = [Answerer(*way) for way in own[["name", "labels", "accuracy", "nll"]].itertuples(index=False)]
+        found = Headroom(ways, own.test_rows.iloc[0], few=16)
+        linear = [f"{way.accuracy:.1f}" for way in ways if way.name == "offset and linear"]
+        start = (task, str(found.test_rows), *(f"{way.accuracy:.1f}" for way in ways[:2]), *linear)
+        rows.append((*start, str(ways[-1].labels), f"{found.noise:.1f}", "yes" if found.labels_help else "no"))
+    readouts = ("4 labels", "16 labels", "64 labels", "all labels")
+    header = ("target", "test rows", "constant", "untrained", *readouts, "of", "two standard errors", "labels help")
+    return to_markdown(Table(header, tuple(rows)))
+
+
 def picture(name: str, measure: str = "") -> str:
-    """Return the SVG file of a study's headline scores, or of a measure."""
+    """Return the SVG file of a study's headline scores, of a measure, or of a method's differences from all others."""
     lines = frame(read_results([RESULTS / f"{name}.jsonl"]))
     if stages := source_stages(name):
         lines = with_source_stages(lines, stages)
     groups = by_measure(lines)
-    lines = next(group for group in groups if measure in ("", group.metric.iloc[0]))
     with style():
-        return as_file(score_plot(lines))
+        if measure == "gains":
+            return as_file(gain_plot([groups[0], of_metric(lines, "nll")], said(name, "--gains --method '([^']+)'")))
+        return as_file(score_plot(next(group for group in groups if measure in ("", group.metric.iloc[0]))))
 
 
 def source_stages(name: str) -> int | None:
     """Return what the commands of a study's page give as --source-stages; its picture is drawn in the same way."""
+    found = said(name, rf"--source-stages (\d+) .*results/{name}\.jsonl")
+    return int(found) if found else None
+
+
+def said(name: str, pattern: str) -> str | None:
+    """Return what the commands of a study's page say, or None if they do not say it."""
     page = DOCS / "results" / f"{name}.md"
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    found = re.search(rf"--source-stages (\d+) .*results/{name}\.jsonl", text)
-    return int(found[1]) if found else None
+    found = re.search(pattern, page.read_text(encoding="utf-8") if page.is_file() else "")
+    return found[1] if found else None
 
 
 def picture_path(name: str, measure: str = "") -> Path:

@@ -8,7 +8,18 @@ import re
 import pytest
 
 from bmtpt.studies import load_study, named_studies
-from results_page import BLOCK, DOCS, PICTURE, RESULTS, filled, never_moved, pages, picture_path, source_stages
+from results_page import (
+    BLOCK,
+    DOCS,
+    PICTURE,
+    RESULTS,
+    filled,
+    headroom,
+    never_moved,
+    pages,
+    picture_path,
+    source_stages,
+)
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.stem)
@@ -55,3 +66,16 @@ def test_runs_that_stopped_at_the_first_possible_step_are_counted():
     assert f"| MPT | {len(stopped)} of {len(own)} |" in never_moved()
     starts = {(line["target"], line["seed"] % 2): line["value"] for line in stopped}  # two source stages
     assert all(line["value"] == starts[line["target"], line["seed"] % 2] for line in stopped)
+
+
+def test_a_target_has_room_if_all_its_labels_are_two_standard_errors_over_the_constant_answer():
+    lines = [
+        json.loads(line) for line in (RESULTS / "few-labels-headroom.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    cells = {row.split(" | ")[0].strip("| "): row.strip("| ").split(" | ") for row in headroom().splitlines()[2:]}
+    assert set(cells) == {line["task"] for line in lines}
+    for task, row in cells.items():
+        own = [line for line in lines if line["task"] == task]
+        n, share = own[0]["test_rows"] + 4, (own[-1]["accuracy"] / 100 * own[0]["test_rows"] + 2)
+        noise = 200 * (share / n * (1 - share / n) / n) ** 0.5
+        assert row[-2:] == [f"{noise:.1f}", "yes" if own[-1]["accuracy"] - own[0]["accuracy"] >= noise else "no"]

@@ -121,6 +121,22 @@ def test_the_figure_is_drawn_where_the_numbers_are(stages):
     np.testing.assert_allclose((ends - ends.min()) / scale, expected - expected.min(), atol=0.05)
 
 
+def test_a_cost_has_no_better_side(stages):
+    seconds = of_metric(frame(stages), "seconds")
+    table = gain_table(seconds, "bmtpt[particles=5]")
+    assert [row[1] for row in table.rows] == ["0 [0, 0]"] * 3
+    assert BETTER not in table.notes[0]
+    with pytest.raises(ArtifactError, match="'seconds' does not rank methods"):
+        floor_table(seconds, "bmtpt[particles=5]", ["pt"])
+
+
+def test_a_method_that_is_alone_on_a_target_is_compared_with_none(stages):
+    lines = of_metric(frame([row for row in stages if (row.method == "bmtpt") or row.target != "cb"]), "accuracy")
+    with pytest.raises(ArtifactError, match="no other method has results on every target"):
+        gain_table(lines, "bmtpt[particles=5]")
+    assert gain_plot([lines], "bmtpt[particles=5]") is None
+
+
 def test_the_report_draws_the_figure_of_the_method_that_is_named(stages):
     assert "minus each other method" not in render([], stages)
     assert "BMTPT (M = 5) minus each other method" in render([], stages, "bmtpt[particles=5]")

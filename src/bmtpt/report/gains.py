@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from bmtpt.errors import ArtifactError
 from bmtpt.report.names import MEASURES, direction, display_name
 from bmtpt.report.statistics import Interval, check_known, contenders, few_stages, interval, paired, together, unit_name
 from bmtpt.report.tables import FEW_STAGES, Table, interval_text, mean_and_error
@@ -51,65 +52,89 @@ def gain_table(lines: pd.DataFrame, method: str) -> Table:
     """Show `gains` as a table of the other contenders by numbers of shots; the last row counts clear differences.
 
     Raises:
-        ArtifactError: The method has no results.
+        ArtifactError: The method has no results, or shares its targets with no other one.
     """
     found, metric = gains(lines, method), str(lines.metric.iloc[0])
+    if found.empty:
+        raise ArtifactError(
+            f"no other method has results on every target of '{method}', so there is nothing to compare"
+        )
     columns: dict[str, dict[str, str]] = {}
+    counts: dict[str, str] = {}
     for shots, own in found.groupby("shots", dropna=False):
         name = "all rows" if pd.isna(shots) else f"{shots:.0f} shots"
         for heading, cells in ((name, own.stages), (f"{name}, new tasks", own.tasks)):
             if cells.notna().any():
                 signs = [_sign(each, metric) for each in cells]
-                texts = [interval_text(each, metric) + sign for each, sign in zip(cells, signs, strict=True)]
+                texts = [
+                    f"{interval_text(each, metric)} {sign}".strip() for each, sign in zip(cells, signs, strict=True)
+                ]
                 columns[heading] = dict(zip(own.other.map(display_name), texts, strict=True))
-                counts = [sum(mark in sign for sign in signs) for mark in (BETTER, WORSE)]
-                columns[heading]["clearly better, clearly worse"] = f"{counts[0]}, {counts[1]} of {len(signs)}"
+                counts[heading] = f"{signs.count(BETTER)}, {signs.count(WORSE)} of {len(signs)}"
     text = pd.DataFrame(columns).fillna("–")
-    unit = metric if metric in MEASURES else "points"
-    ours = display_name(method)
-    note = (
-        f"Paired differences in {unit}, mean over {lines.target.nunique()} targets, with 95 % intervals: Student's t "
-        f"over {unit_name(lines)}s for these targets, and over targets for new tasks. "
-        f"The interval excludes 0 in favour of the method ({BETTER}) or against it ({WORSE}); of "
-        f"{text.iloc[:-1].size} intervals about one in 20 would by chance alone."
-    )
-    if direction(metric) < 0:
-        note += " Lower is better, so a gain is negative."
-    notes = (note, FEW_STAGES) if few_stages(lines) else (note,)
-    return Table((f"{ours} minus", *text.columns), tuple(text.itertuples(name=None)), notes)
+    size = text.size
+    if direction(metric):
+        text.loc["clearly better, clearly worse"] = counts
+    body = tuple(text.itertuples(name=None))
+    return Table((f"{display_name(method)} minus", *text.columns), body, _notes(lines, method, size))
 
 
 def _sign(found: Interval | None, metric: str) -> str:
-    if found is None or not found.low * found.high > 0:
+    if found is None or not found.low * found.high > 0 or not direction(metric):
         return ""
-    return f" {BETTER if found.mean * direction(metric) > 0 else WORSE}"
+    return BETTER if found.mean * direction(metric) > 0 else WORSE
+
+
+def _notes(lines: pd.DataFrame, method: str, count: int) -> tuple[str, ...]:
+    metric, targets = str(lines.metric.iloc[0]), lines[lines.contender == method].target.nunique()
+    note = (
+        f"Paired differences in {_unit(metric)}, mean over {targets} target{'s' if targets > 1 else ''}, with 95 % "
+        f"intervals: Student's t over {unit_name(lines)}s for these targets, and over targets for new tasks."
+    )
+    if direction(metric):
+        note += (
+            f" The interval excludes 0 in favour of the method ({BETTER}) or against it ({WORSE}); of {count} "
+            "intervals about one in 20 would by chance alone."
+        )
+    if direction(metric) < 0:
+        note += " Lower is better, so a gain is negative."
+    return (note, FEW_STAGES) if few_stages(lines) else (note,)
+
+
+def _unit(metric: str) -> str:
+    return metric if metric in MEASURES else "points"
 
 
 def floor_table(lines: pd.DataFrame, method: str, floors: Sequence[str]) -> Table:
-    """Show on which targets a method is more than one standard error under a baseline.
+    """Show on which targets a method is more than one standard error worse than a baseline.
 
     Args:
-        lines: Of one metric that has a direction.
+        lines: Of one metric.
         method: One contender.
         floors: The baselines.
 
     Raises:
-        ArtifactError: One of them has no results.
+        ArtifactError: One of them has no results, or the metric does not rank methods.
     """
     metric = str(lines.metric.iloc[0])
+    if not direction(metric):
+        raise ArtifactError(
+            f"'{metric}' does not rank methods, so none is under another in it; take a score, nll or brier"
+        )
     columns: dict[str, dict[str, str]] = {}
+    counts: dict[str, str] = {}
     for floor in floors:
-        difference = paired(lines, method, floor)
+        difference, name = paired(lines, method, floor), display_name(floor)
         means, errors = difference.mean(), difference.sem()
         under = means * direction(metric) < -errors
-        texts = {
+        columns[name] = {
             row: mean_and_error(means[row], errors[row], metric) + f" {WORSE}" * bool(under[row]) for row in means.index
         }
-        columns[display_name(floor)] = {**texts, "under on": f"{under.sum()} of {len(under)}"}
+        counts[name] = f"{under.sum()} of {errors.notna().sum()}"
     text = pd.DataFrame(columns).fillna("–")
-    unit = metric if metric in MEASURES else "points"
+    text.loc["under on"] = counts
     note = (
-        f"{display_name(method)} minus the baseline in {unit}, paired, ± standard error over {unit_name(lines)}s. "
-        f"{WORSE}: more than one standard error worse."
+        f"{display_name(method)} minus the baseline in {_unit(metric)}, paired, ± standard error over "
+        f"{unit_name(lines)}s. {WORSE}: more than one standard error worse."
     )
     return Table(("target", *text.columns), tuple(text.itertuples(name=None)), (note,))

@@ -84,6 +84,7 @@ SECOND_TABLES = frozenset({"covered_modes", "mean_error", "mean_gap", "particle_
 OPTION_NAMES = {
     "annealing": "{} annealing",
     "batch_size": "{} rows a step",
+    "candidates": "{} starts",
     "dimension": "n = {}",
     "frequency": "frequency {}",
     "kernel": "{} kernel",
@@ -94,11 +95,13 @@ OPTION_NAMES = {
     "repulsion": "repulsion {}",
     "scope": "one kernel per {}",
     "std": "blur {}",
+    "unlabelled_rows": "{} texts",
 }
 """Printed names of a variant's options, whatever their value."""
 
 SETTING_NAMES = {
-    "average=start": "averaged with its start",
+    "average=start": "start averaged in",
+    "average=starts": "starts averaged in",
     "decompose=true": "A ∘ uvᵀ",
     "decompose=false": "θ itself",
     "freeze_full=true": "u and v only",
@@ -107,7 +110,7 @@ SETTING_NAMES = {
     "prior=mixture": "one Gaussian per particle",
     "readout=linear": "readout",
     "readout=offset": "offset",
-    "readout_prior=posterior": "widths from the sources",
+    "readout_prior=posterior": "source widths",
     "steps=0": "untouched",
     "task_factors=true": "with factors",
     "task_factors=false": "without factors",
