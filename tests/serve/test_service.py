@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from bmtpt.errors import BackboneError
 from bmtpt.inference.predict import predict
 from bmtpt.inference.rows import as_example
 from bmtpt.serve.errors import BadPrompt, BadRow, Busy, Draining, Late, TooLarge, UnknownPrompt
+from bmtpt.serve.log import JsonLines
 from bmtpt.serve.service import Row, Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.tasks import saved_task
@@ -231,3 +233,13 @@ def test_a_row_that_finds_the_model_idle_waits_for_others_only_if_it_is_told_to(
         asyncio.run(two_in_a_row(service))
         assert [len(batch) for batch in batches] == expected
         service.batcher.drain()
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_texts_are_logged_only_if_that_is_asked_for(wanted, tiny_backbone, prompts, caplog):
+    caplog.set_level(logging.DEBUG)
+    service = Service.of(tiny_backbone, prompts, ServeSettings(log_texts=wanted))
+    asyncio.run(service.answer([Row("sentiment", "a secret")]))
+    service.batcher.drain()
+    lines = [JsonLines().format(record) for record in caplog.records]
+    assert any("a secret" in line for line in lines) is wanted

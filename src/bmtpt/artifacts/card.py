@@ -263,9 +263,14 @@ def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     Raises:
         ArtifactError: The folder has no card, or one that is damaged or of another kind or format version.
     """
-    path, raw = folder / CARD, read_raw_card(folder)
+    raw = read_raw_card(folder)
     if raw is None:
         raise ArtifactError(f"{folder} holds no posterior or prompt: there is no {CARD}")
+    return as_card(raw, str(folder), *models)
+
+
+def as_card(raw: dict[str, Any], folder: str, *models: type[AnyCard]) -> AnyCard:
+    """Return the card that holds some fields. Raises as `read_card`."""
     by_kind = {model.model_fields["kind"].default: model for model in models}
     if raw["kind"] not in by_kind:
         wanted = " or ".join(A_KIND[kind] for kind in by_kind)
@@ -273,4 +278,4 @@ def read_card(folder: Path, *models: type[AnyCard]) -> AnyCard:
     try:
         return by_kind[raw["kind"]].model_validate(raw)
     except ValidationError as error:
-        raise ArtifactError(f"{path} is not a valid card: {field_problem(error)}") from error
+        raise ArtifactError(f"{folder}/{CARD} is not a valid card: {field_problem(error)}") from error

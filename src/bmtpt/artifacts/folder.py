@@ -47,9 +47,11 @@ def read_raw_card(folder: Path) -> dict[str, Any] | None:
         ArtifactError: It cannot be read, is not the card of this or an earlier format, or not as it was written.
     """
     path = folder / CARD
-    if not path.is_file():
-        return None
-    found = read_json(path)
+    return raw_card(read_json(path), str(path)) if path.is_file() else None
+
+
+def raw_card(found: Any, path: str) -> dict[str, Any]:
+    """Return the fields of a card without its seal. Raises as `read_raw_card`; the sentence begins with ``path``."""
     if not isinstance(found, dict) or found.get("kind") not in list(A_KIND):
         raise ArtifactError(f"{path} is not the card of a posterior or a prompt")
     version = found.get("format_version")
@@ -81,12 +83,17 @@ def read_weights(folder: Path, kind: Kind, sha256: str) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise ArtifactError(cannot_read(path, error)) from error
+    require_hash(content, sha256, str(path))
+    return content
+
+
+def require_hash(content: bytes, sha256: str, path: str) -> None:
+    """Raise an ArtifactError if a safetensors file is not the one whose SHA-256 a card notes."""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise ArtifactError(
             f"{path} is not the file that {CARD} describes (its SHA-256 differs): it was cut off, edited or replaced; "
             "copy the folder again or train again"
         )
-    return content
 
 
 @contextmanager

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -18,15 +19,17 @@ from torch import Tensor
 from bmtpt.artifacts.card import (
     AnyCard,
     BackboneCard,
+    Card,
     MixtureCard,
     PosteriorCard,
     PromptCard,
     TargetCard,
+    as_card,
     read_card,
     stamped,
 )
 from bmtpt.artifacts.files import write_files_atomically
-from bmtpt.artifacts.folder import CARD, output_folder, read_weights
+from bmtpt.artifacts.folder import CARD, output_folder, raw_card, read_weights, require_hash
 from bmtpt.artifacts.readouts import NAMES, from_tensors, to_tensors
 from bmtpt.errors import ArtifactError
 from bmtpt.posterior.readout import Readout
@@ -95,6 +98,22 @@ class Prompt:
         """Read a prompt and check it against its card. Raises as `Posterior.load`."""
         tensors, card = _read(Path(folder), PromptCard)
         return cls(tensors["prompts"], card, _readouts(folder, tensors, card, tensors["prompts"]))
+
+    @classmethod
+    def from_files(cls, card: Mapping[str, Any], weights: bytes, name: str) -> Self:
+        """Return the prompt that the fields of ``card.json`` and the bytes of ``prompt.safetensors`` hold.
+
+        Args:
+            name: What messages call it in place of a folder.
+
+        Raises:
+            ArtifactError: As `load`.
+        """
+        noted = as_card(raw_card(card, f"{name}/{CARD}"), name, PromptCard)
+        path = f"{name}/{noted.kind}.safetensors"
+        require_hash(weights, noted.weights_sha256, path)
+        tensors = _parsed(weights, noted, path)
+        return cls(tensors["prompts"], noted, _readouts(name, tensors, noted, tensors["prompts"]))
 
 
 @dataclass(frozen=True)
@@ -180,8 +199,15 @@ def _check_tensors(tensors: dict[str, Tensor], backbone: BackboneCard, what: str
 def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCard]:
     """Read a card and its tensors, and check all that a wrong, damaged or edited folder could break."""
     card = read_card(folder, model)
-    path, content = folder / f"{card.kind}.safetensors", read_weights(folder, card.kind, card.weights_sha256)
-    # What a hash cannot tell: a card and a file that fit each other can still both be wrong.
+    content = read_weights(folder, card.kind, card.weights_sha256)
+    return _parsed(content, card, str(folder / f"{card.kind}.safetensors")), card
+
+
+def _parsed(content: bytes, card: Card, path: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file.
+
+    What a hash cannot tell is checked: a card and a file that fit each other can still both be wrong.
+    """
     try:
         tensors = parse_safetensors(content)
     except (SafetensorError, ValueError) as error:
@@ -192,5 +218,5 @@ def _read(folder: Path, model: type[AnyCard]) -> tuple[dict[str, Tensor], AnyCar
     for tensor in tensors.values():
         if tensor.dtype != torch.float32:
             raise ArtifactError(f"{path} holds {tensor.dtype} where torch.float32 belongs")
-    _check_tensors(tensors, card.backbone, str(path))
-    return tensors, card
+    _check_tensors(tensors, card.backbone, path)
+    return tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -12,9 +13,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from bmtpt.serve.errors import BadRequest, ServeError
+from bmtpt.serve.folders import Watch
 from bmtpt.serve.gate import REFUSED, Gate, logged
 from bmtpt.serve.metrics import Metrics
-from bmtpt.serve.routes import classify, decisions, health, huggingface
+from bmtpt.serve.routes import admin, classify, decisions, health, huggingface, predict
 from bmtpt.serve.schema import describe_with_names, invalid, refusals
 from bmtpt.serve.service import Service
 from bmtpt.serve.settings import ServeSettings
@@ -23,7 +25,7 @@ from bmtpt.serve.tokens import Token
 GATE_STATUSES = (401, 403, 408, 413)
 """Statuses that the gate may give to any request."""
 
-FAMILIES = (health, decisions, classify, huggingface)
+FAMILIES = (predict, admin, health, decisions, classify, huggingface)
 """Modules whose ``router(service, settings)`` returns their routes."""
 
 
@@ -33,17 +35,24 @@ def create_app(
     *,
     tokens: Sequence[Token] = (),
     hosts: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> FastAPI:
     """Return the application; when its server shuts down, everything that was accepted is answered first.
 
     Args:
         tokens, hosts: See `Gate`.
+        watch: Runs as long as the application.
     """
     settings = settings or service.settings
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(watch.run()) if watch else None
         yield
+        if watching:
+            watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watching
         await asyncio.to_thread(service.batcher.drain)
 
     # FastAPI's own pages for docs load scripts from other hosts.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Self
 
 from bmtpt.artifacts.saved import Prompt
@@ -90,13 +91,18 @@ class Ask(NamedTuple):
 
 
 class Service:
-    """A frozen model, the prompts on a shelf, and the queue in front of the model."""
+    """A frozen model, the prompts on a shelf, and the queue in front of the model.
+
+    Attributes:
+        folders: Where prompts were given at the start, by name: the only places that are read again on request.
+    """
 
     def __init__(
         self, backbone: Backbone, shelf: Shelf, batcher: Batcher[Ask, Outcome], settings: ServeSettings | None = None
     ) -> None:
         self.backbone, self.shelf, self.batcher = backbone, shelf, batcher
         self.settings = settings or ServeSettings()
+        self.folders: Mapping[str, Path] = {}
 
     @classmethod
     def of(cls, backbone: Backbone, prompts: Mapping[str, Prompt], settings: ServeSettings | None = None) -> Self:
@@ -110,6 +116,7 @@ class Service:
         wait = settings.max_wait_ms / 1000
         batcher = Batcher(work, max_batch=settings.max_batch, max_wait=wait, queue=settings.queue)
         service = cls(backbone, Shelf(), batcher, settings)
+        batcher.call(lambda: backbone.engine).result()  # built now, or refused
         for name, prompt in prompts.items():
             service.load(name, prompt)
         return service
