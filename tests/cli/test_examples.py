@@ -11,7 +11,13 @@ from bmtpt.cli import COMMANDS, TASK_COMMANDS
 from bmtpt.tasks.sources import Rows, from_memory
 from bmtpt.tasks.spec import Offline
 
-FASTER = {"learn": "--steps 2", "adapt": "--steps 2", "study": "--jobs 1", "quickstart": "--jobs 1"}
+FASTER = {
+    "learn": "--steps 2",
+    "adapt": "--steps 2",
+    "study": "--jobs 1",
+    "quickstart": "--jobs 1",
+    "serve": "--port 0",
+}
 """Options that examples are given here; the last one of a name wins."""
 
 WHEEL: dict[str, dict[str, list[Any]]] = {
@@ -46,6 +52,7 @@ def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, A
         patched.setattr("bmtpt.cli.quickstart_command.QUICKSTART", tiny_quickstart)
         patched.setattr("bmtpt.tasks.rows.from_wheel", small_wheel)
         patched.setattr("bmtpt.backbone.model.embedded.Embedded.folder", lambda _: tiny_t5_folder)
+        patched.setattr("uvicorn.Server.run", lambda self, sockets: None)  # it would serve until it is stopped
         for name, example in examples().items():
             text, _, command = example.rpartition(" | ")
             words = shlex.split(f"{command} {FASTER.get(name, '')}")

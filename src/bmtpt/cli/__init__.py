@@ -17,6 +17,7 @@ from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, pred
 from bmtpt.cli.console import log_shown
 from bmtpt.cli.headroom_command import headroom
 from bmtpt.cli.quickstart_command import quickstart
+from bmtpt.cli.serve_command import serve
 from bmtpt.cli.study_commands import study
 from bmtpt.cli.table_commands import table
 from bmtpt.cli.task_commands import check_task, list_tasks, show_task
@@ -36,6 +37,7 @@ COMMANDS: Commands = {
     "adapt": (adapt, "bmtpt adapt --posterior post --data offline --target sst2 --shots 16 --out prompts/sst2"),
     "evaluate": (evaluate, "bmtpt evaluate --prompt prompts/sst2 --data offline"),
     "predict": (predict, "echo 'a warm and funny film' | bmtpt predict --prompt prompts/sst2"),
+    "serve": (serve, "bmtpt serve --prompts prompts/sst2"),
     "inspect": (inspect, "bmtpt inspect post --tokens 5"),
     "export": (export, "bmtpt export prompts/sst2 --to peft --out sst2-peft"),
     "import": (import_, "bmtpt import sst2-peft --task sst2 --backbone offline --out imported/sst2"),
@@ -132,6 +134,8 @@ def _is_interruption(error: BaseException | None) -> bool:
 def _how_to_continue(arguments: list[str]) -> str:
     if arguments[:1] in (["study"], ["quickstart"]):
         return "finished jobs are kept: give the same command again to continue"
+    if arguments[:1] == ["serve"]:
+        return "every request that was accepted has its answer"
     return "give the command again with --resume to continue a training run"
 
 

@@ -1,0 +1,139 @@
+"""`bmtpt serve` as a process: it listens where it may, and leaves no accepted request without its answer."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+import uvicorn
+
+from bmtpt.errors import SettingsError
+from bmtpt.serve.app import create_app
+from bmtpt.serve.run import backbone_of, config, listening, require_private
+from bmtpt.serve.service import Service
+from bmtpt.serve.settings import ServeSettings
+from bmtpt.serve.tokens import Token
+
+
+@pytest.fixture(scope="module")
+def folder(prompts, tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("served")
+    for name in ("sentiment", "pairs"):
+        prompts[name].save(place / name)
+    return place
+
+
+class Server:
+    """A running `bmtpt serve`."""
+
+    def __init__(self, *options: object) -> None:
+        command = [sys.executable, "-m", "bmtpt", "serve", "--port", "0", *map(str, options)]
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        self.url = self.process.stdout.readline().split()[2].rstrip(";")
+
+    def stop(self, sign: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict]]:
+        self.process.send_signal(sign)
+        _, err = self.process.communicate(timeout=20)
+        return self.process.returncode, [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+
+
+def test_sigterm_under_load_answers_every_accepted_request_and_logs_no_text(folder):
+    server = Server("--prompts", folder, "--max-wait-ms", 300)
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        assert client.get("/readyz").json() == {"ready": True, "prompts": 2}
+
+        def ask(number: int):
+            body = {"task": "sentiment", "rows": [f"secret{number} " * (number + 1)]}
+            return client.post("/predict", json=body, headers={"x-request-id": f"r{number}"}).status_code
+
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            asked = [pool.submit(ask, number) for number in range(16)]
+            time.sleep(0.15)  # all are inside: the model waits for company for 300 ms
+            code, log = server.stop()
+            assert [each.result() for each in asked] == [200] * 16
+    assert code == -signal.SIGTERM
+    requests = {line["request"] for line in log if line["event"] == "request" and line["path"] == "/predict"}
+    assert requests == {f"r{number}" for number in range(16)}
+    assert "secret" not in json.dumps(log)
+    assert log[0]["event"] == "serving"
+
+
+@pytest.fixture
+def address(tiny_backbone, prompts):
+    """Where a server of this process listens that waits half a second for headers and bodies."""
+    settings = ServeSettings(body_seconds=0.5)
+    service = Service.of(tiny_backbone, prompts, settings)
+    server = uvicorn.Server(config(create_app(service), settings))
+    with listening("127.0.0.1", 0) as door:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, daemon=True)
+        thread.start()
+        yield door.getsockname()
+        server.should_exit = True
+        thread.join(10)
+
+
+ASK = b"POST /predict HTTP/1.1\r\nhost: a\r\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "reply"),
+    [
+        ([b""], b""),
+        ([b"GET /healthz HTTP/1.1\r\nhost:"], b""),
+        ([b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n", b"GET"], b"HTTP/1.1 200"),
+        ([ASK + b"content-length: 9\r\n\r\n", b"{"], b"HTTP/1.1 408"),
+        ([ASK + b"transfer-encoding: chunked\r\n\r\n", b"1\r\n{\r\n"], b"HTTP/1.1 408"),
+    ],
+)
+def test_a_client_that_does_not_finish_its_request_is_hung_up_on(sent, reply, address):
+    with socket.create_connection(address, timeout=5) as slow:
+        begun, received = time.monotonic(), b""
+        for part in sent:
+            slow.sendall(part)
+            time.sleep(0.1)
+        while more := slow.recv(10_000):
+            received += more
+        assert 0.3 < time.monotonic() - begun < 3
+    assert received.startswith(reply)
+    assert reply or not received
+
+
+def test_a_body_that_is_too_large_is_told_to_a_client_that_sends_all_of_it(address):
+    url = f"http://127.0.0.1:{address[1]}/predict"
+    reply = httpx.post(url, content=b" " * 2**23)
+    assert reply.status_code == 413
+    assert "server" not in reply.headers
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "8.8.8.8", ""])
+def test_other_machines_are_let_in_only_with_tokens(host):
+    with pytest.raises(SettingsError, match=r"lets other machines in, and without tokens .* give --token-file"):
+        require_private(host, ())
+    require_private(host, [Token("predict", b"", "")])
+
+
+def test_loopback_needs_no_tokens():
+    for host in ("127.0.0.1", "localhost", "::1", "127.1.2.3"):
+        require_private(host, ())
+
+
+def test_an_address_that_cannot_be_listened_at_is_told_with_the_cure(tmp_path):
+    with listening("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SettingsError, match=rf"cannot listen at 127.0.0.1, port {port}: address already in use"):
+            listening("127.0.0.1", port)
+    with pytest.raises(SettingsError, match="no prompt says which backbone to load; give --prompts DIR"):
+        backbone_of({}, tmp_path)
