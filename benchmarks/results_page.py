@@ -35,7 +35,8 @@ RESULTS = ROOT / "studies" / "results"
 COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what is between the marks under them."""
-OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom) -->\n.*?<!-- /\1 -->", re.DOTALL)
+NO_LINES = "Being computed."
+OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom|gains) -->\n.*?<!-- /\1 -->", re.DOTALL)
 """Tables of this script."""
 PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
@@ -49,7 +50,7 @@ def pages() -> list[Path]:
 
 def filled(page: str) -> str:
     """Return a page with every table printed anew."""
-    made = {"never moved": never_moved, "particle starts": particle_starts, "headroom": headroom}
+    made = {"never moved": never_moved, "particle starts": particle_starts, "headroom": headroom, "gains": gains}
     page = BLOCK.sub(_with_tables, page)
     return OWN_BLOCK.sub(lambda block: f"<!-- {block[1]} -->\n\n{made[block[1]]()}\n<!-- /{block[1]} -->", page)
 
@@ -61,9 +62,15 @@ def _with_tables(block: re.Match[str]) -> str:
 
 
 def printed(command: str) -> str:
-    """Return what a `bmtpt table` command prints in the project's root, without doubled blank lines."""
+    """Return what a `bmtpt table` command prints in the project's root, without doubled blank lines.
+
+    A page may be there before its lines, with the rules of a study that is still running.
+    """
+    words = shlex.split(command, comments=True)
+    if not all((ROOT / word).is_file() for word in words if word.endswith(".jsonl")):
+        return NO_LINES
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(io.StringIO()) as out:
-        app(shlex.split(command, comments=True)[1:], standalone_mode=False)
+        app(words[1:], standalone_mode=False)
     return re.sub(r"\n{3,}", "\n\n", out.getvalue()).strip()
 
 
@@ -114,6 +121,13 @@ def headroom() -> str:
     readouts = ("4 labels", "16 labels", "64 labels", "all labels")
     header = ("target", "test rows", "constant", "untrained", *readouts, "of", "two standard errors", "labels help")
     return to_markdown(Table(header, tuple(rows)))
+
+
+def gains() -> str:
+    """Return the link to the figure of few-labels, if its lines are there."""
+    if not (RESULTS / "few-labels.jsonl").is_file():
+        return NO_LINES + "\n"
+    return "![One method minus each other one, with 95 % intervals](plots/results-few-labels.gains.svg)\n"
 
 
 def picture(name: str, measure: str = "") -> str:
