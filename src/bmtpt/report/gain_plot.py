@@ -15,7 +15,7 @@ from bmtpt.report.svg import INK, colour, legend, panels, to_svg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LINE = 44
+LINE = 56
 """Characters of a method's name per line."""
 
 APART = 0.22
@@ -40,8 +40,8 @@ def gain_plot(tables: Sequence[pd.DataFrame], method: str) -> str | None:
     if not names:
         return None
     shown = [textwrap.fill(display_name(name), LINE) for name in names]
-    height = 1.3 + 0.17 * sum(2 + text.count("\n") for text in shown)
-    figure, axes = panels(len(tables), (4.6, height), columns=2)
+    height = 1.3 + len(names) * (0.19 + 0.13 * max(1 + text.count("\n") for text in shown))
+    figure, axes = panels(len(tables), (5.2, height), columns=2)
     for panel, lines, own in zip(axes, tables, found, strict=True):
         _panel(panel, own, names)
         panel.set_yticks(range(len(names)), shown if panel is axes[0] else [""] * len(names))
