@@ -18,6 +18,7 @@ from results_page import (
     never_moved,
     pages,
     picture_path,
+    printed,
     source_stages,
 )
 
@@ -66,6 +67,15 @@ def test_runs_that_stopped_at_the_first_possible_step_are_counted():
     assert f"| MPT | {len(stopped)} of {len(own)} |" in never_moved()
     starts = {(line["target"], line["seed"] % 2): line["value"] for line in stopped}  # two source stages
     assert all(line["value"] == starts[line["target"], line["seed"] % 2] for line in stopped)
+
+
+def test_gains_are_those_of_the_headline_scores_where_a_study_has_other_measures_too():
+    command = "bmtpt table --gains --source-stages 1 --method 'bmtpt[particles=1]' studies/results/particles.jsonl"
+    assert printed(command).count("| BMTPT (M = 1) minus |") == 1
+
+
+def test_a_page_may_be_there_before_its_lines():
+    assert printed("bmtpt table studies/results/no-such-study.jsonl") == "Being computed."
 
 
 def test_a_target_has_room_if_all_its_labels_are_two_standard_errors_over_the_constant_answer():

@@ -72,7 +72,8 @@ def table(
     if published:
         print(to_markdown(published_table(by_measure(lines)[0])))
         return
-    for group in [of_metric(lines, metric)] if metric else by_measure(lines):
+    groups = [of_metric(lines, metric)] if metric else by_measure(lines)
+    for group in groups[:1] if gains or floors else groups:
         names = contenders(group)
         judged = method or judged_of(names)
         if gains:
