@@ -28,7 +28,7 @@ class BmtptError(Exception):
 
 
 def _on_one_line(text: str) -> str:
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    line = text if text.isprintable() else "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     return line if len(line) <= LONGEST else f"{line[: 2 * LONGEST // 3]} … {line[3 - LONGEST // 3 - 1 :]}"
 
 
