@@ -30,7 +30,7 @@ TargetLikelihood = Literal["auto", "tokens", "labels"]
 SourceObjective = Literal["words", "readout"]
 Calibrate = Literal["none", "temperature"]
 ReadoutKind = Literal["auto", "none", "offset", "linear"]
-Average = Literal["auto", "none", "start"]
+Average = Literal["auto", "none", "start", "starts"]
 ParticleInit = Literal["independent", "shared", "prompt"]
 Prior = Literal["mean", "mixture", "none"]
 Start = Literal["mean", "best", "particles", "auto"]
@@ -238,6 +238,8 @@ class AdaptSettings(LoopSettings):
             the target has a validation part of its own and `validation_rows` lets its labels select, too.
         draw: How the `shots` are drawn: at `random`, so that they show the label shares of the task, or `balanced` over
             its labels, which teaches wrong shares where labels are skewed.
+        unlabelled_rows: How many of the training rows that the `shots` leave out lend their texts to the readout, which
+            does not look at their labels.
         selection: Keep the step with the best validation `score` (ties: lower loss) or the lowest `loss`; or `none`:
             train on every labelled row, keep the last step, and take each method's first candidate.
         selection_share: Share of the training rows (of the `shots`) that selects where no validation rows do.
@@ -253,7 +255,9 @@ class AdaptSettings(LoopSettings):
             `offset` per label word, or a `linear` readout of the model's states too; `auto`: linear where a task has
             label words. It is part of the artifact.
         average: What answers along with the trained prompt, by averaged probabilities: `none` [paper], or its
-            untouched `start` with a readout of its own; `auto`: the start where a task has label words.
+            untouched `start` with a readout of its own; `starts`: every start of the method, trained and untouched, to
+            which BMTPT adds a vocabulary draw with a prior around it, so that what the sources teach is never all that
+            answers; `auto`: the start where a task has label words.
         offset_std: σ_b of the readout's prior, in nats; 0 leaves its part out.
         weight_std: σ_w of the readout's prior, in nats; 0 leaves its part out.
         slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
@@ -268,6 +272,7 @@ class AdaptSettings(LoopSettings):
         "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
         "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced", "normalise": "none",
         "likelihood": "tokens", "readout": "none", "average": "none", "calibrate": "none", "ensemble": False,
+        "unlabelled_rows": 0,
     }  # fmt: skip
 
     prior: Prior = "mean"
@@ -279,6 +284,7 @@ class AdaptSettings(LoopSettings):
     factor_learning_rate: Positive = 0.01
     shots: Count | None = None
     draw: Draw = "random"
+    unlabelled_rows: Annotated[int, Field(ge=0, lt=2**31)] = 0
     selection: Selection = "score"
     selection_share: float = Field(default=0.25, gt=0, lt=1)
     patience: Count | None = None

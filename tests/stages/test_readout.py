@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
-from bmtpt.artifacts.saved import Prompt, PromptMixture
+from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Choice
 from bmtpt.errors import SettingsError
 from bmtpt.inference.predict import predict
 from bmtpt.inference.score import make_scorer, read
+from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, get_method
 from bmtpt.posterior.prompts import from_vocabulary
 from bmtpt.posterior.readout import Widths, fit, label_free_offset
-from bmtpt.settings import AdaptSettings
+from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.rows import target_rows
+from bmtpt.stages.source import learn
 from bmtpt.stages.target import fit_method
 
 P = 3
@@ -172,3 +175,71 @@ def test_a_readout_is_not_used_for_a_task_with_other_labels(tiny_backbone, tiny_
     other = tiny_tasks["sentiment"].task.model_copy(update={"labels": {0: "negative", 1: "positive", 2: "yes"}})
     with pytest.raises(SettingsError, match="the prompt's readout is for the 2 labels of task pairs"):
         evaluate(tiny_backbone, prompt, tiny_tasks["sentiment"].test, task=other)
+
+
+def posterior_of(backbone: Any, source: Any) -> Posterior:
+    settings = {"particles": 2, "prompt_length": P, "steps": 2, "batch_size": 2, "evaluate_every": 2}
+    return learn(backbone, [source], LearnSettings.model_validate(settings | {"particle_init": "shared"}))
+
+
+def test_texts_without_labels_centre_and_scale_the_readout_and_lend_no_label(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    few = {"shots": 4, "steps": 0, "readout": "linear", "offset_std": 0.7, "weight_std": 1.3}
+    found = fitted(tiny_backbone, target, unlabelled_rows=6, **few)
+    rows = target_rows(tiny_backbone, target, adapting(unlabelled_rows=6, **few))
+    assert len(rows.texts) == found.card.selection["unlabelled_texts"] == 6
+    assert not {each.text for each in rows.unlabelled.examples} & {each.text for each in rows.train.examples}
+    scorer = make_scorer(tiny_backbone, target.task)
+    readings = read(tiny_backbone.engine, found.prompts, [*rows.train.batch.inputs, *rows.texts], scorer)
+    scores, states = readings.log_likelihoods[0], readings.states[0]
+    labels = torch.tensor([example.label for example in rows.train.examples])
+    mean, std = states.double().mean(dim=0), states.double().std(dim=0, correction=0)
+    centre = -scores.double().log_softmax(dim=1).mean(dim=0)
+    unit = (states[:4].double() - mean) / std
+    wanted = fit(scores[:4], labels, Widths(0.7, 1.3), unit, centre, (mean * 0, torch.ones_like(std)))
+    (own,) = found.readouts
+    there = wanted.logits(scores, (states.double() - mean) / std)
+    torch.testing.assert_close(own.logits(scores, states), there, atol=1e-3, rtol=1e-3)
+    switched = tuple(replace(each, label=1 - each.label) for each in target.train)
+    kept = {id(each) for each in rows.train.examples}
+    other = replace(target, train=tuple(a if id(a) in kept else b for a, b in zip(target.train, switched, strict=True)))
+    (again,) = fitted(tiny_backbone, other, unlabelled_rows=6, **few).readouts
+    assert torch.equal(own.weights, again.weights)
+    assert torch.equal(own.offset, again.offset)
+
+
+def test_all_starts_answer_trained_and_untouched_each_with_a_readout(tiny_backbone, tiny_tasks):
+    target, posterior = tiny_tasks["pairs"], posterior_of(tiny_backbone, tiny_tasks["sentiment"])
+    common = {"start": "mean", "prior_std": 5.0, "readout": "linear", "selection": "none", "learning_rate": 0.1}
+    found = fit_method(
+        BMTPT,
+        tiny_backbone,
+        [target],
+        adapting(average="starts", steps=3, **common),
+        learned=Learned(("a",), posterior),
+    )[target.task.name]
+    draw = from_vocabulary(tiny_backbone.frequent_rows(), P, torch.Generator().manual_seed(adapting().seed))
+    starts = torch.stack([posterior.mean, draw])
+    assert (len(found.prompts), len(found.readouts)) == (4, 4)
+    torch.testing.assert_close(found.prompts[:2], starts)
+    assert [each["start"] for each in found.card.selection["winners"]] == ["mean", "vocabulary draw 0"]
+    alone = fit_method(BMTPT, tiny_backbone, [target], adapting(steps=3, **common), learned=Learned(("a",), posterior))[
+        target.task.name
+    ]
+    torch.testing.assert_close(
+        found.prompts[2], alone.prompts[0], atol=1e-5, rtol=1e-4
+    )  # they do not disturb each other
+    untrained = fit_method(
+        BMTPT,
+        tiny_backbone,
+        [target],
+        adapting(average="starts", steps=0, **common),
+        learned=Learned(("a",), posterior),
+    )[target.task.name]
+    torch.testing.assert_close(untrained.prompts, starts)
+    shares = []
+    for prompt, readout in zip(untrained.prompts, untrained.readouts, strict=True):
+        one = replace(untrained, prompts=prompt[None], readouts=(readout,))
+        shares.append(evaluate(tiny_backbone, one, target.test[:5]).probabilities)
+    answers = [list(each["all"].values()) for each in predict(tiny_backbone, untrained, target.test[:5])]
+    torch.testing.assert_close(torch.tensor(answers), sum(shares) / 2, atol=1e-5, rtol=0)

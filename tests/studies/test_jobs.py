@@ -302,7 +302,7 @@ def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_s
     wanted = run_study(tiny_study(methods=methods, variants={"pt": apart}, adapt=plain), tmp_path / "apart")
     runs, run = [], Loop.run
     monkeypatch.setattr(Loop, "run", lambda loop, **rest: runs.append(loop) or run(loop, **rest))
-    study = tiny_study(methods=methods, variants=variants, adapt=plain, reread=["linear"])
+    study = tiny_study(methods=methods, variants=variants, adapt=plain, reread=[{"readout": "linear"}])
     found = [row for row in run_study(study, tmp_path / "once") if row.target == "pairs"]
     assert len([loop for loop in runs if isinstance(loop.method, TargetStage)]) == 3
     again = {(row.method, row.variant.replace("readout=none,", ""), row.metric): row for row in found}
@@ -324,9 +324,9 @@ def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_s
 
 def test_reading_again_needs_prompts_that_no_readout_chose(tiny_study, tmp_path):
     with pytest.raises(ValueError, match="reread is given, and validation ranks prompts after their readouts"):
-        tiny_study(reread=["linear"])
+        tiny_study(reread=[{"readout": "linear"}])
     plain = {"steps": 2, "selection": "none"}
     twice = {"pt": [{}, {"adapt.readout": "linear"}]}
-    study = tiny_study(methods=["pt"], variants=twice, adapt=plain, reread=["linear"])
+    study = tiny_study(methods=["pt"], variants=twice, adapt=plain, reread=[{"readout": "linear"}])
     with pytest.raises(SettingsError, match="pt has 'readout=linear' already"):
         study.contenders()

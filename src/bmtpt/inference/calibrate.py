@@ -12,7 +12,7 @@ from torch import Tensor
 from bmtpt.artifacts.card import Calibration
 from bmtpt.backbone.engine import Engine
 from bmtpt.inference.score import Prompts, Scorer, labels_of, make_reader, read
-from bmtpt.posterior.readout import Labelled, Readout, Widths, read_out
+from bmtpt.posterior.readout import Labelled, Readout, Texts, Widths, read_out
 from bmtpt.posterior.temperature import fit_temperature, log_shares
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks.metrics import calibration
@@ -33,15 +33,17 @@ class _Known(NamedTuple):
         scores: s.
         states: h.
         labels: y.
+        texts: The same of texts without labels, s and h by prompt.
     """
 
     scores: Float[Tensor, "M N C"]
     states: Float[Tensor, "M N D"]
     labels: Int[Tensor, " N"]
+    texts: Sequence[Texts]
 
     def rows(self, chosen: Sequence[int]) -> _Known:
         at = list(chosen)
-        return _Known(self.scores[:, at], self.states[:, at], self.labels[at])
+        return self._replace(scores=self.scores[:, at], states=self.states[:, at], labels=self.labels[at])
 
     def readouts(self, settings: AdaptSettings) -> tuple[Readout, ...]:
         """Return the MAP readout of each prompt; none if the settings ask for none."""
@@ -49,12 +51,17 @@ class _Known(NamedTuple):
             return ()
         weight_std = settings.weight_std if settings.readout == "linear" else 0.0
         widths = Widths(settings.offset_std, weight_std, settings.slope_std)
-        own = zip(self.scores, self.states, strict=True)
-        return tuple(Labelled(scores, states, self.labels).fit(widths) for scores, states in own)
+        own = zip(self.scores, self.states, self.texts, strict=True)
+        return tuple(Labelled(scores, states, self.labels).fit(widths, texts) for scores, states, texts in own)
 
 
 def fit_readouts(
-    engine: Engine, prompts: Prompts, rows: Sequence[Tokenised], scorer: Scorer, settings: AdaptSettings
+    engine: Engine,
+    prompts: Prompts,
+    rows: Sequence[Tokenised],
+    scorer: Scorer,
+    settings: AdaptSettings,
+    texts: Sequence[Tensor] = (),
 ) -> tuple[Readout, ...]:
     """Return a MAP readout for each of M prompts, rounded to fp32 as it is saved; none if the settings ask for none.
 
@@ -62,11 +69,12 @@ def fit_readouts(
         rows: Parts of the labelled rows of the task.
         scorer: Of the task, which has label words.
         settings: `readout` and the widths of its prior.
+        texts: Token ids of texts without labels, which tell how much a prompt prefers a word whatever it reads.
     """
     if settings.readout == "none":
         return ()
     drawn = _drawn(range(sum(map(len, rows))), settings.seed)
-    return _as_saved(_know(engine, prompts, rows, drawn, scorer).readouts(settings))
+    return _as_saved(_know(engine, prompts, rows, drawn, scorer, texts).readouts(settings))
 
 
 def fit_calibrated(
@@ -76,6 +84,7 @@ def fit_calibrated(
     scorer: Scorer,
     settings: AdaptSettings,
     held_back: Tokenised | None = None,
+    texts: Sequence[Tensor] = (),
 ) -> tuple[tuple[Readout, ...], Calibration | None]:
     """Return the readouts of `fit_readouts` with a temperature in them if the settings ask for one, and what it does.
 
@@ -83,18 +92,18 @@ def fit_calibrated(
     fold of the rows, the readouts of the others. The prompts are not trained again.
 
     Args:
-        rows, scorer, settings: As for `fit_readouts`; without a readout the temperature stands alone.
+        rows, scorer, settings, texts: As for `fit_readouts`; without a readout the temperature stands alone.
         held_back: Rows that the prompts were not trained on, which judge alone: the last of ``rows``, or others. None
             lets all ``rows`` judge.
     """
     if settings.calibrate == "none":
-        return fit_readouts(engine, prompts, rows, scorer, settings), None
+        return fit_readouts(engine, prompts, rows, scorer, settings, texts), None
     parts = [*rows] if held_back is None or any(held_back is part for part in rows) else [*rows, held_back]
     examples = [example for part in parts for example in part.examples]
     fitted = _drawn(range(sum(map(len, rows))), settings.seed) if settings.readout != "none" else []
     judged = _drawn(range(len(examples) - len(held_back or examples), len(examples)), settings.seed)
     place = {row: i for i, row in enumerate(dict.fromkeys([*fitted, *judged]))}  # the fitted rows come first
-    known = _know(engine, prompts, parts, list(place), scorer)
+    known = _know(engine, prompts, parts, list(place), scorer, texts if settings.readout != "none" else ())
     folds = [[place[judged[i]] for i in fold] for fold in _folds([examples[row].text for row in judged], settings.seed)]
 
     def logits(fold: Sequence[int]) -> Float[Tensor, "M n C"]:
@@ -133,14 +142,21 @@ def _folds(texts: Sequence[str], seed: int) -> list[list[int]]:
 
 
 def _know(
-    engine: Engine, prompts: Prompts, parts: Sequence[Tokenised], chosen: Sequence[int], scorer: Scorer
+    engine: Engine,
+    prompts: Prompts,
+    parts: Sequence[Tokenised],
+    chosen: Sequence[int],
+    scorer: Scorer,
+    texts: Sequence[Tensor],
 ) -> _Known:
-    """Return what prompts make of the chosen rows of all parts."""
-    texts = [text for part in parts for text in part.batch.inputs]
-    readings = read(engine, prompts, [texts[i] for i in chosen], scorer)
-    scores = make_reader(engine, prompts, scorer).scores(readings)
+    """Return what prompts make of the chosen rows of all parts, and of texts without labels."""
+    labelled = [text for part in parts for text in part.batch.inputs]
+    readings = read(engine, prompts, [*(labelled[i] for i in chosen), *texts], scorer)
+    scores, states = make_reader(engine, prompts, scorer).scores(readings).cpu(), readings.states.cpu()
     labels = torch.cat([labels_of(part) for part in parts])[list(chosen)]
-    return _Known(scores.cpu(), readings.states.cpu(), labels)
+    n = len(labels)
+    more = [Texts(*each) for each in zip(scores[:, n:], states[:, n:], strict=True)]
+    return _Known(scores[:, :n], states[:, :n], labels, more)
 
 
 def _as_saved(readouts: Sequence[Readout]) -> tuple[Readout, ...]:

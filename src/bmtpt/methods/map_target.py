@@ -5,17 +5,20 @@
 
 θ starts at θ̄ [paper], at the best particle, or at every particle. `prior_std = auto` trains one candidate per σ of
 the grid and one without a prior, and keeps the one that validates best: with a far-away target the winner is a weak
-prior or none, so transfer never costs much.
+prior or none, so transfer never costs much. With `average` "starts" nothing needs to be chosen: the prior is a mixture
+of one around θ̄ and one around a vocabulary draw, and the MAP prompts and the untouched starts answer together [ours].
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bmtpt.methods.prompt_tuning import anchored_candidates
 from bmtpt.methods.registry import Method, Setup, register
 from bmtpt.methods.target import Candidate
 from bmtpt.settings import AdaptSettings
@@ -63,14 +66,23 @@ def posterior_candidates(setup: Setup) -> list[Candidate]:
     """
     particles, settings = setup.particles, setup.settings
     assert particles is not None
+    learned = map_candidates(particles, _train_nll(particles, setup), settings)
+    if settings.average == "starts":
+        learned += anchored_candidates(replace(setup, prompt_length=particles.shape[1]))
+    return learned
+
+
+def _train_nll(particles: Float[Tensor, "M P D"], setup: Setup) -> list[float]:
+    """Return each particle's mean NLL over the targets; zeros where no start depends on it."""
+    settings = setup.settings
     if len(particles) == 1 or settings.ensemble or settings.start in ("mean", "particles"):
-        return map_candidates(particles, [0.0] * len(particles), settings)  # no start depends on the losses
+        return [0.0] * len(particles)
     losses = []
     for k, each in enumerate(setup.rows.values()):
         count = min(len(each.train), JUDGED_ROWS)
         drawn = each.train.rows(epoch_rows(len(each.train), count, 0, seed=settings.seed, task=k))
         losses.append(setup.engine.losses(particles, drawn).mean(dim=1))
-    return map_candidates(particles, torch.stack(losses).mean(dim=0).tolist(), settings)
+    return list(torch.stack(losses).mean(dim=0).tolist())
 
 
 def _without_prior(settings: AdaptSettings, _: object) -> AdaptSettings:

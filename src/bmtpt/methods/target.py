@@ -69,17 +69,24 @@ class TargetRows:
 
     Attributes:
         lent: Whether the validation rows are a share of the labelled rows that the run was given, not the target's own.
+        unlabelled: Rows whose texts the readouts see, and whose labels nothing looks at.
     """
 
     train: Tokenised
     select: Tokenised
     scorer: Scorer
     lent: bool = False
+    unlabelled: Tokenised | None = None
 
     @property
     def labelled(self) -> list[Tokenised]:
-        """All rows that the run was given."""
+        """All labelled rows that the run was given."""
         return [self.train, self.select] if self.lent else [self.train]
+
+    @property
+    def texts(self) -> Sequence[Tensor]:
+        """Token ids of the texts without labels."""
+        return self.unlabelled.batch.inputs if self.unlabelled else ()
 
 
 class TargetStage(ABC):
@@ -94,9 +101,11 @@ class TargetStage(ABC):
     ) -> None:
         self.engine = engine
         self.targets = targets
-        # With nothing to select by, the candidates cannot compete: the first is the method's own choice.
-        alone = settings.selection == "none" and not settings.ensemble
-        self.candidates = candidates[:1] if alone else candidates
+        # With nothing to select by, the candidates cannot compete: the first (of each start) is the method's choice.
+        if settings.selection == "none" and not settings.ensemble:
+            firsts = {candidate.start_name: candidate for candidate in reversed(candidates)}
+            candidates = [*reversed(firsts.values())] if settings.average == "starts" else candidates[:1]
+        self.candidates = candidates
         self.settings = settings
         self._readouts: dict[str, tuple[Readout, ...]] = {}
         self._supplied = [[0] * len(targets)]
@@ -160,7 +169,7 @@ class TargetStage(ABC):
 
     def _scores(self, prompts: Prompts, rows: TargetRows) -> list[PromptScore]:
         """Score every candidate on the validation rows, after its readout is fitted to the training rows."""
-        readouts = fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings)
+        readouts = self._fitted(prompts, rows)
         return score_prompts(self.engine, prompts, rows.select, rows.scorer, readouts)
 
     def read_starts(self) -> None:
@@ -172,9 +181,11 @@ class TargetStage(ABC):
         if self.settings.likelihood == "labels" and self.settings.steps:
             with torch.no_grad():
                 for k, (name, rows) in enumerate(self.targets.items()):
-                    self._readouts[name] = fit_readouts(
-                        self.engine, self.prompts(k), [rows.train], rows.scorer, self.settings
-                    )
+                    self._readouts[name] = self._fitted(self.prompts(k), rows)
+
+    def _fitted(self, prompts: Prompts, rows: TargetRows) -> tuple[Readout, ...]:
+        """Fit readouts to the training rows."""
+        return fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings, rows.texts)
 
     def choice(self, name: str) -> Choice | None:
         """Return the label words that a target's loss chooses among; None for the likelihood of the answer's tokens."""
@@ -247,7 +258,7 @@ class TargetPrompts(TargetStage):
             TrainingError: A ∘ (u vᵀ) overflows.
         """
         prompts = self.composed(trained, target)[list(winners)].detach().cpu()
-        if self.settings.average == "start" and self.settings.steps:
+        if self.settings.average in ("start", "starts") and self.settings.steps:
             prompts = torch.cat([self.starts[target][list(winners)].cpu(), prompts])
         if not bool(prompts.isfinite().all()):
             raise TrainingError(

@@ -7,7 +7,8 @@
 
 s_c(x) is the log-likelihood of label word c under the prompt, and h(x) the frozen model's pooled states, standardised.
 A width of 0 leaves its part out: σ_a = 0 keeps a = 1, σ_w = 0 is the offset alone. Texts without labels already say
-how much the model prefers a word whatever it reads: b₀ takes that preference back (`label_free_offset`).
+how much the model prefers a word whatever it reads: b₀ takes that preference back (`label_free_offset`). Texts beyond
+the labelled ones say it better (`Texts`).
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ class Widths(NamedTuple):
     slope: float = 0.0
 
 
-def standardised(features: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " D"], Float[Tensor, " D"]]:
+Scale = tuple[Float[Tensor, " D"], Float[Tensor, " D"]]
+"""The mean and the standard deviation of h."""
+
+
+def standardised(features: Float[Tensor, "N D"]) -> Scale:
     """Return the mean and the standard deviation of h over N texts, float64; what does not vary keeps its own unit."""
     h = features.double().cpu()
     std = h.std(dim=0, correction=0)
@@ -112,6 +117,7 @@ def fit(
     widths: Widths,
     features: Float[Tensor, "N D"] | None = None,
     centre: Float[Tensor, " C"] | None = None,
+    scale: Scale | None = None,
 ) -> Readout:
     """Return the MAP readout of N labelled rows.
 
@@ -119,11 +125,19 @@ def fit(
         scores: s.
         labels: y.
         widths: σ_b, σ_w and σ_a.
-        features: h, which is standardised over these rows; needed where σ_w > 0.
+        features: h; needed where σ_w > 0.
         centre: b₀; None for zeros.
+        scale: What h is standardised by; None takes the mean and standard deviation of these rows.
     """
-    problem = _Problem(scores, labels, widths, features, centre)
+    problem = _Problem(scores, labels, widths, features, centre, scale)
     return problem.readout(problem.solve())
+
+
+class Texts(NamedTuple):
+    """Texts without labels as one prompt reads them: s and h."""
+
+    scores: Float[Tensor, "U C"]
+    states: Float[Tensor, "U D"]
 
 
 class Labelled(NamedTuple):
@@ -137,9 +151,12 @@ class Labelled(NamedTuple):
         """Return some of the texts."""
         return Labelled(*(each[torch.as_tensor(chosen)] for each in self))
 
-    def fit(self, widths: Widths) -> Readout:
-        """Return the MAP readout around the label-free offset."""
-        return fit(self.scores, self.labels, widths, self.states, label_free_offset(self.scores))
+    def fit(self, widths: Widths, more: Texts | None = None) -> Readout:
+        """Return the MAP readout around the label-free offset of these texts, and of more without labels."""
+        scores, states = self.scores, self.states
+        if more is not None:
+            scores, states = torch.cat([scores, more.scores]), torch.cat([states, more.states])
+        return fit(self.scores, self.labels, widths, self.states, label_free_offset(scores), standardised(states))
 
 
 def log_evidence(
@@ -172,6 +189,7 @@ class _Problem:
         widths: Widths,
         features: Float[Tensor, "N D"] | None,
         centre: Float[Tensor, " C"] | None,
+        scale: Scale | None = None,
     ) -> None:
         N, C = scores.shape
         self.scores, self.widths = scores.double().cpu().numpy(), widths
@@ -179,7 +197,7 @@ class _Problem:
         self.right = np.eye(C)[labels.cpu().numpy()]  # [N, C]
         self.rows, self.basis, self.mean = np.zeros((N, 0)), torch.zeros(0, 0), torch.zeros(0)
         if widths.weights and features is not None:
-            self.mean, std = standardised(features)
+            self.mean, std = standardised(features) if scale is None else scale
             unit = std * math.sqrt(len(std))
             left, singular, basis = torch.linalg.svd((features.double().cpu() - self.mean) / unit, full_matrices=False)
             self.rows, self.basis = (left * singular).numpy(), basis / unit

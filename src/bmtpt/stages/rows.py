@@ -87,7 +87,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
 
     Without validation rows of its own, or with `validation_rows` 0, a target lends a share of its training rows
     (`selection_share`), so that its `shots` are all the labels that are used. With `selection` "none" every row trains
-    and nothing is validated.
+    and nothing is validated. Of the rows that the draw leaves out, `unlabelled_rows` lend their texts to the readouts.
 
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
@@ -98,7 +98,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         "ensemble": settings.ensemble,
         f"readout '{settings.readout}'": settings.readout != "none",
         f"likelihood '{settings.likelihood}'": settings.likelihood == "labels",
-        f"average '{settings.average}'": settings.average == "start",
+        f"average '{settings.average}'": settings.average in ("start", "starts"),
         f"calibrate '{settings.calibrate}'": settings.calibrate != "none",
     }
     if not target.task.fixed_words and (asked := [option for option, wanted in need_words.items() if wanted]):
@@ -123,8 +123,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         )
     if settings.calibrate != "none" and not select and len({example.text for example in train}) < 2:
         raise DataError(f"target {name} has one labelled text, and a temperature needs 2; leave calibrate out")
-    counts, drawn = target.label_counts, {example.label for example in train}
-    if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in drawn]:
+    counts, seen = target.label_counts, {example.label for example in train}
+    if lost := [word for i, word in enumerate(counts) if counts[word]["train"] and i not in seen]:
         cure = "give more shots" + (", or draw 'balanced'" if settings.shots and settings.draw == "random" else "")
         log.warning(f"target {name}: of its {len(train):,} training rows none has the label '{lost[0]}'; {cure}")
     length = settings.max_length or target.task.max_length
@@ -133,7 +133,11 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     limit = answer_limit(target.task, training.batch)
     scorer = make_scorer(backbone, target.task, answer_tokens=limit, normalise=settings.normalise)
     warn_of_lengths(scorer)
-    return TargetRows(training, tokenise(backbone, select, length), scorer, lent)
+    drawn = set(map(id, labelled))
+    left_out = [example for example in target.train if id(example) not in drawn]
+    unlabelled = some(left_out, settings.unlabelled_rows, settings.seed) if settings.unlabelled_rows else ()
+    selecting, texts = (tokenise(backbone, each, length) for each in (select, unlabelled))
+    return TargetRows(training, selecting, scorer, lent, texts if unlabelled else None)
 
 
 def warn_of_unwritable(backbone: Backbone, task: TaskSpec, rows: Tokenised) -> None:

@@ -20,7 +20,7 @@ from bmtpt.methods.classifier import Classifier, Fitted
 from bmtpt.methods.map_target import BMTPT
 from bmtpt.methods.registry import Learned, Method, Options, Setup
 from bmtpt.methods.target import TargetRows, TargetStage
-from bmtpt.settings import AdaptSettings, ReadoutKind
+from bmtpt.settings import AdaptSettings
 from bmtpt.stages.readout_prior import with_widths
 from bmtpt.stages.rows import distinct, row_digests, target_rows
 from bmtpt.stages.trained import prompts_of
@@ -157,6 +157,7 @@ def _identity(
     method: Method, backbone: Backbone, options: Options, learned: Learned, rows: Mapping[str, TargetRows]
 ) -> dict[str, Any]:
     """Return what must be the same for a target stage to be resumed."""
+    texts = {name: each.unlabelled for name, each in rows.items() if each.unlabelled}
     return {
         "method": method.name,
         "options": options.model_dump(mode="json"),
@@ -164,16 +165,20 @@ def _identity(
         "rows": row_digests({name: each.train for name, each in rows.items()}),
         "validation": row_digests({name: each.select for name, each in rows.items()}),
         "backbone": dict(backbone.identity),
-    }
+    } | ({"texts": row_digests(texts)} if texts else {})
 
 
-def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, readout: ReadoutKind) -> WithReadouts:
-    """Return what was trained without a readout with one that is fitted to its labelled rows afterwards."""
+def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, changes: Mapping[str, Any]) -> WithReadouts:
+    """Return what was trained without a readout with one that is fitted to its labelled rows afterwards.
+
+    Args:
+        changes: Settings of the target stage that concern the readout, `readout` among them.
+    """
     settings = AdaptSettings.model_validate(
         {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
-        | {"readout": readout}
+        | {**changes}
     )
-    named = result.card.model_copy(update={"settings": result.card.settings | {"readout": readout}})
+    named = result.card.model_copy(update={"settings": result.card.settings | {**changes}})
     return _read_out(backbone, replace(result, card=named), target_rows(backbone, target, settings), settings)
 
 
@@ -183,7 +188,7 @@ def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settin
     # An untouched prompt was trained on no row, so all of the labelled ones may judge.
     held_back = rows.select if len(rows.select) and (settings.steps or not rows.lent) else None
     readouts, calibration = fit_calibrated(
-        backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings, held_back
+        backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings, held_back, rows.texts
     )
     numbers = sum(tensor.numel() for tensor in to_tensors(readouts).values()) if settings.readout != "none" else 0
     card = result.card.model_copy(
@@ -211,6 +216,7 @@ def _card(
         "candidates": curve,
         "train_rows": len(rows.train),
         "validation_rows": len(rows.select),
+        "unlabelled_texts": len(rows.texts),
         "texts_cut": rows.train.cut + rows.select.cut,
     }
     trained = stage.trained_parameters() * len(winners) if stage.settings.steps else 0
@@ -242,8 +248,8 @@ def _target_card(
 
 
 def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
-    """Return the best candidate, or the best of each start for an ensemble; the first where nothing is selected."""
-    if not stage.settings.ensemble:
+    """Return the best candidate, or that of each start if all are kept; the first where nothing is selected."""
+    if not stage.settings.ensemble and stage.settings.average != "starts":
         return [outcome.winner]
     by_start: dict[str, list[int]] = {}
     for r, candidate in enumerate(stage.candidates):

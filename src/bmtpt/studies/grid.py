@@ -155,8 +155,8 @@ class Grid:
         for target in data:
             found = trained[target.task.name]
             lines += self._scored(job, contender, target, found, place.variant)
-            for variant, readout in contender.reread.items() if target.task.fixed_words else ():
-                again = read_again(sources.backbone, found, target, readout)
+            for variant, changes in contender.reread.items() if target.task.fixed_words else ():
+                again = read_again(sources.backbone, found, target, changes)
                 lines += self._scored(job, contender, target, again, variant)
         return lines
 

@@ -18,7 +18,19 @@ from bmtpt.tasks.layout import Layout
 
 IDENTITY = "study.json"
 
-GROWING = {"title", "data", "sources", "targets", "tuning", "shots", "seeds", "source_seeds", "methods", "options"}
+GROWING = {
+    "title",
+    "data",
+    "sources",
+    "targets",
+    "tuning",
+    "shots",
+    "seeds",
+    "source_seeds",
+    "methods",
+    "options",
+    "reread",
+}
 """Not compared as they are: a study may grow and be moved. Tasks, variants and each method's options are compared by
 name, and lines carry their source seed."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.methods.registry import Method, Options, all_methods, get_method
-from bmtpt.settings import AdaptSettings, FileName, LearnSettings, ReadoutKind, validated
+from bmtpt.settings import AdaptSettings, FileName, LearnSettings, validated
 from bmtpt.studies.variants import Variant, expand
 from bmtpt.tasks import SplitLimits
 
@@ -20,6 +21,10 @@ VARIED = ("learn", "source_prompt", "adapt", "options", "candidates", "backbone"
 
 FIXED = ("learn.seed", "source_prompt.seed", "adapt.seed", "adapt.shots", "adapt.ensemble")
 """Options of these groups that the study sets itself."""
+
+
+REREAD = ("readout", "unlabelled_rows", "offset_std", "weight_std", "slope_std", "calibrate")
+"""Options of the target stage that a prompt may be read with once it is trained."""
 
 
 class Contender(NamedTuple):
@@ -39,12 +44,14 @@ class Contender(NamedTuple):
         return self.method, self.variant.name
 
     @property
-    def reread(self) -> dict[str, ReadoutKind]:
-        """Readouts with which its prompts are scored once more, by the variant that their lines name."""
+    def reread(self) -> dict[str, Mapping[str, Any]]:
+        """Settings with which its prompts are scored once more, by the variant that their lines name."""
         own, found = get_method(self.method), self.study.reread
         if own.tunes_weights or own.classifier or self.study.adapt.readout != "none":
             return {}
-        return {Variant((*self.variant.overrides, ("adapt.readout", kind))).name: kind for kind in found}
+        adapt = [{f"adapt.{option}": value for option, value in settings.items()} for settings in found]
+        names = [Variant((*self.variant.overrides, *settings.items())).name for settings in adapt]
+        return dict(zip(names, found, strict=True))
 
     @property
     def label(self) -> str:
@@ -73,8 +80,9 @@ class StudySpec(BaseModel):
         source_prompt: Source stage of the prompts of single sources, which SPoT, ATTEMPT, MPT and others need.
         adapt: Target stage, the same for every method (priors apply to BMTPT only).
         options: By method, the settings that only this method has (`Method.options`).
-        reread: Readouts with which every trained prompt is scored once more, each as a variant ("readout=linear").
-            Nothing is trained again, so it needs `adapt.selection` "none" and counts where a variant has no readout.
+        reread: Settings of the target stage that concern a readout (`REREAD`), such as `{readout: linear}`, with which
+            every trained prompt is scored once more, each as a variant. Nothing is trained again, so it needs
+            `adapt.selection` "none" and counts where a variant has no readout.
         candidates: Starts or priors that a method may try and select from; the budget is the same for all.
         limits: Most rows of the training, validation and test parts.
         together: Train all targets in one run per method, shots and seed, for methods that can (`Method.together`). A
@@ -102,7 +110,7 @@ class StudySpec(BaseModel):
     source_prompt: LearnSettings = LearnSettings(particles=1)
     adapt: AdaptSettings = AdaptSettings()
     options: dict[str, dict[str, Any]] = {}
-    reread: tuple[Literal["offset", "linear"], ...] = ()
+    reread: tuple[dict[str, Any], ...] = ()
     candidates: PositiveInt = 3
     limits: SplitLimits = SplitLimits()
     together: bool = False
@@ -133,6 +141,18 @@ class StudySpec(BaseModel):
                 "methods compare with prompts of one length"
             )
         return self
+
+    @field_validator("reread")
+    @classmethod
+    def _reading_alone(cls, values: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for settings in values:
+            if strange := [option for option in settings if option not in REREAD]:
+                raise ValueError(
+                    f"'{strange[0]}' changes more than how a prompt is read; {nearest(strange[0], REREAD)}"
+                )
+            if validated(AdaptSettings, settings, "reread").readout not in ("offset", "linear"):
+                raise ValueError("each entry needs a readout, such as {readout: linear}")
+        return values
 
     @model_validator(mode="after")
     def _reading_again_changes_no_prompt(self) -> StudySpec:
