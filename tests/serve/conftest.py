@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from bmtpt.artifacts.saved import Prompt
+from bmtpt.inference.predict import predict
+from bmtpt.inference.rows import as_example
 from bmtpt.serve.app import create_app
 from bmtpt.serve.service import Service
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.source import learn
 from bmtpt.stages.target import adapt
+from bmtpt.tasks import saved_task
+from local import listening
 
 QUICK = {"steps": 2, "evaluate_every": 2, "batch_size": 2}
 
@@ -37,27 +38,39 @@ def prompts(tiny_backbone, tiny_tasks) -> dict[str, Prompt]:
 
 @pytest.fixture(scope="session")
 def service(tiny_backbone, prompts) -> Iterator[Service]:
+    """A service for tests that ask and change nothing; it must outlive them, so no server may shut it down."""
     service = Service.of(tiny_backbone, prompts)
     yield service
     service.batcher.drain()
 
 
-@contextmanager
-def listening(app: FastAPI) -> Iterator[str]:
-    """Serve an application at a free port of this machine and give its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
+@pytest.fixture
+def own_service(tiny_backbone, prompts) -> Iterator[Service]:
+    """A service of a test's own."""
+    service = Service.of(tiny_backbone, prompts)
+    yield service
+    service.batcher.drain()
 
 
 @pytest.fixture(scope="session")
-def url(service) -> Iterator[str]:
-    """Where a server with the tiny prompts answers."""
-    with listening(create_app(service)) as address:
+def url(tiny_backbone, prompts) -> Iterator[str]:
+    """Where a server with the tiny prompts answers; tests ask it and change nothing."""
+    with listening(create_app(Service.of(tiny_backbone, prompts))) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def listen() -> Callable[[FastAPI], AbstractContextManager[str]]:
+    """Serves an application of a test's own."""
+    return listening
+
+
+@pytest.fixture(scope="session")
+def offline(tiny_backbone, prompts) -> Callable[[str, Mapping[str, str] | str], dict[str, float]]:
+    """What `predict` gives the labels of a row, without a server."""
+
+    def probabilities(name: str, row: Mapping[str, str] | str) -> dict[str, float]:
+        example = as_example(row, "", saved_task(prompts[name].card.task_definition))
+        return next(predict(tiny_backbone, prompts[name], [example]))["all"]
+
+    return probabilities

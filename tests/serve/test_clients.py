@@ -10,27 +10,12 @@ import pytest
 from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 
-from bmtpt.inference.predict import predict
-from bmtpt.inference.rows import as_example
 from bmtpt.serve.routes.decisions import Question, decided
 from bmtpt.serve.service import Answer
-from bmtpt.tasks import saved_task
 
 SENTENCE = "the film is good ."
 PAIR = {"premise": "anna sees the film .", "hypothesis": "anna sees the dog ."}
 QUESTION = {"question": "where is anna ?", "context": "anna lives in oslo ."}
-
-
-@pytest.fixture
-def offline(tiny_backbone, prompts):
-    """What `predict` gives a row's labels, without a server."""
-
-    def probabilities(name, row):
-        prompt = prompts[name]
-        example = as_example(row, "", saved_task(prompt.card.task_definition))
-        return next(predict(tiny_backbone, prompt, [example]))["all"]
-
-    return probabilities
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from bmtpt.errors import SettingsError
 from bmtpt.serve.app import create_app
 from bmtpt.serve.gate import Gate
+from bmtpt.serve.routes import page
 from bmtpt.serve.service import Row, Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.serve.tokens import read_tokens
@@ -74,11 +75,17 @@ def every_route(app) -> list[tuple[str, str]]:
     ],
 )
 def test_without_a_known_token_every_route_answers_401(header, guarded, app):
-    for method, path in [*every_route(app), ("GET", "/"), ("GET", "/no-such"), ("PATCH", "/healthz")]:
+    for method, path in [*every_route(app), ("POST", "/"), ("GET", "/no-such"), ("PATCH", "/healthz")]:
         reply = guarded.request(method, path, headers=header)
         assert reply.status_code == 401, (method, path)
         assert reply.json()["error"]["type"] == "unauthorised"
         assert "Bearer" in reply.headers["www-authenticate"]
+
+
+def test_the_page_which_asks_for_a_token_is_shown_without_one(guarded):
+    for path in page.FILES:
+        assert guarded.get(path).status_code == 200
+        assert guarded.post(path).status_code == 401
 
 
 def test_a_token_is_taken_as_bearer_or_as_the_password_of_a_browser(guarded):

@@ -16,7 +16,7 @@ from bmtpt.serve.errors import BadRequest, ServeError
 from bmtpt.serve.folders import Watch
 from bmtpt.serve.gate import REFUSED, Gate, logged
 from bmtpt.serve.metrics import Metrics
-from bmtpt.serve.routes import admin, classify, decisions, health, huggingface, predict
+from bmtpt.serve.routes import admin, classify, decisions, health, huggingface, page, predict
 from bmtpt.serve.schema import describe_with_names, invalid, refusals
 from bmtpt.serve.service import Service
 from bmtpt.serve.settings import ServeSettings
@@ -25,7 +25,7 @@ from bmtpt.serve.tokens import Token
 GATE_STATUSES = (401, 403, 408, 413)
 """Statuses that the gate may give to any request."""
 
-FAMILIES = (predict, admin, health, decisions, classify, huggingface)
+FAMILIES = (page, predict, admin, health, decisions, classify, huggingface)
 """Modules whose ``router(service, settings)`` returns their routes."""
 
 
@@ -65,8 +65,15 @@ def create_app(
     for family in FAMILIES:
         app.include_router(family.router(service, settings))
     describe_with_names(app, service)
-    observers = (metrics.visit, logged)
-    app.add_middleware(Gate, service=service, settings=settings, tokens=tokens, hosts=hosts, observers=observers)
+    app.add_middleware(
+        Gate,
+        service=service,
+        settings=settings,
+        tokens=tokens,
+        hosts=hosts,
+        public=page.FILES,
+        observers=(metrics.visit, logged),
+    )
     return app
 
 

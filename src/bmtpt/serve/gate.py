@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -83,6 +83,7 @@ class Gate:
         tokens: Those that are known; with none, every request is let in.
         hosts: Names that the server answers for; none are all. Without tokens this keeps a page of another site, whose
             name was pointed at this machine, from asking in its visitor's browser.
+        public: Paths that anyone may read: those of the page, which asks its visitor for a token.
         observers: Called with each request that has been answered.
     """
 
@@ -93,10 +94,11 @@ class Gate:
         settings: ServeSettings,
         tokens: Sequence[Token] = (),
         hosts: Sequence[str] = (),
+        public: Collection[str] = (),
         observers: Sequence[Callable[[Visit], None]] = (),
     ) -> None:
         self.app, self.service, self.settings = app, service, settings
-        self.tokens, self.hosts, self.observers = tokens, hosts, observers
+        self.tokens, self.hosts, self.public, self.observers = tokens, hosts, public, observers
         self.inside = 0
         # Each request inside has a row that waits or is in the model's pass, or is about to.
         self.most_inside = settings.queue + settings.max_batch
@@ -147,7 +149,7 @@ class Gate:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and origin.partition("://")[2] != host:
             raise Forbidden(f"pages of other sites may not ask this server ('{shortened(origin)}')")
-        if not self.tokens:
+        if not self.tokens or (scope["method"] == "GET" and scope["path"] in self.public):
             return None
         token = bearer(self.tokens, headers.get(b"authorization", b""))
         if token is None:
