@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from bmtpt.backbone import Backbone
     from bmtpt.errors import BmtptError
     from bmtpt.inference.evaluation import Evaluation
+    from bmtpt.serve.client import AsyncClient, Client
     from bmtpt.settings import AdaptSettings, LearnSettings
     from bmtpt.tasks import TaskData
 
 _HOME = {
     "AdaptSettings": "bmtpt.settings",
+    "AsyncClient": "bmtpt.serve.client",
     "Backbone": "bmtpt.backbone",
     "BmtptError": "bmtpt.errors",
+    "Client": "bmtpt.serve.client",
     "Evaluation": "bmtpt.inference.evaluation",
     "LearnSettings": "bmtpt.settings",
     "Posterior": "bmtpt.api.posterior",
@@ -41,8 +44,10 @@ _HOME = {
 
 __all__ = [
     "AdaptSettings",
+    "AsyncClient",
     "Backbone",
     "BmtptError",
+    "Client",
     "Evaluation",
     "LearnSettings",
     "Posterior",

@@ -14,6 +14,7 @@ from bmtpt.serve.schema import Probability, PromptName, Rows, refusals
 from bmtpt.serve.service import Answer, Row, Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.serve.shelf import Served, unknown
+from bmtpt.serve.wire import Model
 from bmtpt.tasks.spec import placeholders
 
 
@@ -55,23 +56,6 @@ class Classification(BaseModel):
     model: str
     data: list[Classified]
     usage: Usage
-
-
-class Model(BaseModel):
-    """A loaded prompt.
-
-    Attributes:
-        created: When it was trained, in seconds since 1970.
-        labels: What it chooses from; empty if it writes its answers.
-        columns: What a row needs; a task of one column also takes plain texts.
-    """
-
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: Literal["bmtpt"] = "bmtpt"
-    labels: list[str]
-    columns: list[str]
 
 
 class Models(BaseModel):

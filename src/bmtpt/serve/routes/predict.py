@@ -14,6 +14,7 @@ from bmtpt.serve.schema import Probability, PromptName, RowInput, refusals
 from bmtpt.serve.service import Answer, Row, Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.serve.shelf import Snapshot
+from bmtpt.serve.wire import Predicted
 from bmtpt.tasks.spec import placeholders
 
 
@@ -38,27 +39,6 @@ class PredictRequest(BaseModel):
     abstain: Probability | None = None
     top_k: Annotated[int, Field(ge=1)] | None = None
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-
-class Predicted(BaseModel):
-    """The answer to a row, with the field names of `bmtpt predict`.
-
-    Attributes:
-        label: The likeliest label, or the text that the prompt wrote; null if the request's `abstain` rules it out.
-        probability: Of the likeliest label; null if the answer was written.
-        all: The probability of each label.
-        spread: Their standard deviations over an ensemble; null for a single prompt, or if it was not asked for.
-        cut: Whether the text was too long and cut.
-        answer_cut: Whether the written answer was.
-    """
-
-    task: str
-    label: str | None
-    probability: float | None
-    all: dict[str, float] | None
-    spread: dict[str, float] | None
-    cut: bool
-    answer_cut: bool
 
 
 class Predictions(BaseModel):
