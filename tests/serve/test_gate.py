@@ -163,6 +163,40 @@ async def through(gate, receive, **changes):
     return sent
 
 
+def patient(then: float = 10):
+    """Receive an empty body at once, and the client's hanging up later."""
+    messages = iter([(0, {"type": "http.request"}), (then, {"type": "http.disconnect"})])
+    return lambda: asyncio.sleep(*next(messages))
+
+
+def test_rows_of_a_client_that_hangs_up_never_reach_the_model(own):
+    free, work, seen = threading.Event(), own.batcher.work, []
+
+    def held_up(rows):
+        free.wait(5)
+        seen.extend(each.served.name for each in rows)
+        return work(rows)
+
+    async def app(scope, receive, send):
+        await own.answer([Row("pairs", {"premise": "a dog", "hypothesis": "a cat"})])
+
+    async def hung_up():
+        busy = asyncio.create_task(own.answer([Row("sentiment", "good")]))
+        await asyncio.sleep(0.05)  # the model has it
+        sent = await through(Gate(app, own, own.settings), patient(0.05))
+        free.set()
+        await busy
+        await own.answer([Row("sentiment", "good")])
+        return sent
+
+    own.batcher.work = held_up
+    try:
+        assert asyncio.run(hung_up()) == []
+    finally:
+        own.batcher.work = work
+    assert seen == ["sentiment", "sentiment"]
+
+
 def test_a_body_that_comes_too_slowly_is_refused_and_its_connection_closed(own):
     async def drip():
         await asyncio.sleep(0.06)
@@ -220,9 +254,7 @@ def test_as_many_requests_are_inside_as_the_queue_and_a_batch_hold(own):
     gate = Gate(app, own, own.settings)
 
     async def crowd():
-        sent = await asyncio.gather(
-            *(through(gate, lambda: asyncio.sleep(0, {"type": "http.request"})) for _ in range(20))
-        )
+        sent = await asyncio.gather(*(through(gate, patient()) for _ in range(20)))
         return [each[0]["status"] for each in sent]
 
     found = asyncio.run(crowd())

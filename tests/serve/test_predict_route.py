@@ -182,4 +182,7 @@ def test_the_metrics_count_rows_batches_and_refusals(tiny_backbone, prompts):
         "bmtpt_prompts 4.0",
     ):
         assert line in lines
+    service.shelf.remove("pairs")
+    text = client.get("/metrics").text
+    assert ('prompt="pairs"' in text, 'prompt="sentiment"' in text) == (False, True)
     service.batcher.drain()

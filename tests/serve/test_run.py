@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import hashlib
 import json
 import os
 import signal
@@ -16,10 +17,11 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 import uvicorn
+from starlette.testclient import TestClient
 
 from bmtpt.errors import SettingsError
 from bmtpt.serve.app import create_app
-from bmtpt.serve.run import backbone_of, config, listening, require_private
+from bmtpt.serve.run import backbone_of, config, listening, require_private, serve
 from bmtpt.serve.service import Service
 from bmtpt.serve.settings import ServeSettings
 from bmtpt.serve.tokens import Token
@@ -69,6 +71,52 @@ def test_sigterm_under_load_answers_every_accepted_request_and_logs_no_text(fold
     assert requests == {f"r{number}" for number in range(16)}
     assert "secret" not in json.dumps(log)
     assert log[0]["event"] == "serving"
+
+
+@pytest.fixture
+def started(tiny_backbone, monkeypatch):
+    """Start a server that does not listen; return its application, and which backbones were loaded."""
+
+    def start(settings, folders, **options):
+        apps, names = [], []
+        monkeypatch.setattr("uvicorn.Server.run", lambda self, sockets: apps.append(self.config.app))
+        serve(settings, folders, lambda name: names.append(name) or tiny_backbone, announce=lambda _: None, **options)
+        return TestClient(apps[0], base_url="http://localhost"), names
+
+    return start
+
+
+def test_a_folder_may_be_given_and_watched(started, folder, tiny_backbone, capfd):
+    client, names = started(ServeSettings(port=0, watch=folder), [folder])
+    listed = client.get("/admin/prompts").json()["prompts"]
+    assert [(each["name"], each["origin"]) for each in listed] == [("pairs", "watch"), ("sentiment", "watch")]
+    assert names == [tiny_backbone.name]
+    assert "refused" not in capfd.readouterr().err
+
+
+def test_the_backbone_is_that_of_the_first_sound_prompt_in_a_watched_folder(started, prompts, tmp_path, capfd):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "card.json").write_text("{}")
+    prompts["pairs"].save(tmp_path / "sound")
+    client, names = started(ServeSettings(port=0, watch=tmp_path), [])
+    assert client.get("/readyz").json() == {"ready": True, "prompts": 1}
+    assert names == [prompts["pairs"].card.backbone.name]
+    assert '"event": "prompt refused", "prompt": "broken"' in capfd.readouterr().err
+    (tmp_path / "empty").mkdir()
+    client, names = started(ServeSettings(port=0, watch=tmp_path / "empty"), [], backbone="mine")
+    assert (names, client.get("/readyz").status_code) == (["mine"], 503)
+
+
+def test_without_tokens_only_names_of_this_machine_are_answered_for(started, folder, tmp_path):
+    client, _ = started(ServeSettings(port=0), [folder])
+    assert client.get("/healthz").status_code == 200
+    assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 403
+    file = tmp_path / "tokens"
+    file.write_text(f"predict {hashlib.sha256(b'secret').hexdigest()}\n")
+    client, _ = started(ServeSettings(port=0, token_file=file), [folder])
+    assert client.get("/healthz", headers={"host": "decide.example"}).status_code == 401
+    header = {"host": "decide.example", "authorization": "Bearer secret"}
+    assert client.get("/healthz", headers=header).status_code == 200
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ class Watch:
     """Keeps a service's prompts as those in a folder.
 
     Args:
-        taken: Names of prompts from elsewhere, which a folder cannot replace.
+        taken: Names of prompts from other folders, which one in here cannot replace.
     """
 
     def __init__(self, service: Service, folder: Path, taken: Sequence[str] = ()) -> None:

@@ -11,7 +11,7 @@ import logging
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -100,7 +100,7 @@ class Gate:
         self.app, self.service, self.settings = app, service, settings
         self.tokens, self.hosts, self.public, self.observers = tokens, hosts, public, observers
         self.inside = 0
-        # Each request inside has a row that waits or is in the model's pass, or is about to.
+        # Each of them has a row that waits or is in the model's pass, or is about to.
         self.most_inside = settings.queue + settings.max_batch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +123,7 @@ class Gate:
             body = await self._body(headers, receive, most)
             if asks:
                 self._require_room()
-            await self.app(scope, _replayed(body, receive), send)
+            await (self._asked if asks else self.app)(scope, _replayed(body, receive), send)
         except ServeError as error:
             scope[REFUSED] = error.code
             await _reply(send, error)
@@ -138,6 +138,21 @@ class Gate:
             for observer in self.observers:
                 observer(visit)
         return None
+
+    async def _asked(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Have the application answer, and stop it if the client hangs up: the model then passes over its rows."""
+        body = await receive()
+        hanging_up = asyncio.ensure_future(receive())
+        answering = asyncio.ensure_future(self.app(scope, _replayed(body["body"], lambda: hanging_up), send))
+        try:
+            await asyncio.wait([answering, hanging_up], return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
+            else:
+                scope[REFUSED] = "hung_up"
+        finally:
+            hanging_up.cancel()
+            answering.cancel()
 
     def _admitted(self, scope: Scope, headers: dict[bytes, bytes]) -> Token | None:
         """Return whose request it is; raise `Unauthorised` or `Forbidden` if it is not to be answered."""
@@ -223,7 +238,7 @@ def _with_headers(send: Send, visit: Visit) -> Send:
     return sent
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
+def _replayed(body: bytes, receive: Callable[[], Awaitable[Message]]) -> Receive:
     waiting = [body]
 
     async def received() -> Message:

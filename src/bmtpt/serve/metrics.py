@@ -15,12 +15,13 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class Metrics:
-    """The figures of one service; `batch` and `visit` keep them."""
+    """The figures of one service, which `batch` and `visit` keep."""
 
     content_type = CONTENT_TYPE_LATEST
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._counted: set[str] = set()
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         Gauge("bmtpt_queue_rows", "Rows that wait", registry=registry).set_function(lambda: service.batcher.depth)
@@ -45,6 +46,7 @@ class Metrics:
         self._pass_seconds.observe(seconds)
         for each in asked:
             self._rows.labels(each.served.name).inc()
+            self._counted.add(each.served.name)
 
     def visit(self, visit: Visit) -> None:
         """Count a request."""
@@ -54,10 +56,9 @@ class Metrics:
         elif visit.route:
             self._request_seconds.labels(visit.route).observe(visit.seconds)
 
-    def forget(self, prompt: str) -> None:
-        """Drop the count of a prompt that was removed: names come and go for as long as the server runs."""
-        self._rows.remove_by_labels({"prompt": prompt})
-
     def text(self) -> bytes:
-        """Return all figures in Prometheus's text format."""
+        """Return all figures in Prometheus's text format; those of prompts that are gone have ended."""
+        for name in self._counted - set(self._service.shelf.snapshot()):
+            self._counted.discard(name)
+            self._rows.remove(name)
         return generate_latest(self._registry)

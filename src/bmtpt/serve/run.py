@@ -56,7 +56,8 @@ def serve(
         address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         announce(f"serving at {address}; Ctrl-C stops")
         with json_log():
-            watch = Watch(service, settings.watch, list(loaded)) if settings.watch else None
+            elsewhere = [name for name, folder in folders.items() if not _is_in(folder, settings.watch)]
+            watch = Watch(service, settings.watch, elsewhere) if settings.watch else None
             if watch:
                 watch.look_at_start()
             # Without tokens, only names of this machine are answered for (see `Gate`).
@@ -64,6 +65,10 @@ def serve(
             app = create_app(service, settings, tokens=tokens, hosts=hosts, watch=watch)
             event("serving", host=host, port=port, prompts=sorted(service.shelf.snapshot()), backbone=name)
             uvicorn.Server(config(app, settings)).run(sockets=[door])
+
+
+def _is_in(folder: Path, place: Path | None) -> bool:
+    return place is not None and folder.absolute().parent == place.absolute()
 
 
 def config(app: object, settings: ServeSettings) -> uvicorn.Config:
