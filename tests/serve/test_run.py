@@ -185,3 +185,8 @@ def test_an_address_that_cannot_be_listened_at_is_told_with_the_cure(tmp_path):
             listening("127.0.0.1", port)
     with pytest.raises(SettingsError, match="no prompt says which backbone to load; give --prompts DIR"):
         backbone_of({}, tmp_path)
+
+
+def test_the_parts_of_a_reply_do_not_wait_for_acknowledgements():
+    with listening("127.0.0.1", 0) as door, socket.create_connection(door.getsockname()), door.accept()[0] as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -159,7 +159,11 @@ def listening(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=2048)
+        door = socket.create_server((host, port), family=family, backlog=2048)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise SettingsError(f"cannot listen at {host}, port {port}: {reason.lower()}; choose another --port") from error
+    # Connections inherit it. asyncio sets it only where a socket says that it is TCP, which this one does not; without
+    # it, the second part of a reply on a kept connection waits 40 ms for the client's delayed acknowledgement.
+    door.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return door
