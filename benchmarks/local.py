@@ -1,4 +1,4 @@
-"""A web application at a free port of this machine, for tests and pictures."""
+"""A web application at a port of this machine, for tests and pictures."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import uvicorn
 
 
 @contextmanager
-def listening(app: Any) -> Iterator[str]:
-    """Serve an ASGI application while the block runs, and give its address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5))
+def listening(app: Any, port: int = 0) -> Iterator[str]:
+    """Serve an ASGI application while the block runs, and give its address; port 0 takes a free one."""
+    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
