@@ -83,11 +83,18 @@ class Answer:
 
 
 class Ask(NamedTuple):
-    """A row on its way to the model, with the prompt that was loaded when it came."""
+    """A row on its way to the model.
+
+    Attributes:
+        served: The prompt that was loaded when it came.
+        where: Its place in the request, for messages.
+        spread: Whether its answer is to have one.
+    """
 
     served: Served
     example: Example
     where: str
+    spread: bool = False
 
 
 class Service:
@@ -98,7 +105,7 @@ class Service:
     """
 
     def __init__(
-        self, backbone: Backbone, shelf: Shelf, batcher: Batcher[Ask, Outcome], settings: ServeSettings | None = None
+        self, backbone: Backbone, shelf: Shelf, batcher: Batcher[Ask, Answer], settings: ServeSettings | None = None
     ) -> None:
         self.backbone, self.shelf, self.batcher = backbone, shelf, batcher
         self.settings = settings or ServeSettings()
@@ -159,20 +166,19 @@ class Service:
             raise TooLarge(f"{len(rows):,} rows are too many; send at most {most:,} at a time")
         self.batcher.require_room(len(rows))
         snapshot = self.shelf.snapshot()
-        asked = [self._asked(row, number, snapshot) for number, row in enumerate(rows, start=1)]
+        asked = [self._asked(row, number, snapshot, spread) for number, row in enumerate(rows, start=1)]
         limit = self.settings.deadline if deadline is None else min(deadline, self.settings.deadline)
-        outcomes = await self.batcher.answer(asked, limit)
-        answers = [_answer(row.task, outcome, spread) for row, outcome in zip(rows, outcomes, strict=True)]
+        answers = await self.batcher.answer(asked, limit)
         if self.settings.log_texts:
             event("answered", rows=[row.example for row in rows], labels=[answer.label for answer in answers])
         return answers
 
-    def _asked(self, row: Row, number: int, snapshot: Snapshot) -> Ask:
+    def _asked(self, row: Row, number: int, snapshot: Snapshot, spread: bool) -> Ask:
         found = ask(row, number, snapshot)
         if (length := len(found.example.text)) > self.settings.max_text:
             most = self.settings.max_text
             raise TooLarge(f"{found.where} has {length:,} characters, and at most {most:,} are allowed; shorten it")
-        return found
+        return found._replace(spread=spread)
 
 
 def ask(row: Row, number: int, snapshot: Snapshot) -> Ask:
@@ -188,24 +194,23 @@ def ask(row: Row, number: int, snapshot: Snapshot) -> Ask:
         raise BadRow(str(error)) from error
 
 
-def answer_asked(backbone: Backbone, asked: Sequence[Ask]) -> list[Outcome | Exception]:
-    """Answer a batch; a row that cannot be answered gets its error."""
+def answer_asked(backbone: Backbone, asked: Sequence[Ask]) -> list[Answer | Exception]:
+    """Answer a batch, in the model's thread; a row that cannot be answered gets its error."""
     outcomes = answer_together(backbone, [(each.served.route, each.example) for each in asked])
     return [
-        BadRow(f"{each.where}: {outcome}") if isinstance(outcome, DataError) else outcome
+        BadRow(f"{each.where}: {outcome}") if isinstance(outcome, DataError) else _answer(each, outcome)
         for each, outcome in zip(asked, outcomes, strict=True)
     ]
 
 
-def _answer(task: str, outcome: Outcome, spread: bool) -> Answer:
-    written = outcome.shares is None
+def _answer(asked: Ask, outcome: Outcome) -> Answer:
     several = outcome.shares is not None and len(outcome.shares) > 1
     return Answer(
-        task,
+        asked.served.name,
         outcome.label,
-        None if written else outcome.probabilities,
+        None if outcome.shares is None else outcome.probabilities,
         outcome.cut,
-        outcome.spread if spread and several else None,
+        outcome.spread if asked.spread and several else None,
         outcome.answer_cut,
         outcome.tokens,
     )
