@@ -78,7 +78,6 @@ def test_many_rows_go_in_several_requests_and_come_back_in_order(ask):
     found = ask("predict", "sentiment", (text for text in texts))
     assert len(found) == len(texts)
     by_text = dict(zip(texts, found, strict=True))
-    assert len({each.probability for each in found}) <= len(by_text) + 20  # equal texts, other batches
     for text, each in zip(texts, found, strict=True):
         assert each.all == pytest.approx(by_text[text].all, abs=1e-5)
     with pytest.raises(BadRow, match=rf"among rows {ROWS + 1} to {2 * ROWS}: row 3: there is no column 'sentence'"):

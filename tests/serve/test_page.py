@@ -19,6 +19,7 @@ from bmtpt.artifacts.saved import Prompt
 from bmtpt.serve.app import create_app
 from bmtpt.serve.service import Service
 from bmtpt.serve.tokens import Token
+from tiny import BAD, GOOD
 
 CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists() and not os.environ.get("CI"):
@@ -203,6 +204,31 @@ def test_nothing_is_wider_than_a_phone(visit, url):
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     for control in page.locator("select, textarea, button:visible").all():
         assert control.bounding_box()["height"] >= 40  # large enough for a thumb
+
+
+def test_of_many_labels_the_likeliest_are_shown_and_the_others_unfold(visit, tiny_backbone, prompts, listen):
+    card, words = prompts["sentiment"].card, [*GOOD, *BAD]
+    task = {**card.task_definition, "labels": {word: word for word in words}, "metrics": ["accuracy"]}
+    many = Prompt(prompts["sentiment"].prompts, card.model_copy(update={"task_definition": task}))
+    with listen(create_app(Service.of(tiny_backbone, {"few": prompts["sentiment"], "many": many}))) as url:
+        page = visit(f"{url}/#many")
+        expect(page.get_by_label("Task")).to_have_value("many")
+        expect(page.locator("#about")).to_have_text(f"Answers: {', '.join(words[:8])} and 8 more")
+        ask(page, "many", TEXTS[0])
+        (card,) = cards(page, 1)
+        assert card.locator("li:visible").count() == 8
+        card.get_by_text("8 more labels").click()
+        assert card.locator("li:visible").count() == 16
+        assert sorted(percentages(card).values(), reverse=True) == list(percentages(card).values())
+        page.get_by_label("Task").select_option("few")
+        assert page.url == f"{url}/#few"
+
+
+def test_a_server_without_prompts_says_so(visit, tiny_backbone, listen):
+    with listen(create_app(Service.of(tiny_backbone, {}))) as url:
+        expect(visit(f"{url}/#%").locator("output")).to_have_text(
+            "No prompt is loaded yet. Load one and reload this page."
+        )
 
 
 def test_a_label_that_looks_like_html_is_shown_as_text(visit, tiny_backbone, prompts, listen):

@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict, TypeVar, Unpack, overload
 from urllib.parse import quote
 
 from bmtpt.artifacts.folder import CARD
@@ -42,6 +42,15 @@ Row = str | Mapping[str, Any]
 """A text, or the columns of a row."""
 
 T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """What `predict` may be asked besides labels: see the fields of POST /predict in docs/serve.md."""
+
+    spread: bool
+    abstain: float
+    top_k: int
+    deadline: float
 
 
 class Unreachable(BmtptError):
@@ -87,17 +96,19 @@ class Client:
         self._retries = retries
 
     @overload
-    def predict(self, prompt: str, rows: Row, **options: Any) -> Predicted: ...
+    def predict(self, prompt: str, rows: Row, **options: Unpack[Options]) -> Predicted: ...  # type: ignore[overload-overlap]
 
     @overload
-    def predict(self, prompt: str, rows: Iterable[Row], **options: Any) -> list[Predicted]: ...
+    def predict(self, prompt: str, rows: Iterable[Row], **options: Unpack[Options]) -> list[Predicted]: ...
 
-    def predict(self, prompt: str, rows: Row | Iterable[Row], **options: Any) -> Predicted | list[Predicted]:
+    def predict(
+        self, prompt: str, rows: Row | Iterable[Row], **options: Unpack[Options]
+    ) -> Predicted | list[Predicted]:
         """Return the answer to a text or a row, or the answers to several, in order.
 
         Args:
             prompt: The name of a loaded prompt.
-            options: ``spread``, ``abstain``, ``top_k`` and ``deadline`` of POST /predict.
+            options: ``spread``, ``abstain``, ``top_k`` and ``deadline`` (docs/serve.md).
         """
         return self._run(predicting(prompt, rows, options, self._retries))
 
@@ -150,12 +161,16 @@ class AsyncClient:
         self._retries = retries
 
     @overload
-    async def predict(self, prompt: str, rows: Row, **options: Any) -> Predicted: ...
+    async def predict(  # type: ignore[overload-overlap]
+        self, prompt: str, rows: Row, **options: Unpack[Options]
+    ) -> Predicted: ...
 
     @overload
-    async def predict(self, prompt: str, rows: Iterable[Row], **options: Any) -> list[Predicted]: ...
+    async def predict(self, prompt: str, rows: Iterable[Row], **options: Unpack[Options]) -> list[Predicted]: ...
 
-    async def predict(self, prompt: str, rows: Row | Iterable[Row], **options: Any) -> Predicted | list[Predicted]:
+    async def predict(
+        self, prompt: str, rows: Row | Iterable[Row], **options: Unpack[Options]
+    ) -> Predicted | list[Predicted]:
         """Return the answers, as `Client.predict`."""
         return await self._run(predicting(prompt, rows, options, self._retries))
 
@@ -200,7 +215,7 @@ class AsyncClient:
 
 
 def predicting(
-    prompt: str, rows: Row | Iterable[Row], options: Mapping[str, Any], retries: int
+    prompt: str, rows: Row | Iterable[Row], options: Options, retries: int
 ) -> Talk[Predicted | list[Predicted]]:
     """Ask for answers, some rows at a time."""
     one = isinstance(rows, str | Mapping)

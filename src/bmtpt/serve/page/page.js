@@ -1,5 +1,5 @@
 // Everything that comes from a task or a text reaches the page as text, never as HTML.
-const SHOWN = 8; // labels before "all labels"
+const SHOWN = 8; // labels before those that are folded away
 const find = (id) => document.getElementById(id);
 const [unlock, ask, task, fields, status, result] = ["unlock", "ask", "task", "fields", "status", "result"].map(find);
 let token = ""; // in memory only
@@ -54,7 +54,7 @@ async function list() {
   ask.hidden = tasks.length === 0;
   say(tasks.length ? "" : "No prompt is loaded yet. Load one and reload this page.");
   task.replaceChildren(...tasks.map(({ id }) => new Option(id, id)));
-  const wanted = decodeURIComponent(location.hash.slice(1));
+  const wanted = location.hash.slice(1); // names of prompts need no escapes
   if (tasks.some(({ id }) => id === wanted)) task.value = wanted;
   if (tasks.length) choose();
 }
@@ -63,7 +63,8 @@ const chosen = () => tasks.find(({ id }) => id === task.value);
 
 function choose() {
   const { columns, labels } = chosen();
-  find("about").textContent = labels.length ? `Answers: ${labels.join(", ")}` : "Answers in its own words";
+  const first = labels.slice(0, SHOWN).join(", ") + (labels.length > SHOWN ? ` and ${labels.length - SHOWN} more` : "");
+  find("about").textContent = labels.length ? `Answers: ${first}` : "Answers in its own words";
   fields.replaceChildren(...columns.flatMap((column, number) => field(column, number, columns.length > 1)));
   result.hidden = true;
 }
@@ -166,7 +167,7 @@ ask.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask.requestSubmit();
 });
 task.addEventListener("change", () => {
-  history.replaceState(null, "", `#${encodeURIComponent(task.value)}`);
+  history.replaceState(null, "", `#${task.value}`);
   say("");
   choose();
 });

@@ -102,7 +102,7 @@ def router(service: Service, settings: ServeSettings) -> APIRouter:
 def classified(place: int, answer: Answer, abstain: float | None) -> Classified:
     """Return an answer in vLLM's shape."""
     shares = list(answer.by_label().values())
-    label = None if abstain is not None and max(shares) < abstain else answer.label
+    label = None if answer.abstains(abstain) else answer.label
     return Classified(index=place, label=label, probs=shares, num_classes=len(shares))
 
 
