@@ -243,3 +243,15 @@ def test_all_starts_answer_trained_and_untouched_each_with_a_readout(tiny_backbo
         shares.append(evaluate(tiny_backbone, one, target.test[:5]).probabilities)
     answers = [list(each["all"].values()) for each in predict(tiny_backbone, untrained, target.test[:5])]
     torch.testing.assert_close(torch.tensor(answers), sum(shares) / 2, atol=1e-5, rtol=0)
+
+
+def test_texts_that_are_given_without_labels_join_those_that_the_draw_leaves_out(tiny_backbone, tiny_tasks, caplog):
+    target = tiny_tasks["pairs"]
+    texts = tuple(replace(each, label=None, target="") for each in target.test[:5])
+    given = replace(target, unlabelled=texts)
+    rows = target_rows(tiny_backbone, given, adapting(shots=4, readout="linear", unlabelled_rows=3))
+    assert [each.text for each in rows.unlabelled.examples][:5] == [each.text for each in texts]
+    assert len(rows.texts) == 8
+    assert not caplog.records
+    target_rows(tiny_backbone, given, adapting(shots=4))
+    assert "only a readout looks at texts without labels; set readout" in caplog.text

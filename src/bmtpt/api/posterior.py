@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,7 +19,8 @@ from bmtpt.api.task import AnyTask, Task, as_data
 from bmtpt.artifacts import saved as artifacts
 from bmtpt.artifacts.card import PosteriorCard
 from bmtpt.backbone import Backbone
-from bmtpt.errors import described
+from bmtpt.errors import SettingsError, described
+from bmtpt.inference.rows import examples_of
 from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages import source as source_stage
 from bmtpt.stages import target as target_stage
@@ -100,6 +102,7 @@ class Posterior(Artifact[artifacts.Posterior]):
         task: Any,
         settings: Settings = None,
         *,
+        unlabelled: Any = None,
         folder: str | Path | None = None,
         resume: bool = False,
         overwrite: bool = False,
@@ -111,6 +114,8 @@ class Posterior(Artifact[artifacts.Posterior]):
         Args:
             task: A target task, or a list of them.
             settings: Settings of the target stage; single ones may be given as keywords: `adapt(task, shots=32)`.
+            unlabelled: Texts or rows of one task without labels, as `Prompt.predict` takes them; at most 256 of them
+                help its `readout`.
             folder, resume, overwrite, progress: As for `learn`; several tasks get a folder each inside.
 
         Returns:
@@ -122,6 +127,10 @@ class Posterior(Artifact[artifacts.Posterior]):
         chosen = as_settings(AdaptSettings, settings, options)
         place = as_run_folder(folder, resume, overwrite)
         targets = [as_data(each, self.backbone) for each in _several(task)]
+        if unlabelled is not None:
+            if len(targets) > 1:
+                raise SettingsError("unlabelled texts belong to one task, and several are given; adapt it alone")
+            targets = [replace(targets[0], unlabelled=tuple(examples_of(unlabelled, targets[0].task)))]
         with _listening(progress, "adapt") as listener:
             found = target_stage.adapt_together(
                 self._saved, targets, chosen,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from bmtpt.cli.console import OUT, doing
+from bmtpt.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
     from bmtpt.backbone import Backbone
@@ -51,6 +53,26 @@ def load_tasks(names: Sequence[str], data: str) -> list[TaskData]:
     from bmtpt.tasks import load_data, load_task
 
     return [load_data(load_task(name), data) for name in names]
+
+
+def with_unlabelled(targets: Sequence[TaskData], path: Path) -> list[TaskData]:
+    """Return the one target with the texts of a file beside its rows.
+
+    Raises:
+        SettingsError: There are several targets.
+        DataError: The file or one of its rows cannot be read.
+    """
+    from bmtpt.inference.rows import file_rows
+
+    if len(targets) > 1:
+        raise SettingsError("--unlabelled belongs to one target, and several are given; adapt it alone")
+    (target,) = targets
+    texts = []
+    for row in file_rows(path, {target.task.name: target.task}):
+        if isinstance(row.example, DataError):
+            raise row.example
+        texts.append(row.example)
+    return [replace(target, unlabelled=tuple(texts))]
 
 
 def load_backbone(name: str, execution: Execution) -> Backbone:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field
 
-from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings
+from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings, with_unlabelled
 from bmtpt.cli.console import ERR, note_cut, say, say_next
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Preset, Resume, ShowConfig, with_settings
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
@@ -37,6 +37,8 @@ class AdaptOptions(ExecutionOptions, AdaptSettings):
         target: A target task: name or YAML file; several share A.
         backbone: As for learn; default: the one the posterior was learned with.
         data: "hub", "offline" or a data folder.
+        unlabelled: File of texts without labels, as `bmtpt predict` reads them; at most 256 help the readout of one
+            target.
         out: Folder for the prompt, or for one folder per target.
     """
 
@@ -44,6 +46,7 @@ class AdaptOptions(ExecutionOptions, AdaptSettings):
     target: tuple[str, ...] = Field(min_length=1)
     backbone: str | None = None
     data: str = "hub"
+    unlabelled: Path | None = None
     out: Path
 
 
@@ -110,6 +113,8 @@ def adapt(
     posterior = Posterior.load(settings.posterior)
     with output_folder(settings.out, "prompt", resume=resume, overwrite=overwrite):
         targets = load_tasks(settings.target, settings.data)
+        if settings.unlabelled:
+            targets = with_unlabelled(targets, settings.unlabelled)
         backbone = load_backbone(settings.backbone or posterior.card.backbone.name, settings.execution)
         with TrainingProgress(ERR, "adapt") as progress:
             prompts = adapt_together(

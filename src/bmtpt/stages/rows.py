@@ -25,6 +25,9 @@ LENGTHS_MATTER = 3
 SHOWN = 60
 """Most characters of an answer in a message."""
 
+MOST_TEXTS = 256
+"""Texts without labels that are read at most: more would hardly move a readout."""
+
 HELD_BACK_SHARE = 0.2
 """Share of a source's training rows that is held back if the source has no validation rows of its own."""
 
@@ -87,7 +90,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
 
     Without validation rows of its own, or with `validation_rows` 0, a target lends a share of its training rows
     (`selection_share`), so that its `shots` are all the labels that are used. With `selection` "none" every row trains
-    and nothing is validated. Of the rows that the draw leaves out, `unlabelled_rows` lend their texts to the readouts.
+    and nothing is validated. The target's texts without labels, and `unlabelled_rows` of the rows that the draw leaves
+    out, go to the readouts.
 
     Raises:
         DataError: There are no rows, or fewer than the shots asked for.
@@ -135,7 +139,12 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     warn_of_lengths(scorer)
     drawn = set(map(id, labelled))
     left_out = [example for example in target.train if id(example) not in drawn]
-    unlabelled = some(left_out, settings.unlabelled_rows, settings.seed) if settings.unlabelled_rows else ()
+    unlabelled = [
+        *some(target.unlabelled, MOST_TEXTS, settings.seed),
+        *some(left_out, settings.unlabelled_rows, settings.seed),
+    ]
+    if unlabelled and settings.readout == "none":
+        log.warning(f"target {name}: only a readout looks at texts without labels; set readout to 'offset' or 'linear'")
     selecting, texts = (tokenise(backbone, each, length) for each in (select, unlabelled))
     return TargetRows(training, selecting, scorer, lent, texts if unlabelled else None)
 

@@ -40,6 +40,7 @@ class TaskData:
         train, select, test: Examples to learn from, to choose a checkpoint with, and to report. `select` and `test` may
             be empty.
         status: How the rows relate to the published data set.
+        unlabelled: Further texts of the task, whose answers nobody knows.
     """
 
     task: TaskSpec
@@ -47,6 +48,7 @@ class TaskData:
     select: tuple[Example, ...]
     test: tuple[Example, ...]
     status: DataStatus
+    unlabelled: tuple[Example, ...] = ()
 
     @property
     def parts(self) -> dict[str, tuple[Example, ...]]:
