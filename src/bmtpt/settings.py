@@ -230,7 +230,8 @@ class AdaptSettings(LoopSettings):
         prior: `mean` N(θ̄, σ²I) [paper], `mixture` of one Gaussian per particle, or `none`.
         prior_std: σ in embedding units, or `auto`: chosen on the validation part from `prior_std_grid`.
         start: Where θ starts: the posterior's `mean` [paper], its `best` particle on the target's training rows, every
-            one of the `particles` (the best on the validation part is kept), or `auto` (mean and best compete).
+            one of the `particles` (the best on the validation part is kept), or `auto` (mean, best and a draw of the
+            vocabulary compete).
         decompose: Train θ = A ∘ (u vᵀ) [paper] instead of θ itself.
         freeze_full: Train u and v only and leave A where it starts (an ablation: P + D numbers).
         factor_learning_rate: Learning rate of u and v; `learning_rate` is that of A.

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bmtpt.methods.map_target import map_candidates, starts
+from bmtpt.methods.map_target import map_candidates, posterior_candidates, starts
 from bmtpt.methods.prompt_tuning import anchored_candidates, plain_candidates
-from bmtpt.methods.registry import Learned
+from bmtpt.methods.registry import Learned, Setup
 from bmtpt.methods.source_ensemble import ensemble_candidates
 from bmtpt.methods.source_mean import source_mean_candidate
 from bmtpt.methods.spot import spot_candidates
@@ -91,6 +91,28 @@ def test_prompt_tuning_with_a_prior_has_it_around_its_own_start(tiny_backbone, c
         assert torch.equal(own.start, other.start)
         assert own.prior_std == std
         assert own.centre is None if std is None else torch.equal(own.centre, own.start)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"start": "auto"}, ["mean", "mean", "vocabulary draw 0"]),
+        ({"start": "mean"}, ["mean", "mean"]),
+        ({"start": "mean", "average": "starts"}, ["mean", "mean", "vocabulary draw 0"]),
+        ({"start": "auto", "average": "starts"}, ["mean", "mean", "vocabulary draw 0"]),
+        ({"start": "auto", "ensemble": True}, ["particle 0", "particle 0"]),
+    ],
+)
+def test_a_vocabulary_draw_competes_where_the_start_is_automatic(tiny_backbone, changes, names):
+    chosen = settings(prior_std_grid=[30.0], **changes)
+    one = torch.randn(1, 4, tiny_backbone.model.config.d_model, generator=torch.Generator().manual_seed(1))
+    posterior = SimpleNamespace(particles=one)
+    setup = Setup(tiny_backbone, {}, chosen, None, budget=1, prompt_length=7, learned=Learned(("a",), posterior))
+    found = posterior_candidates(setup)
+    assert [candidate.start_name for candidate in found] == names
+    if names[-1].startswith("vocabulary"):
+        assert torch.equal(found[-1].start, plain_candidates(tiny_backbone, 4, chosen.seed)[0].start)
+        assert torch.equal(found[-1].centre, found[-1].start)  # its prior is around itself
 
 
 class Rows(list[str]):

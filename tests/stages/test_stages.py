@@ -432,9 +432,11 @@ def test_the_chosen_prompt_is_the_candidate_that_validates_best(tiny_backbone, t
     data = tiny_tasks["pairs"]
     prompt = adapt(posterior, data, adapting(steps=4), backbone=tiny_backbone)
     selection = prompt.card.selection
-    assert [(c["start"], c["prior_std"]) for c in selection["candidates"]] == [
-        (start, std) for start in dict.fromkeys(c["start"] for c in selection["candidates"]) for std in (0.5, 5.0, None)
+    *learned, vocabulary = [(c["start"], c["prior_std"]) for c in selection["candidates"]]
+    assert learned == [
+        (start, std) for start in dict.fromkeys(start for start, _ in learned) for std in (0.5, 5.0, None)
     ]
+    assert vocabulary == ("vocabulary draw 0", 0.5)
     (winner,) = selection["winners"]
     assert winner["best"] == max(c["best"] for c in selection["candidates"])
     rows = tokenise(tiny_backbone, data.select, 64)
@@ -467,7 +469,7 @@ def test_a_large_target_is_not_read_whole_to_find_the_best_particle(tiny_backbon
 
     rows = {"pairs": target_rows(tiny_backbone, tiny_tasks["pairs"], adapting())}
     setup = SimpleNamespace(particles=posterior.particles, engine=Counting(), rows=rows)
-    posterior_candidates(SimpleNamespace(settings=adapting(start="auto"), **vars(setup)))
+    posterior_candidates(SimpleNamespace(settings=adapting(start="best"), **vars(setup)))
     assert read == [5]
     for changes in ({"start": "mean"}, {"start": "particles"}, {"ensemble": True}):
         posterior_candidates(SimpleNamespace(settings=adapting(**changes), **vars(setup)))

@@ -5,8 +5,9 @@
 
 θ starts at θ̄ [paper], at the best particle, or at every particle. `prior_std = auto` trains one candidate per σ of
 the grid and one without a prior, and keeps the one that validates best: with a far-away target the winner is a weak
-prior or none, so transfer never costs much. With `average` "starts" nothing needs to be chosen: the prior is a mixture
-of one around θ̄ and one around a vocabulary draw, and the MAP prompts and the untouched starts answer together [ours].
+prior or none. `start = auto` has a vocabulary draw among its starts, so transfer never costs much. With `average`
+"starts" nothing needs to be chosen: the prior is a mixture of one around θ̄ and one around a vocabulary draw, and the
+MAP prompts and the untouched starts answer together [ours].
 """
 
 from __future__ import annotations
@@ -62,12 +63,15 @@ def map_candidates(
 def posterior_candidates(setup: Setup) -> list[Candidate]:
     """Return BMTPT's starts and priors; the best particle is the one with the lowest training NLL.
 
+    With `start` "auto" a vocabulary draw competes, too, and with `average` "starts" it answers along: sources that do
+    not fit then cost nothing. Its prior is around itself.
+
     That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times.
     """
     particles, settings = setup.particles, setup.settings
     assert particles is not None
     learned = map_candidates(particles, _train_nll(particles, setup), settings)
-    if settings.average == "starts":
+    if settings.average == "starts" or (settings.start == "auto" and not settings.ensemble):
         learned += anchored_candidates(replace(setup, prompt_length=particles.shape[1]))
     return learned
 

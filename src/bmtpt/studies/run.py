@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky import get_reusable_executor
+from joblib.externals.loky import get_reusable_executor, process_executor
 
 from bmtpt.artifacts.folder import held, made, require_there
 from bmtpt.backbone.execution import AUTOMATIC, Execution
@@ -152,6 +153,8 @@ def _start_child(parent: int, methods: Sequence[Method]) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     threading.Thread(target=end_with_parent, daemon=True).start()
+    # loky takes a process that grows by 300 MB for a leak and starts another; ours keeps a model and rows on purpose.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
     for method in methods:
