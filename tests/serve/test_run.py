@@ -53,7 +53,7 @@ class Server:
 
 
 def test_sigterm_under_load_answers_every_accepted_request_and_logs_no_text(folder):
-    server = Server("--prompts", folder, "--max-wait-ms", 300)
+    server = Server("--prompts", folder, "--max-wait-ms", 2_000)
     with httpx.Client(base_url=server.url, timeout=20) as client:
         assert client.get("/readyz").json() == {"ready": True, "prompts": 2}
 
@@ -63,7 +63,8 @@ def test_sigterm_under_load_answers_every_accepted_request_and_logs_no_text(fold
 
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             asked = [pool.submit(ask, number) for number in range(16)]
-            time.sleep(0.15)  # all are inside: the model waits for company for 300 ms
+            while "bmtpt_queue_rows 16.0" not in client.get("/metrics").text:  # the model waits for company
+                time.sleep(0.02)
             code, log = server.stop()
             assert [each.result() for each in asked] == [200] * 16
     assert code == -signal.SIGTERM
@@ -147,14 +148,14 @@ ASK = b"POST /predict HTTP/1.1\r\nhost: a\r\n"
     ],
 )
 def test_a_client_that_does_not_finish_its_request_is_hung_up_on(sent, reply, address):
-    with socket.create_connection(address, timeout=5) as slow:
+    with socket.create_connection(address, timeout=20) as slow:
         begun, received = time.monotonic(), b""
         for part in sent:
             slow.sendall(part)
             time.sleep(0.1)
         while more := slow.recv(10_000):
             received += more
-        assert 0.3 < time.monotonic() - begun < 3
+        assert 0.3 < time.monotonic() - begun < 10
     assert received.startswith(reply)
     assert reply or not received
 
