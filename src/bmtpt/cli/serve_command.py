@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from bmtpt.backbone.execution import Precision
 from bmtpt.cli.common import load_backbone, part, print_settings
 from bmtpt.cli.console import say
 from bmtpt.cli.options import Config, ExecutionOptions, ShowConfig, with_settings
@@ -19,10 +20,13 @@ class ServeOptions(ExecutionOptions, ServeSettings):
     Attributes:
         prompts: Folder of a prompt, or of folders of prompts; repeat for more. A prompt is called like its folder.
         backbone: Hub id, folder or offline; default: the prompts' own.
+        precision: Compute dtype of the frozen model. In bfloat16 a row's answer depends on the rows that share its
+            pass (by some points of probability); in float32 it does not.
     """
 
     prompts: tuple[Path, ...] = ()
     backbone: str | None = None
+    precision: Precision = "float32"
 
 
 @with_settings(ServeOptions, without=("memory",))
