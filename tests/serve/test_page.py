@@ -25,6 +25,7 @@ CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists() and not os.environ.get("CI"):
     pytest.skip("the page's tests need Debian's package chromium", allow_module_level=True)
 
+expect.set_options(timeout=15_000)  # a machine that runs other work is slow, not wrong
 DESK, PHONE = {"width": 1000, "height": 800}, {"width": 360, "height": 740}
 TEXTS = ["the film is good .", "the meal is cold ."]
 HOSTILE = '<img src="x" onerror="document.title = 0">'
@@ -51,7 +52,7 @@ def visit(chromium):
         context.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         context.on("weberror", lambda error: errors.append(str(error.error)))
         page = context.new_page()
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(15_000)
         page.goto(url)
         return page
 
