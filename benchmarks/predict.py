@@ -16,17 +16,18 @@ import json
 import random
 import tempfile
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from bmtpt.artifacts.card import PromptCard, versions
+from bmtpt.artifacts.card import PromptCard, now, versions
 from bmtpt.artifacts.peft import export_peft
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
@@ -228,7 +229,7 @@ class PeftAdapters:
         self.backbone = backbone
         self.model: Any = None
         for task, prompt in prompts.items():
-            export_peft(_artifact(backbone, task, prompt), folder / task, backbone.name)
+            export_peft(artifact(backbone, task, prompt), folder / task, backbone.name)
             if self.model is None:
                 self.model = PeftModel.from_pretrained(backbone.model, folder / task, adapter_name=task)
             else:
@@ -246,14 +247,18 @@ class PeftAdapters:
         return answers
 
     def _of_task(self, queries: Sequence[Query]) -> list[str]:
-        ids = pad_sequence([query.text for query in queries], batch_first=True)
-        mask = pad_sequence([torch.ones_like(query.text) for query in queries], batch_first=True)
         if queries[0].answers:
-            scores = torch.stack([self._score(ids, mask, word) for word in queries[0].answers], dim=1)
-            return [_shown(row, "") for row in scores.cpu()]
+            return [_shown(row, "") for row in self.scores(queries)]
+        ids, mask = _padded(queries)
         limit = queries[0].max_new_tokens
         out = self.model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=limit, do_sample=False)
         return [text.strip() for text in self.backbone.tokenizer.batch_decode(out, skip_special_tokens=True)]
+
+    @torch.no_grad()
+    def scores(self, queries: Sequence[Query]) -> Float[Tensor, "N C"]:
+        """Return the log-likelihoods of the label words, of rows of the task whose adapter is set."""
+        ids, mask = _padded(queries)
+        return torch.stack([self._score(ids, mask, word) for word in queries[0].answers], dim=1).cpu()
 
     def _score(self, ids: Tensor, mask: Tensor, word: Tensor) -> Tensor:
         labels = word.repeat(len(ids), 1)
@@ -261,11 +266,17 @@ class PeftAdapters:
         return -F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").sum(dim=1)
 
 
-def _artifact(backbone: Backbone, task: str, prompt: Tensor) -> Prompt:
+def _padded(queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+    ids = pad_sequence([query.text for query in queries], batch_first=True)
+    return ids, pad_sequence([torch.ones_like(query.text) for query in queries], batch_first=True)
+
+
+def artifact(backbone: Backbone, task: str, prompt: Tensor, definition: Mapping[str, Any] | None = None) -> Prompt:
+    """Return a prompt that was not trained, as what training saves."""
     card = PromptCard(
         backbone=backbone_card(backbone),
         task=task,
-        task_definition={},
+        task_definition=dict(definition or {}),
         method="benchmark",
         sources=(),
         posterior=None,
@@ -275,7 +286,7 @@ def _artifact(backbone: Backbone, task: str, prompt: Tensor) -> Prompt:
         steps=0,
         seconds=0.0,
         versions=versions(),
-        created="",
+        created=now(),
     )
     return Prompt(prompt[None], card)
 
