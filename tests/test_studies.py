@@ -111,6 +111,7 @@ def test_the_prompts_of_every_cell_are_kept_with_what_they_competed_with(first):
     assert tried["source_mean"] == [("mean of source prompts", None)]
     assert tried["multitask"] == [("mean", None)]
     assert {std for _, std in tried["bmtpt"]} == {1.0, None}
+    assert tried["bmtpt"][-1] == ("vocabulary draw 0", 1.0)
     assert {std for _, std in tried["bmtpt_no_prior"]} == {None}
     assert {method for method, card in found.items() if card.posterior} == {"multitask", "bmtpt", "bmtpt_no_prior"}
     assert {card.method: method for method, card in found.items()} == {method: method for method in METHODS}

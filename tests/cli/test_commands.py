@@ -441,7 +441,7 @@ def test_the_commands_of_the_tasks_page_run_in_their_order(
 def test_the_commands_of_the_readme_are_among_those_of_the_tasks_page():
     tried = {re.sub(r" +#.*", "", line).strip() for line in block(TASKS, "sh", "bmtpt learn").splitlines()}
     shown = {re.sub(r" +#.*", "", line).strip() for line in block(README, "sh", "bmtpt learn").splitlines()}
-    assert shown <= tried
+    assert {line for line in shown if not line.startswith("bmtpt serve")} <= tried  # a server: tests/serve
 
 
 def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder):

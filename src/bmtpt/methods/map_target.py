@@ -65,15 +65,21 @@ def posterior_candidates(setup: Setup) -> list[Candidate]:
 
     With `start` "auto" a vocabulary draw competes, too, and with `average` "starts" it answers along: sources that do
     not fit then cost nothing. Its prior is around itself.
-
-    That is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times.
     """
-    particles, settings = setup.particles, setup.settings
-    assert particles is not None
-    learned = map_candidates(particles, _train_nll(particles, setup), settings)
+    settings, learned = setup.settings, shared_candidates(setup)
     if settings.average == "starts" or (settings.start == "auto" and not settings.ensemble):
-        learned += anchored_candidates(replace(setup, prompt_length=particles.shape[1]))
+        learned += anchored_candidates(replace(setup, budget=1, prompt_length=len(learned[0].start)))
     return learned
+
+
+def shared_candidates(setup: Setup) -> list[Candidate]:
+    """Return what starts from the particles.
+
+    The best one is judged on at most `JUDGED_ROWS` training rows of a target: a large target is not read M times.
+    """
+    particles = setup.particles
+    assert particles is not None
+    return map_candidates(particles, _train_nll(particles, setup), setup.settings)
 
 
 def _train_nll(particles: Float[Tensor, "M P D"], setup: Setup) -> list[float]:
@@ -98,7 +104,7 @@ MULTITASK = register(
         "multitask",
         "multi-task prompt (M = 1)",
         "arXiv 2402.08594",
-        candidates=posterior_candidates,
+        candidates=shared_candidates,
         needs="multi-task prompt",
         adjusted=_without_prior,
         column=30,
