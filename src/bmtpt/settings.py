@@ -312,6 +312,11 @@ class AdaptSettings(LoopSettings):
             raise ValueError("freeze_full leaves nothing to train without decompose; give one of them")
         return self
 
+    @property
+    def keeps_every_start(self) -> bool:
+        """Whether a prompt is kept for each start, and not only the best one."""
+        return self.ensemble or self.average == "starts"
+
     def decided(self, *, words: bool, prompts: bool) -> AdaptSettings:
         """Return the settings with every `auto` about label words replaced by what it stands for.
 

@@ -104,7 +104,7 @@ class TargetStage(ABC):
         # With nothing to select by, the candidates cannot compete: the first (of each start) is the method's choice.
         if settings.selection == "none" and not settings.ensemble:
             firsts = {candidate.start_name: candidate for candidate in reversed(candidates)}
-            candidates = [*reversed(firsts.values())] if settings.average == "starts" else candidates[:1]
+            candidates = [*reversed(firsts.values())] if settings.keeps_every_start else candidates[:1]
         self.candidates = candidates
         self.settings = settings
         self._readouts: dict[str, tuple[Readout, ...]] = {}

@@ -249,7 +249,7 @@ def _target_card(
 
 def _winners(stage: TargetStage, outcome: Outcome) -> list[int]:
     """Return the best candidate, or that of each start if all are kept; the first where nothing is selected."""
-    if not stage.settings.ensemble and stage.settings.average != "starts":
+    if not stage.settings.keeps_every_start:
         return [outcome.winner]
     by_start: dict[str, list[int]] = {}
     for r, candidate in enumerate(stage.candidates):
