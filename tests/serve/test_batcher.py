@@ -97,3 +97,25 @@ def test_the_time_to_ask_again_follows_from_the_measured_speed(rows):
     a_row, fastest, slowest = asyncio.run(ask())
     assert 0.7 * fastest < a_row < 1.3 * slowest
     batcher.drain()
+
+
+@pytest.mark.parametrize("fault", [SystemExit(3), MemoryError("no memory")])
+def test_a_fault_of_the_model_or_of_what_watches_it_is_told_and_the_next_row_is_answered(fault):
+    faults = [fault]
+
+    def work(rows):
+        if faults:
+            raise faults.pop()
+        return rows
+
+    batcher = Batcher(work)
+    with pytest.raises((RuntimeError, MemoryError), match=str(fault)):
+        asyncio.run(batcher.answer([1], 10))
+    batcher.observe = lambda rows, seconds: faults.pop()  # as broken as a metric can be
+    with pytest.raises(IndexError):
+        asyncio.run(batcher.answer([2], 10))
+    batcher.observe = lambda rows, seconds: None
+    assert batcher.alive
+    assert asyncio.run(batcher.answer([3], 10)) == [3]
+    batcher.drain()
+    assert not batcher.alive

@@ -36,7 +36,7 @@ def folder(prompts, tmp_path_factory) -> Path:
 
 
 class Server:
-    """A running `bmtpt serve`."""
+    """A running `bmtpt serve`, which does not outlive a test that fails."""
 
     def __init__(self, *options: object) -> None:
         command = [sys.executable, "-m", "bmtpt", "serve", "--port", "0", *map(str, options)]
@@ -46,6 +46,13 @@ class Server:
         )
         self.url = self.process.stdout.readline().split()[2].rstrip(";")
 
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def stop(self, sign: signal.Signals = signal.SIGTERM) -> tuple[int, list[dict]]:
         self.process.send_signal(sign)
         _, err = self.process.communicate(timeout=20)
@@ -54,7 +61,7 @@ class Server:
 
 def test_sigterm_under_load_answers_every_accepted_request_and_logs_no_text(folder):
     server = Server("--prompts", folder, "--max-wait-ms", 2_000)
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with server, httpx.Client(base_url=server.url, timeout=20) as client:
         assert client.get("/readyz").json() == {"ready": True, "prompts": 2}
 
         def ask(number: int):
@@ -118,6 +125,13 @@ def test_without_tokens_only_names_of_this_machine_are_answered_for(started, fol
     assert client.get("/healthz", headers={"host": "decide.example"}).status_code == 401
     header = {"host": "decide.example", "authorization": "Bearer secret"}
     assert client.get("/healthz", headers=header).status_code == 200
+
+
+def test_without_its_model_the_server_is_not_healthy(own_service):
+    client = TestClient(create_app(own_service, hosts=("testserver",)))
+    assert client.get("/healthz").json() == {"status": "ok"}
+    own_service.batcher.drain()
+    assert (client.get("/healthz").status_code, client.get("/readyz").status_code) == (503, 503)
 
 
 @pytest.fixture

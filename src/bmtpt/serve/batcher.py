@@ -89,6 +89,11 @@ class Batcher(Generic[Row, Result]):
         """Whether nothing new is taken."""
         return self._draining
 
+    @property
+    def alive(self) -> bool:
+        """Whether the model's thread runs: without it nothing is answered."""
+        return self._thread.is_alive()
+
     def require_room(self, rows: int = 1) -> None:
         """Raise what `answer` would raise for so many rows."""
         if self._draining:
@@ -149,7 +154,12 @@ class Batcher(Generic[Row, Result]):
 
     def _run(self) -> None:
         while batch := self._next():
-            self._answer(batch)
+            try:
+                self._answer(batch)
+            except BaseException as error:  # told to who asked; without this thread nothing is answered again
+                fault = error if isinstance(error, Exception) else RuntimeError(f"the model stopped: {error!r}")
+                for each in batch:
+                    each.request.give(each.number, fault)
 
     def _next(self) -> list[_Waiting[Row, Result]]:
         """Wait for rows, and return those of the next batch; none at the end."""
