@@ -87,6 +87,7 @@ OPTION_NAMES = {
     "candidates": "{} starts",
     "dimension": "n = {}",
     "frequency": "frequency {}",
+    "init_steps": "{} steps for the start",
     "kernel": "{} kernel",
     "learning_rate": "rate {}",
     "particle_init": "{} start",
@@ -95,6 +96,7 @@ OPTION_NAMES = {
     "repulsion": "repulsion {}",
     "scope": "one kernel per {}",
     "std": "blur {}",
+    "steps": "{} steps",
     "unlabelled_rows": "{} texts",
 }
 """Printed names of a variant's options, whatever their value."""
@@ -108,9 +110,11 @@ SETTING_NAMES = {
     "likelihood=labels": "label likelihood",
     "prior=mean": "one Gaussian",
     "prior=mixture": "one Gaussian per particle",
+    "prior=none": "no prior",
     "readout=linear": "readout",
     "readout=offset": "offset",
     "readout_prior=posterior": "source widths",
+    "source_objective=readout": "sources' readouts",
     "steps=0": "untouched",
     "task_factors=true": "with factors",
     "task_factors=false": "without factors",
