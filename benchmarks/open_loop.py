@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -52,12 +53,26 @@ def poisson(rate: float, seconds: float, seed: int) -> list[float]:
     return times[times < seconds].tolist()
 
 
-def request(method: str, path: str, body: object, identity: str = "") -> bytes:
-    """Return the bytes of a request with a JSON body."""
+def request(method: str, path: str, body: object, identity: str = "", *, keep: bool = False) -> bytes:
+    """Return the bytes of a request with a JSON body, after which the connection is closed unless it is to be kept."""
     content = json.dumps(body).encode()
     named = f"x-request-id: {identity}\r\n" if identity else ""
-    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    closing = "" if keep else "connection: close\r\n"
+    head = f"{method} {path} HTTP/1.1\r\nhost: localhost\r\n{closing}content-type: application/json\r\n"
     return f"{head}{named}content-length: {len(content)}\r\n\r\n".encode() + content
+
+
+def exchange(connection: socket.socket, message: bytes) -> bytes:
+    """Send a request on a connection that is kept, and return the body of the reply."""
+    connection.sendall(message)
+    reply = connection.recv(2**16)
+    while b"\r\n\r\n" not in reply:
+        reply += connection.recv(2**16)
+    head, _, body = reply.partition(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
+    while len(body) < length:
+        body += connection.recv(2**16)
+    return body
 
 
 async def ask(address: Address, message: bytes) -> tuple[int, bytes]:

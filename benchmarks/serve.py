@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import http.client
 import json
+import socket
 import statistics
 import tempfile
 import time
@@ -27,7 +27,7 @@ from pathlib import Path
 
 from bmtpt.backbone import Backbone
 from common import append_line, machine_facts
-from open_loop import fire, percentile
+from open_loop import exchange, fire, percentile, request
 from serve_bench import QUEUE, Bench, Line, exactness, medians
 from serve_proofs import stop, sustained, swaps
 from served import MIXED, PREDICT, WAYS, Server, Traffic, difference
@@ -114,19 +114,20 @@ def goodput(bench: Bench) -> Iterator[Line]:
 
 
 def overhead(bench: Bench) -> Iterator[Line]:
-    """What a request takes beyond the engine's own pass for its row, one at a time, on one connection."""
+    """What a request takes beyond the engine's own pass for its row, one at a time, on one connection.
+
+    The client sends bytes and receives bytes: what it makes of them is none of the service's time.
+    """
     traffic = bench.traffic(bench.options.compared)
+    bodies = [{"task": task, "rows": [text]} for task, text in traffic.rows]
+    messages = [request("POST", PREDICT, body, keep=True) for body in bodies]
     differences, beyond, passes = [], [], []
-    with bench.server(traffic) as server:
-        connection = http.client.HTTPConnection(*server.address)
+    with bench.server(traffic) as server, socket.create_connection(server.address) as connection:
         before = server.metrics()["bmtpt_batch_seconds_sum"]
         for number in range(bench.options.requests + 5):
-            row = number % len(traffic.rows)
-            task, text = traffic.rows[row]
-            body = json.dumps({"task": task, "rows": [text]})
+            row = number % len(messages)
             start = time.perf_counter()
-            connection.request("POST", PREDICT, body, {"content-type": "application/json"})
-            reply = connection.getresponse().read()
+            reply = exchange(connection, messages[row])
             taken = time.perf_counter() - start
             after = server.metrics()["bmtpt_batch_seconds_sum"]
             if number >= 5:  # the first ones warm up
@@ -134,7 +135,6 @@ def overhead(bench: Bench) -> Iterator[Line]:
                 passes.append(1000 * (after - before))
             before = after
             differences.append(difference(reply, traffic.expected[row]))
-        connection.close()
     yield {
         "requests": len(beyond),
         **{f"beyond_p{share}_ms": percentile(beyond, share) for share in (50, 95)},

@@ -20,7 +20,7 @@ PAGE = ROOT / "docs" / "serve-capacity.md"
 BLOCK = re.compile(r"<!-- (\w+) -->\n.*?<!-- /\1 -->", re.DOTALL)
 NOT_MEASURED = "Not measured yet."
 WAYS = {
-    "mixed": "`bmtpt serve`: all tasks in shared passes",
+    "mixed": "bmtpt serve: all tasks in shared passes",
     "one_task_at_a_time": "the same engine, one task in a pass",
     "peft": "PEFT, an adapter set for each task",
 }
