@@ -5,14 +5,14 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 LONGEST = 400
 """Most characters of an error."""
 
 
 class BmtptError(Exception):
-    """Base of every error caused by input. The command line prints it and exits with code 2.
+    """Base of every error caused by input. The command line prints it and exits with its code.
 
     What a sentence quotes may be of any length and hold any character. The middle of a long one is left out, since
     what is wrong is said at its start and the cure at its end; line ends and what a terminal cannot print are escaped.
@@ -22,6 +22,8 @@ class BmtptError(Exception):
     >>> print(BmtptError("no task '" + chr(27) + chr(0xD800) + chr(10) + "'"))
     no task '\\x1b\\ud800\\n'
     """
+
+    exit_code: ClassVar[int] = 2
 
     def __init__(self, sentence: object = "") -> None:
         super().__init__(_on_one_line(str(sentence)))

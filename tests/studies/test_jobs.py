@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
+from itertools import groupby
 
 import pytest
 import torch
@@ -18,15 +19,15 @@ import yaml
 
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import SettingsError, TrainingError
+from bmtpt.errors import DataError, SettingsError
 from bmtpt.methods.registry import all_methods, get_method
 from bmtpt.methods.target import TargetStage
 from bmtpt.results import append_results, read_results
 from bmtpt.stages.source import learn
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import Grid
-from bmtpt.studies.jobs import done_jobs, in_order, place_of, put_in_order, to_do, waves, whole_lines
-from bmtpt.studies.run import RESULTS, prompt_folder
+from bmtpt.studies.jobs import done_jobs, in_order, place_of, put_in_order, stages_first, to_do, whole_lines
+from bmtpt.studies.run import FAILED, RESULTS, IncompleteStudyError, prompt_folder
 from bmtpt.studies.sources import Sources, Stage, stages
 from bmtpt.tasks import load_data, load_task
 from bmtpt.train.loop import Loop
@@ -168,17 +169,17 @@ def test_two_processes_find_the_lines_of_one(alone, tiny_study, tmp_path):
     assert children() == []
 
 
-def test_a_seeds_source_stages_are_done_before_its_cells_and_its_cells_before_the_next_seed(tiny_study, tmp_path):
+def test_a_seeds_source_stages_come_before_its_cells_and_its_cells_before_the_next_seed(tiny_study, tmp_path):
     seeds = {"seeds": [0, 1, 2], "source_seeds": [0, 1]}
     study = starting(tiny_study(methods=["pt", "mpt", "bmtpt"], variants={}, **seeds), "prompt")
-    groups = waves(Grid(study, tmp_path).jobs())
-    a_seed = [{"stage"}, {"stage"}, {"cell"}]
-    assert [{job.work[0] for job in group} for group in groups] == [*a_seed, *a_seed, {"cell"}]
-    assert [{job.place.seed for job in group} for group in groups] == [{0}, {0}, {0}, {1}, {1}, {1}, {2}]
-    done = set()
-    for group in groups:
-        assert all(need in done for job in group for need in job.needs)
-        done |= set(group)
+    jobs = stages_first(Grid(study, tmp_path).jobs())
+    found = [next(group) for _, group in groupby(jobs, lambda job: (job.work[0], job.place.seed))]
+    assert [(job.work[0], job.place.seed) for job in found] == [
+        *(("stage", 0), ("cell", 0)),
+        *(("stage", 1), ("cell", 1)),
+        ("cell", 2),
+    ]
+    assert all(jobs.index(need) < jobs.index(job) for job in jobs for need in job.needs)
 
 
 def test_the_file_is_sorted_as_the_plan_goes_and_lines_of_others_stay(alone, tiny_study, tmp_path):
@@ -198,9 +199,42 @@ def children(of: int | None = None) -> list[int]:
     return [int(pid) for pid, ppid, command in rows if int(ppid) == (of or os.getpid()) and "LokyProcess" in command]
 
 
-def test_an_error_in_a_process_is_the_studys_own_and_ends_the_others(tiny_study, tmp_path):
-    study = tiny_study(methods=["pt"], variants={"pt": [{"adapt.learning_rate": [1e30, 0.1]}]}, seeds=range(20))
-    with pytest.raises(TrainingError, match="is not a finite number"):
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_job_that_fails_is_named_and_all_that_do_not_need_it_are_done(alone, tiny_study, tmp_path, caplog, processes):
+    study = tiny_study(variants={"pt": [{"adapt.learning_rate": [0.1, 1e30]}], "bmtpt": [{"learn.particles": 2}]})
+    with pytest.raises(IncompleteStudyError) as error:
+        run_study(study, tmp_path, processes=processes)
+    assert str(error.value) == (
+        f"1 of 4 jobs failed: pairs pt[learning_rate=1e+30] k=8 seed=0; {tmp_path / FAILED} says why; "
+        "the same command tries them again"
+    )
+    assert "pairs pt[learning_rate=1e+30] k=8 seed=0 failed: " in caplog.text
+    assert "is not a finite number" in caplog.text
+    assert "Traceback" in (tmp_path / FAILED).read_text()
+    assert read_results(tmp_path / RESULTS) == error.value.results
+    found = {(row.method, row.variant) for row in error.value.results}
+    assert found == {("pt", "learning_rate=0.1"), ("posterior", "particles=2"), ("bmtpt", "particles=2")}
+    assert children() == []
+
+
+def test_what_needs_a_failed_source_stage_is_not_tried_until_the_same_command_tries_both_again(
+    alone, tiny_study, tmp_path, monkeypatch
+):
+    def broken(*_, **__):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Sources, "_kept", broken)
+    with pytest.raises(IncompleteStudyError, match=r"2 of 5 jobs failed, and 2 that need them were not tried: sources"):
+        run_study(tiny_study(), tmp_path)
+    assert "RuntimeError: a bug" in (tmp_path / FAILED).read_text()
+    monkeypatch.undo()
+    assert without_seconds(run_study(tiny_study(), tmp_path)) == without_seconds(alone[1])
+    assert not (tmp_path / FAILED).exists()
+
+
+def test_a_mistake_about_the_whole_study_ends_it_and_its_processes(tiny_study, tmp_path):
+    study = tiny_study(methods=["pt"], variants={}, shots=[10_000, 8], seeds=range(20))
+    with pytest.raises(DataError, match="cannot draw 10000 examples"):
         run_study(study, tmp_path, processes=2)
     assert children() == []
 

@@ -119,7 +119,7 @@ def main() -> None:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {sentence}", file=sys.stderr)
-        raise SystemExit(2) from None
+        raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 
 def _is_interruption(error: BaseException | None) -> bool:

@@ -100,6 +100,9 @@ def run_and_report(
 
     Args:
         expected: What it should take, if that was measured, for the time left.
+
+    Raises:
+        IncompleteStudyError: Jobs failed; what is done is reported nevertheless.
     """
     from bmtpt.artifacts.folder import held, made
     from bmtpt.cli.progress import TrainingProgress
@@ -108,11 +111,17 @@ def run_and_report(
     from bmtpt.report.statistics import verdict
     from bmtpt.report.tables import score_table, to_rich
     from bmtpt.studies import run_study
-    from bmtpt.studies.run import RESULTS, default_processes
+    from bmtpt.studies.run import RESULTS, IncompleteStudyError, default_processes
 
+    incomplete = None
     with made(out), held(out):
         with TrainingProgress(ERR, folder=out, expected=expected) as progress:
-            results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
+            try:
+                results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
+            except IncompleteStudyError as error:
+                results, incomplete = error.results, error
+        if incomplete and not any(row.primary for row in results):
+            raise incomplete
         posterior, prompt = _artifacts(spec, out)
         there = {"posterior": posterior, "prompts": prompt.parent}
         shown = [out, *(place for place in (posterior, prompt) if place.is_dir())]
@@ -126,6 +135,8 @@ def run_and_report(
         if place.exists():
             say(f"{name:<11}{place}")
     say(f"{'report':<11}{report}")
+    if incomplete:
+        raise incomplete
     return results
 
 

@@ -68,8 +68,8 @@ def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
     return [job for job in jobs if job in left or job in needed]
 
 
-def waves(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Return the jobs in groups, each of which needs only the groups before it.
+def stages_first(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs in the order in which several processes should start them, each after those that it needs.
 
     Seed after seed, source stages first, then cells: a study that is cut short has few seeds of everything.
     """
@@ -83,10 +83,7 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
             for need in job.needs:
                 first[need] = min(first.get(need, first[job]), first[job])
     cells = 1 + max(depth.values(), default=0)
-    groups: dict[tuple[int, int], list[Job]] = defaultdict(list)
-    for job in jobs:
-        groups[first[job], depth[job] if job.on_demand else cells].append(job)
-    return [groups[key] for key in sorted(groups)]
+    return sorted(jobs, key=lambda job: (first[job], depth[job] if job.on_demand else cells))
 
 
 def place_of(row: Result) -> Place:
@@ -133,10 +130,10 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
     return [row for row in kept if place_of(row) in places]
 
 
-def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
+def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> set[Job]:
     """Return the jobs whose lines are among complete lines."""
     there = {place_of(row) for row in rows}
-    return [job for job in jobs if job.place in there]
+    return {job for job in jobs if job.place in there}
 
 
 def put_in_order(path: Path, ordered: Sequence[Result]) -> None:

@@ -6,39 +6,52 @@ order, and so its last digits, would depend on their number, and processes share
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, contextmanager
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import torch
-from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky import get_reusable_executor, process_executor
 
+from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import held, made, require_there
 from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError, TrainingError
-from bmtpt.methods.registry import Method, all_methods, get_method, register
+from bmtpt.parallel.fleet import Failure, Here, Processes, run_jobs
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import Grid, prompt_folder
-from bmtpt.studies.jobs import Job, done_jobs, in_order, put_in_order, to_do, waves, whole_lines
+from bmtpt.studies.jobs import Job, done_jobs, in_order, put_in_order, stages_first, to_do, whole_lines
 from bmtpt.studies.spec import StudySpec
+from bmtpt.studies.worker import Worker, one_thread
 from bmtpt.train.events import Listener
 
-__all__ = ["RESULTS", "default_processes", "one_thread", "prompt_folder", "run_study"]
+__all__ = ["FAILED", "RESULTS", "IncompleteStudyError", "default_processes", "prompt_folder", "run_study"]
 
 RESULTS = "results.jsonl"
+FAILED = "failed.log"
+"""Tracebacks of the jobs that failed in the last run."""
 
 MEMORY_PER_PROCESS = 4 * 2**30
 """Bytes; a process with the offline backbone was measured to hold about as much."""
 
-Running = Generator[tuple[Job, list[Result]], None, None]
+NAMED = 3
+"""Most failed jobs that one sentence names."""
+
+
+class IncompleteStudyError(TrainingError):
+    """Some jobs of a study failed, and all that do not need them are done.
+
+    Attributes:
+        results: Of the jobs that are done.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, results: Sequence[Result] = ()) -> None:
+        super().__init__(sentence)
+        self.results = list(results)
 
 
 def run_study(
@@ -62,7 +75,8 @@ def run_study(
     Raises:
         SettingsError: The folder was begun with another study, or no method can answer a target.
         ArtifactError: Another process is working in the folder.
-        BmtptError: As `learn`, `fit_method` and `evaluate`.
+        IncompleteStudyError: Jobs failed, and all that do not need them are done.
+        BmtptError: As `learn`, `fit_method` and `evaluate`, for what concerns every job.
     """
     grid = Grid(study, folder, execution)
     jobs = grid.jobs()
@@ -72,26 +86,47 @@ def run_study(
     with made(folder), held(folder):
         grid.claim_folder()
         results = whole_lines(folder / RESULTS, jobs)
-        done = set(done_jobs(jobs, results))
+        done = done_jobs(jobs, results)
         left = to_do(jobs, done)
         apart = processes > 1 and len(left) > 1
-
-        def tell(done: int, name: str) -> None:
-            if listener and apart:
-                listener({"event": "jobs", "stage": "jobs", "step": done, "steps": len(left), "name": name})
-
+        tell = _telling(listener if apart else None, len(left))
         tell(0, f"starting {processes} processes")
-        running = _apart(study, folder, execution, left, processes) if apart else _here(grid, left, listener)
-        with closing(running):  # ends the processes if this loop is left early
-            for number, (job, rows) in enumerate(running, start=1):
+        needs = {job: job.needs for job in (stages_first(left) if apart else left)}
+        failed: dict[Job, Failure] = {}
+        _note_failures(folder, failed)
+        tried = 0
+        with closing(Processes(min(processes, len(left))) if apart else Here()) as executor:
+            work = Worker.of(grid) if apart else _here(grid, listener)
+            for tried, (job, outcome) in enumerate(run_jobs(needs, work, executor), start=1):
                 require_there(folder)
-                new = [] if job in done else rows
-                append_results(folder / RESULTS, new)
-                results += new
-                tell(number, job.name)
+                if isinstance(outcome, Failure):
+                    failed[job] = outcome
+                    _note_failures(folder, failed)
+                elif job not in done:
+                    append_results(folder / RESULTS, outcome)
+                    results += outcome
+                tell(tried, job.name)
         results = in_order(results, jobs)
         put_in_order(folder / RESULTS, results)
+    if failed:
+        raise IncompleteStudyError(_what_failed(folder, [*failed], len(left), len(left) - tried), results)
     return results
+
+
+def _telling(listener: Listener | None, jobs: int) -> Callable[[int, str], None]:
+    def tell(done: int, name: str) -> None:
+        if listener:
+            listener({"event": "jobs", "stage": "jobs", "step": done, "steps": jobs, "name": name})
+
+    return tell
+
+
+def _here(grid: Grid, listener: Listener | None) -> Callable[[Job], list[Result]]:
+    def work(job: Job) -> list[Result]:
+        with one_thread():
+            return grid.run(job, listener)
+
+    return work
 
 
 def default_processes() -> int:
@@ -103,70 +138,23 @@ def default_processes() -> int:
     return max(1, min(cores, memory // MEMORY_PER_PROCESS))
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _note_failures(folder: Path, failed: Mapping[Job, Failure]) -> None:
+    """Say that the last of these jobs failed, and keep the tracebacks of all; none removes those of the run before."""
+    if not failed:
+        (folder / FAILED).unlink(missing_ok=True)
+        return
+    *_, (job, failure) = failed.items()
+    logging.getLogger("bmtpt").warning("%s failed: %s", job.name, failure.sentence)
+    traces = [f"{job.name}\n{failure.trace}\n" for job, failure in failed.items()]
+    write_text_atomically(folder / FAILED, "".join(traces))
 
 
-def _here(grid: Grid, jobs: Sequence[Job], listener: Listener | None) -> Running:
-    """Do the jobs one after the other; yield each with its lines."""
-    for job in jobs:
-        with one_thread():
-            rows = grid.run(job, listener)
-        yield job, rows
-
-
-def _apart(study: StudySpec, folder: Path, execution: Execution, jobs: Sequence[Job], processes: int) -> Running:
-    """Do the jobs in several processes, source stages first; yield each with its lines as it ends.
-
-    If the caller stops, by Ctrl-C or by an error, the processes end at once.
-
-    Raises:
-        TrainingError: A process was killed.
-    """
-    methods = [get_method(name) for name in study.methods]
-    with parallel_config("loky", inner_max_num_threads=1, initializer=_start_child, initargs=(os.getpid(), methods)):
-        pool = Parallel(min(processes, len(jobs)), return_as="generator_unordered", batch_size=1)
-    try:
-        for wave in waves(jobs):
-            yield from pool(delayed(_in_child)(study, folder, execution, job) for job in wave)
-    except BrokenProcessPool as error:
-        raise TrainingError(
-            "a process of the study was killed, probably because the machine ran out of memory; "
-            "finished cells are kept: run the study again with fewer processes"
-        ) from error
-    finally:
-        get_reusable_executor().shutdown(wait=True, kill_workers=True)
-
-
-def _start_child(parent: int, methods: Sequence[Method]) -> None:
-    def end_with_parent() -> None:  # a killed parent cannot end its children
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    # loky takes a process that grows by 300 MB for a leak and starts another; ours keeps a model and rows on purpose.
-    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)
-    for method in methods:
-        if method.name not in all_methods():  # a script's own
-            register(method)
-
-
-def _in_child(study: StudySpec, folder: Path, execution: Execution, job: Job) -> tuple[Job, list[Result]]:
-    return job, _grid(study.model_dump_json(), folder, execution).run(job, None)
-
-
-@cache
-def _grid(study: str, folder: Path, execution: Execution) -> Grid:
-    """Return the child's one grid: it holds the model, which is loaded once."""
-    return Grid(StudySpec.model_validate_json(study), folder, execution)
+def _what_failed(folder: Path, failed: Sequence[Job], jobs: int, untried: int) -> str:
+    names = "; ".join(job.name for job in failed[:NAMED]) + (
+        f" and {len(failed) - NAMED:,} more" if len(failed) > NAMED else ""
+    )
+    waiting = f", and {untried:,} that need them were not tried" if untried else ""
+    return (
+        f"{len(failed):,} of {jobs:,} jobs failed{waiting}: {names}; {folder / FAILED} says why; "
+        "the same command tries them again"
+    )

@@ -13,8 +13,8 @@ from bmtpt.errors import SettingsError
 from bmtpt.sealed import read_sealed, sealed_line
 from bmtpt.stages.source import learn
 from bmtpt.studies.load import load_study
-from bmtpt.studies.run import one_thread
 from bmtpt.studies.spec import StudySpec
+from bmtpt.studies.worker import one_thread
 from bmtpt.tasks import load_data, load_task
 from bmtpt.yaml_files import read_yaml
 

@@ -1,0 +1,1 @@
+"""Work that is shared: many jobs at a time (`fleet`)."""
