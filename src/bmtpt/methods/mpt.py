@@ -28,7 +28,7 @@ from bmtpt.methods.svgd_source import joined
 from bmtpt.methods.target import Candidate
 from bmtpt.methods.task_factors import FactoredSource
 from bmtpt.settings import LearnSettings, Positive
-from bmtpt.tasks.tokens import Tokenised
+from bmtpt.tasks.tokens import Tokenised, TrainingRows
 from bmtpt.types import TokenBatch
 
 
@@ -54,7 +54,7 @@ class MptSource(FactoredSource):
         engine: PassEngine,
         start: Float[Tensor, "P D"],
         teachers: Mapping[str, Float[Tensor, "P D"]],
-        train: Mapping[str, Tokenised],
+        train: Mapping[str, TrainingRows],
         held_back: Mapping[str, Tokenised],
         settings: LearnSettings,
         distillation: MptOptions,

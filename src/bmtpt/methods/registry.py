@@ -23,7 +23,7 @@ from bmtpt.errors import BackboneError, SettingsError, nearest
 from bmtpt.methods.classifier import Fitted
 from bmtpt.methods.target import Candidate, TargetPrompts, TargetRows, TargetStage
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.tasks.tokens import Tokenised, tokenise_text
+from bmtpt.tasks.tokens import Tokenised, TrainingRows, tokenise_text
 from bmtpt.train.loop import Method as LoopMethod
 from bmtpt.types import Example
 
@@ -99,7 +99,7 @@ class SourceSetup:
     """All that a method's own source stage may look at; rows are by source task, ``start`` is a vocabulary draw."""
 
     backbone: Backbone
-    train: Mapping[str, Tokenised]
+    train: Mapping[str, TrainingRows]
     held_back: Mapping[str, Tokenised]
     settings: LearnSettings
     options: Any

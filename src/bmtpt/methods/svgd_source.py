@@ -26,7 +26,7 @@ from bmtpt.posterior.diagnostics import diagnose
 from bmtpt.posterior.history import History, warnings
 from bmtpt.posterior.svgd import SvgdInfo, annealing, svgd_direction
 from bmtpt.settings import LearnSettings
-from bmtpt.tasks.tokens import Tokenised, epoch_rows
+from bmtpt.tasks.tokens import Tokenised, TrainingRows, epoch_rows
 from bmtpt.train.loop import Validation
 from bmtpt.train.optimisers import ParameterGroup
 from bmtpt.types import TokenBatch
@@ -48,7 +48,7 @@ class SvgdSource:
         self,
         engine: Engine,
         particles: Float[Tensor, "M P D"],
-        train: Mapping[str, Tokenised],
+        train: Mapping[str, TrainingRows],
         held_back: Mapping[str, Tokenised],
         settings: LearnSettings,
         words: Mapping[str, Sequence[Tensor]] | None = None,

@@ -5,16 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
-import torch
-
 from bmtpt.backbone import Backbone
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.inference.score import Scorer, answer_limit, make_scorer
 from bmtpt.methods.target import TargetRows
 from bmtpt.settings import AdaptSettings, LearnSettings
-from bmtpt.tasks import TaskData, TaskSpec, few_shot
-from bmtpt.tasks.splits import divide, together
-from bmtpt.tasks.tokens import Tokenised, tokenise, unknown_words
+from bmtpt.tasks import TaskData, TaskSpec, few_shot, splits
+from bmtpt.tasks.examples import picked, text_key
+from bmtpt.tasks.orders import by_chance
+from bmtpt.tasks.splits import divide, stretches, together
+from bmtpt.tasks.tokens import Streamed, Tokenised, TrainingRows, tokenise, training_rows, unknown_words
 from bmtpt.types import Example
 
 log = logging.getLogger("bmtpt")
@@ -34,7 +34,7 @@ HELD_BACK_SHARE = 0.2
 
 def source_rows(
     backbone: Backbone, sources: Sequence[TaskData], settings: LearnSettings
-) -> tuple[dict[str, Tokenised], dict[str, Tokenised], dict[str, Scorer]]:
+) -> tuple[dict[str, TrainingRows], dict[str, Tokenised], dict[str, Scorer]]:
     """Return training rows, held-back rows and how answers are read, by source task.
 
     Raises:
@@ -42,14 +42,18 @@ def source_rows(
         TaskError: The tokenizer writes two label words of a source as the same tokens.
         SettingsError: `source_objective` "readout" is asked of free answers.
     """
-    train, held_back, scorers = {}, {}, {}
+    train: dict[str, TrainingRows] = {}
+    held_back, scorers = {}, {}
     for source in sources:
         name, length = source.task.name, settings.max_length or source.task.max_length
         rows, held = held_back_rows(source)
         if not rows or not held:
             raise DataError(f"source {name} has {len(source.train)} training rows; at least 2 texts are needed")
-        train[name] = tokenise(backbone, some(rows, settings.train_rows, settings.seed), length)
-        warn_of_unwritable(backbone, source.task, train[name])
+        drawn = some(rows, settings.train_rows, settings.seed)
+        train[name] = found = training_rows(backbone, drawn, length, settings.seed)
+        if isinstance(found, Streamed):
+            _tell_of_stream(name, found)
+        warn_of_unwritable(backbone, source.task, found.looked_at if isinstance(found, Streamed) else found)
         scorers[name] = make_scorer(backbone, source.task)  # refuses label words that the tokenizer cannot tell apart
         held_back[name] = tokenise(backbone, some(held, settings.validation_rows, seed=0), length)
         if settings.batch_size > len(train[name]):
@@ -62,6 +66,17 @@ def source_rows(
         elif settings.likelihood == "labels" and not source.task.fixed_words:
             log.warning(f"source {name} has no label words, so its likelihood stays that of its answers' tokens")
     return train, held_back, scorers
+
+
+def _tell_of_stream(name: str, rows: Streamed) -> None:
+    """Say that rows are streamed, and warn if some of those looked at are too long."""
+    looked = len(rows.looked_at)
+    log.info("source %s: its %s training rows are read and tokenised as they are drawn", name, f"{len(rows):,}")
+    if rows.cut:
+        log.warning(
+            f"source {name}: {rows.cut:,} of {looked:,} texts that were looked at, of {len(rows):,}, are longer than "
+            f"{rows.max_length} tokens and are cut (max_length)"
+        )
 
 
 def _require_halves(task: TaskSpec, train: int, held_back: int) -> None:
@@ -107,7 +122,8 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     }
     if not target.task.fixed_words and (asked := [option for option, wanted in need_words.items() if wanted]):
         raise SettingsError(f"target {name} has no label words, which {asked[0]} needs; leave it out")
-    train: Sequence[Example] = target.train
+    pool = tuple(target.train)  # held as a whole: what is left out is told by identity
+    train: Sequence[Example] = pool
     if settings.shots is not None:
         try:
             train = few_shot(train, settings.shots, settings.seed, settings.draw)
@@ -138,7 +154,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
     scorer = make_scorer(backbone, target.task, answer_tokens=limit, normalise=settings.normalise)
     warn_of_lengths(scorer)
     drawn = set(map(id, labelled))
-    left_out = [example for example in target.train if id(example) not in drawn]
+    left_out = [example for example in pool if id(example) not in drawn]
     unlabelled = [
         *some(target.unlabelled, MOST_TEXTS, settings.seed),
         *some(left_out, settings.unlabelled_rows, settings.seed),
@@ -182,19 +198,24 @@ def warn_of_lengths(scorer: Scorer) -> None:
     )  # fmt: skip
 
 
-def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[Sequence[Example], Sequence[Example]]:
     """Divide rows in two, each with the labels in about their proportions; a single text goes to the first part.
 
-    Rows of one text stay together: what is selected with must not have been trained on.
+    Rows of one text stay together: what is selected with must not have been trained on. Of more than `splits.LARGE`
+    rows, each text is in the second part with probability ``share``, whatever its label.
 
     Args:
         share: Share of the second part, at least one text.
         seed: Seed of the order.
     """
-    units = together([(example.before, example.context, example.after) for example in examples])
-    count = min(len(examples) - 1, max(1, round(share * len(examples))))
-    drawn = divide(units, [examples[unit[0]].label for unit in units], count, seed)
-    first, second = (tuple(examples[i] for i in part) for part in drawn)
+    if len(examples) > splits.LARGE:
+        chosen: Sequence[Sequence[int]] = by_chance(map(text_key, examples), len(examples), share, seed)
+    else:
+        keys, labels = zip(*((text_key(example), example.label) for example in examples), strict=True)
+        units = together(keys)
+        count = min(len(examples) - 1, max(1, round(share * len(examples))))
+        chosen = divide(units, [labels[unit[0]] for unit in units], count, seed)
+    first, second = (picked(examples, positions) for positions in chosen)
     return first, second
 
 
@@ -202,11 +223,10 @@ def some(examples: Sequence[Example], count: int | None, seed: int) -> Sequence[
     """Return at most ``count`` rows, a seeded draw in the original order."""
     if count is None or len(examples) <= count:
         return examples
-    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(seed))
-    return [examples[i] for i in sorted(order[:count].tolist())]
+    return picked(examples, sorted(stretches(len(examples), seed, count)[0]))
 
 
-def row_digests(rows: Mapping[str, Tokenised]) -> list[tuple[str, str]]:
+def row_digests(rows: Mapping[str, TrainingRows]) -> list[tuple[str, str]]:
     """Return each task and the digest of its rows, in order: a run is only resumed on the rows that it began with."""
     return [(name, each.digest) for name, each in rows.items()]
 

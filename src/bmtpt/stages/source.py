@@ -26,7 +26,7 @@ from bmtpt.settings import LearnSettings
 from bmtpt.stages.readout_prior import with_readout_prior
 from bmtpt.stages.rows import distinct, row_digests, source_rows
 from bmtpt.tasks import TaskData
-from bmtpt.tasks.tokens import Tokenised
+from bmtpt.tasks.tokens import Tokenised, TrainingRows
 from bmtpt.train.events import Listener
 from bmtpt.train.loop import Loop
 
@@ -200,7 +200,9 @@ def learn_own_source(
     return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
 
 
-def _identity(backbone: Backbone, train: Mapping[str, Tokenised], held_back: Mapping[str, Tokenised]) -> dict[str, Any]:
+def _identity(
+    backbone: Backbone, train: Mapping[str, TrainingRows], held_back: Mapping[str, Tokenised]
+) -> dict[str, Any]:
     """Return what must be the same for a source stage to be resumed."""
     rows = {"rows": row_digests(train), "held_back": row_digests(held_back)}
     return {**rows, "backbone": dict(backbone.identity)}

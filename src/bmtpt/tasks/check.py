@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bmtpt.errors import DataError, shortened
-from bmtpt.tasks.rows import TaskData, folder_files, load_data, own_files, text_key
+from bmtpt.tasks.examples import text_key
+from bmtpt.tasks.rows import TaskData, folder_files, load_data, own_files
 from bmtpt.tasks.sources import Row, Rows
 from bmtpt.tasks.spec import SPLITS, TaskSpec, load_task
 from bmtpt.tasks.splits import SPLIT_SEED, part_of
@@ -86,11 +87,12 @@ def require_right_rows(spec: TaskSpec, tables: Sequence[Rows]) -> None:
     listed: list[str] = []
     kinds: Counter[str] = Counter()
     for rows in tables:
-        for i, row in enumerate(rows.fetch(range(len(rows)))):
-            if sentence := str(rows.faults.get(i, "")) or _fault(spec, row, index):
+        for i, row in enumerate(rows.each()):
+            unread = isinstance(row, DataError)
+            if sentence := str(row) if unread else _fault(spec, row, index):
                 kinds[_kind(sentence)] += 1
                 if len(listed) < MOST_LISTED:
-                    listed.append(sentence if i in rows.faults else f"{rows.place(i)}: {sentence}")
+                    listed.append(sentence if unread else f"{rows.place(i)}: {sentence}")
     if not listed:
         return
     wrong, total = kinds.total(), sum(map(len, tables))

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 
 from bmtpt.errors import DataError, TaskError, shortened
 from bmtpt.tasks import splits
+from bmtpt.tasks.examples import Examples, TextKey, examples_of, is_empty, text_key
 from bmtpt.tasks.layout import ENDINGS, Layout, distinct, label_key
 from bmtpt.tasks.sources import Rows, from_file, from_folder, from_hub, from_memory, from_wheel
-from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem, pieces
-from bmtpt.tasks.splits import SPLIT_SEED, Part, Parts, SplitLimits
-from bmtpt.tasks.text import merge, raw_label, to_examples, word_index
+from bmtpt.tasks.spec import PARTS, PartName, TaskSpec, first_problem
+from bmtpt.tasks.splits import SPLIT_SEED, Parts, SplitLimits
+from bmtpt.tasks.text import raw_label
 from bmtpt.types import DataStatus, Example
 
 log = logging.getLogger("bmtpt")
@@ -28,6 +29,8 @@ OwnRows = Rows | Mapping[PartName, Rows]
 
 UNREAD = ["one label", "another"]
 """Labels of a task until its rows have been read."""
+COMPARED = 2**14
+"""Texts of a part too large for memory that are compared with the training texts."""
 MANY_LABELS = 20
 """More labels than this, most of them on one row only, are taken for free answers."""
 
@@ -38,48 +41,69 @@ class TaskData:
 
     Attributes:
         train, select, test: Examples to learn from, to choose a checkpoint with, and to report. `select` and `test` may
-            be empty.
+            be empty. A tuple, or, of many rows, examples that are made when they are asked for (`Lazy`).
         status: How the rows relate to the published data set.
         unlabelled: Further texts of the task, whose answers nobody knows.
     """
 
     task: TaskSpec
-    train: tuple[Example, ...]
-    select: tuple[Example, ...]
-    test: tuple[Example, ...]
+    train: Sequence[Example]
+    select: Sequence[Example]
+    test: Sequence[Example]
     status: DataStatus
     unlabelled: tuple[Example, ...] = ()
 
     @property
-    def parts(self) -> dict[str, tuple[Example, ...]]:
+    def parts(self) -> dict[str, Sequence[Example]]:
         """Train, select and test by name."""
         return {"train": self.train, "select": self.select, "test": self.test}
 
     @property
     def label_counts(self) -> dict[str, dict[str, int]]:
         """Rows of each label word in each part; empty for tasks without labels."""
-        counts = {part: Counter(example.label for example in rows) for part, rows in self.parts.items()}
+        counts = {part: _labels(rows) for part, rows in self.parts.items()}
         words = enumerate(self.task.label_words)
         return {word: {part: counts[part][i] for part in counts} for i, word in words}
 
     @property
     def notes(self) -> list[str]:
         """What is odd about the rows, one sentence each."""
-        seen = {text_key(example) for example in self.train}
         notes = _untrained(self)
         if not self.test and self.task.split in ("stratify", "cut"):
             notes.append("no row is left for the test part, so nothing can be evaluated")
-        for part, rows in (("select", self.select), ("test", self.test)):
+        compared = {"select": _compared(self.select), "test": _compared(self.test)}
+        seen = _texts_among(self.train, {text_key(example) for rows in compared.values() for example in rows})
+        for part, rows in compared.items():
             if repeated := sum(text_key(example) in seen for example in rows):
-                notes.append(f"{repeated:,} of {len(rows):,} {part} texts are training texts, too")
-        everything = [*self.train, *self.select, *self.test]
-        if empty := sum(_is_empty(self.task, example) for example in everything):
-            notes.append(f"{empty:,} of {len(everything):,} texts are empty")
+                drawn = "drawn " if len(rows) < len(self.parts[part]) else ""
+                notes.append(f"{repeated:,} of {len(rows):,} {drawn}{part} texts are training texts, too")
+        if empty := sum(_empty(self.task, rows) for rows in self.parts.values()):
+            notes.append(f"{empty:,} of {sum(map(len, self.parts.values())):,} texts are empty")
         return notes
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{part} {len(rows):,}" for part, rows in self.parts.items())
         return f"TaskData({self.task.name!r}: {sizes}; rows are {self.status!r})"
+
+
+def _labels(rows: Sequence[Example]) -> Counter[int | None]:
+    return rows.labels if isinstance(rows, Examples) else Counter(example.label for example in rows)
+
+
+def _empty(spec: TaskSpec, rows: Sequence[Example]) -> int:
+    return rows.empty if isinstance(rows, Examples) else sum(is_empty(spec, example) for example in rows)
+
+
+def _compared(rows: Sequence[Example]) -> Sequence[Example]:
+    """Return the examples that are compared with the training texts: all, or a draw of many."""
+    if not isinstance(rows, Examples):
+        return rows
+    return [rows[i] for i in splits.stretches(len(rows), SPLIT_SEED, COMPARED)[0]]
+
+
+def _texts_among(rows: Sequence[Example], texts: set[TextKey]) -> set[TextKey]:
+    """Return which texts are those of some rows; `Examples` have noted it of the texts that they were to watch."""
+    return texts & (rows.seen if isinstance(rows, Examples) else set(map(text_key, rows)))
 
 
 def _untrained(data: TaskData) -> list[str]:
@@ -88,16 +112,6 @@ def _untrained(data: TaskData) -> list[str]:
         for word, counts in data.label_counts.items()
         if not counts["train"] and counts["select"] + counts["test"]
     ]
-
-
-def text_key(example: Example) -> tuple[str, str, str]:
-    """Return what two examples of one text share, without joining its parts anew."""
-    return example.before, example.context, example.after
-
-
-def _is_empty(spec: TaskSpec, example: Example) -> bool:
-    """Tell whether every placeholder of the template was filled with nothing."""
-    return example.text == "".join(literal for literal, _ in pieces(spec.text))
 
 
 def own_task(rows: Any, keys: Mapping[str, Any]) -> tuple[TaskSpec, OwnRows]:
@@ -162,7 +176,7 @@ def _labels_of(tables: Iterable[Rows], column: str) -> list[str]:
     found: set[str] = set()
     count = 0
     for table in tables:
-        for i, row in enumerate(table.fetch(range(len(table)))):
+        for i, row in enumerate(table.each()):
             try:
                 found.add(raw_label(row, column))
             except DataError as error:
@@ -218,16 +232,18 @@ def load_data(
     if limits.test is not None and limits.test < len(parts[2]) and status == "official":
         status = "cut"
     train, select, test = splits.limit(parts, limits, seed)
-    examples = _examples(spec, train, training=True)
+    chosen, tested = (examples_of(spec, part, training=False) for part in (select, test))
+    watched = {text_key(example) for rows in (chosen, tested) for example in _compared(rows)}
+    examples = examples_of(spec, train, training=True, watched=watched)
+    labels = _labels(examples)
     if not examples:
         raise DataError(f"{train.rows.where}: there are no training rows for task '{spec.name}'")
-    if spec.kind == "labels" and len({example.label for example in examples}) == 1:
+    if spec.kind == "labels" and len(labels) == 1:
         word = spec.label_words[examples[0].label or 0]
         raise DataError(f"{train.rows.where}: every training row has the label '{word}'; a task needs two or more")
-    if all(_is_empty(spec, example) for example in examples):
+    if _empty(spec, examples) == len(examples):
         raise DataError(f"{train.rows.where}: every training text is empty; 'text' names columns that hold nothing")
-    chosen, tested = (tuple(merge(spec, _examples(spec, part, training=False))) for part in (select, test))
-    found = TaskData(spec, tuple(examples), chosen, tested, status)
+    found = TaskData(spec, examples, chosen, tested, status)
     own = rows or spec.file or spec.files  # a published split stays as it is, with the repetitions it has
     for note in found.notes if own else _untrained(found):
         warn(f"task '{spec.name}': {note}")
@@ -235,7 +251,7 @@ def load_data(
 
 
 def own_files(spec: TaskSpec) -> OwnRows | None:
-    """Read a task's own files, with the rows that are wrong among their `faults`; None if it has none."""
+    """Read a task's own files, the rows that are wrong included; None if it has none."""
     if spec.file:
         return from_file(spec.file, spec, spec.columns)
     if spec.files:
@@ -266,7 +282,7 @@ def _parts(spec: TaskSpec, data: str | Path, seed: int, rows: OwnRows | None) ->
 
 
 def folder_files(spec: TaskSpec, data: Path) -> list[Rows | None]:
-    """Read a task's splits from a data folder, with the rows that are wrong among their `faults`."""
+    """Read a task's splits from a data folder, the rows that are wrong included."""
     if spec.folder is None:
         raise DataError(f"task '{spec.name}' names no folder; add 'folder' (inside {data}) to its file")
     folder = data / spec.folder
@@ -284,14 +300,3 @@ def _by_counts(spec: TaskSpec, found: Sequence[Rows | None]) -> DataStatus:
         return "cut"  # nothing is published to compare with
     counts = {name: len(rows) for name, rows in zip(spec.split_names, found, strict=True) if rows is not None}
     return "official" if counts == spec.official else "partial"
-
-
-def _examples(spec: TaskSpec, part: Part, *, training: bool) -> list[Example]:
-    index = word_index(spec)
-    examples: list[Example] = []
-    for position, row in zip(part.index, part.rows.fetch(part.index), strict=True):
-        try:
-            examples += to_examples(spec, row, training=training, index=index)
-        except DataError as error:
-            raise DataError(f"{part.rows.place(position)}: {error}") from error
-    return examples

@@ -10,8 +10,9 @@ import importlib.util
 import math
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,15 @@ from bmtpt.hub import hub_or_cache
 from bmtpt.tasks.files import PLAIN, read_rows
 from bmtpt.tasks.layout import ENDINGS, Layout, Unreadable, distinct, unit_of, with_needed
 from bmtpt.tasks.spec import Hub, Offline
+from bmtpt.tasks.spool import Spool
 
 Row = Mapping[str, Any]
 MISSING = ("NAType", "NaTType")
 """Types that pandas writes for a missing value."""
 MOST_BITS = 10_000
 """Of a whole number; Python writes no more than 4,300 digits."""
+CHUNK = 2**13
+"""Rows that are fetched together where all are looked at."""
 INSTALL_OFFLINE = "pip install --no-deps --require-hashes -r requirements-offline.txt"
 
 
@@ -36,30 +40,36 @@ class Rows:
     Attributes:
         where: File or address, for messages.
         count: Number of rows.
-        fetch: Positions to rows.
-        lines: Line of each row in a text file; None where rows are counted from 1.
-        faults: What is wrong with the rows that could not be read, by position.
+        fetch: Positions to rows; one that could not be read is the error that says what is wrong with it.
+        line: Position to line in a text file; None where rows are counted from 1.
+        fault: What is wrong with the first row that could not be read.
     """
 
     where: str
     count: int
-    fetch: Callable[[Sequence[int]], list[dict[str, Any]]]
-    lines: Sequence[int] | None = None
-    faults: Mapping[int, DataError] = field(default_factory=dict)
+    fetch: Callable[[Sequence[int]], Sequence[Any]]
+    line: Callable[[int], int] | None = None
+    fault: DataError | None = None
 
     def sound(self) -> Rows:
         """Return the rows; raise the first one's error if some could not be read."""
-        for fault in self.faults.values():
-            raise fault
+        if self.fault:
+            raise self.fault
         return self
 
     def __len__(self) -> int:
         return self.count
 
+    def each(self, index: Sequence[int] | None = None, chunk: int = CHUNK) -> Iterator[Any]:
+        """Yield what `fetch` returns for some positions, or for all, ``chunk`` at a time."""
+        positions = iter(range(self.count) if index is None else index)
+        while together := list(islice(positions, chunk)):
+            yield from self.fetch(together)
+
     def place(self, position: int) -> str:
         """Return where a row is, for messages."""
-        if self.lines is not None:
-            return f"{self.where}, line {self.lines[position]}"
+        if self.line is not None:
+            return f"{self.where}, line {self.line(position)}"
         return f"{self.where}, row {position + 1}"
 
 
@@ -122,20 +132,25 @@ def from_folder(folder: Path, split: str, layout: Layout = PLAIN, needed: Collec
 def from_file(path: Path, layout: Layout = PLAIN, needed: Collection[str] = ()) -> Rows:
     """Read a file by its ending (`bmtpt.tasks.files.read_rows`).
 
-    A row that cannot be read is among the `faults`, and empty.
+    A long file's rows are kept on the disk (`Spool`).
 
     Raises:
         DataError: The file is missing, of another kind or damaged, or a needed column is not there.
     """
-    found: list[dict[str, Any]] = []
-    numbers, faults = [], {}
+    spool = Spool()
+    fault = None
     for number, row in read_rows(path, layout, needed):
+        spool.append((number, row))
         if isinstance(row, DataError):
-            faults[len(found)], row = row, {}
-        found.append(row)
-        numbers.append(number)
-    lines = numbers if unit_of(path) == "line" else None
-    return Rows(str(path), len(found), lambda index: [found[i] for i in index], lines, faults)
+            fault = fault or row
+    lines = unit_of(path) == "line"
+    return Rows(
+        str(path),
+        len(spool),
+        lambda index: [row for _, row in spool.fetch(index)],
+        (lambda position: spool.fetch([position])[0][0]) if lines else None,
+        fault,
+    )
 
 
 def from_hub(hub: Hub, split: str) -> Rows:
@@ -182,7 +197,8 @@ def from_memory(rows: Any, layout: Layout = PLAIN, needed: Collection[str] = ())
         listed = rows.astype(object).where(rows.notna(), None).to_dict("records")
     elif datasets and isinstance(rows, datasets.Dataset):
         with_needed(rows.column_names, needed, where)
-        listed = (rows.select_columns(list(needed)) if needed else rows).to_list()
+        table = rows.select_columns(list(needed)) if needed else rows  # may be larger than memory: it stays a table
+        return Rows(where, len(table), lambda index: [_plain(row) for row in table.select(index).to_list()])
     elif isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
         listed = list(rows)
     else:

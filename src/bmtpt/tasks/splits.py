@@ -10,6 +10,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from pydantic import PositiveInt
 
@@ -22,6 +23,8 @@ from bmtpt.types import Draw, Example
 HELD_OUT = 1_000
 TEST_SHARE = 0.2
 SPLIT_SEED = 42
+LARGE = 2**20
+"""Most rows of which an order is a list, as the literature's splits need it; more are drawn by `bmtpt.tasks.orders`."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ def permutation(n: int, seed: int) -> list[int]:
     return list(torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist())
 
 
+def stretches(n: int, seed: int, *ends: int) -> list[Sequence[int]]:
+    """Cut a random order of n rows at ``ends``.
+
+    Up to `LARGE` rows the order is that of `permutation`. Of more rows, each stretch is in ascending order.
+    """
+    edges = list(pairwise((0, *(min(end, n) for end in ends), n)))
+    if n <= LARGE:
+        order = permutation(n, seed)
+        return [order[start:stop] for start, stop in edges]
+    from bmtpt.tasks.orders import Chosen, Shuffled
+
+    shuffled = Shuffled(n, seed)
+    return [Chosen.of(shuffled.pieces(start, stop), n) for start, stop in edges]
+
+
 def split_rows(spec: TaskSpec, found: Sequence[Rows | None], seed: int) -> Parts:
     """Apply the task's split rule to its published splits, in the order of ``spec.split_names``.
 
@@ -76,24 +94,39 @@ def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
     """Divide one table of a user's by the task's rule (`SPLITS`); raise a DataError if a row names no part."""
     if spec.split == "cut":
         return cut_in_three(rows, seed)
-    everything = range(len(rows))
     if spec.split == "column":
-        index: dict[str, list[int]] = {part: [] for part in PARTS}
-        for i, row in enumerate(rows.fetch(everything)):
-            try:
-                index[part_of(spec, row)].append(i)
-            except DataError as error:
-                raise DataError(f"{rows.place(i)}: {error}") from error
-        return tuple(Part(rows, index[part]) for part in PARTS)
+        return _by_column(spec, rows)
     if spec.split == "none":
         return _all(rows), Part(rows, ()), Part(rows, ())
-    table = rows.fetch(everything)
     columns = placeholders(spec.text)
-    texts = [tuple(str(row.get(column)).strip() for column in columns) for row in table]
+    if len(rows) > LARGE:  # enough for each label to be in proportion by chance, and too many texts to remember
+        from bmtpt.tasks.orders import by_chance
+
+        kept = [spec.group] if spec.group else columns
+        train, test = by_chance((_cells(row, kept) for row in rows.each()), len(rows), TEST_SHARE, seed)
+        return Part(rows, train), Part(rows, ()), Part(rows, test)
+    table = list(rows.each())
+    texts = [_cells(row, columns) for row in table]
     units = together(texts, [str(row.get(spec.group)) for row in table]) if spec.group else together(texts)
     labels = [label_key(table[unit[0]].get(spec.label)) if spec.labels else "" for unit in units]
-    train, test = divide(units, labels, round(TEST_SHARE * len(table)), seed)
-    return Part(rows, sorted(train)), Part(rows, ()), Part(rows, sorted(test))
+    first, second = divide(units, labels, round(TEST_SHARE * len(table)), seed)
+    return Part(rows, sorted(first)), Part(rows, ()), Part(rows, sorted(second))
+
+
+def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(row.get(column)).strip() for column in columns)
+
+
+def _by_column(spec: TaskSpec, rows: Rows) -> Parts:
+    from bmtpt.tasks.orders import Chosen
+
+    part = bytearray(len(rows))
+    for i, row in enumerate(rows.each()):
+        try:
+            part[i] = PARTS.index(part_of(spec, row))
+        except DataError as error:
+            raise DataError(f"{rows.place(i)}: {error}") from error
+    return tuple(Part(rows, Chosen.where((each == number for each in part), len(part))) for number in range(len(PARTS)))
 
 
 def part_of(spec: TaskSpec, row: Row) -> str:
@@ -175,9 +208,9 @@ def _spread(labels: Sequence[Hashable], seed: int) -> list[int]:
 
 def halve(validation: Rows, seed: int) -> tuple[Part, Part]:
     """The first half of a random order selects, the second half tests (the odd row tests)."""
-    order = permutation(_at_least(validation, 2), seed)
-    middle = len(order) // 2
-    return Part(validation, order[:middle]), Part(validation, order[middle:])
+    n = _at_least(validation, 2)
+    select, test = stretches(n, seed, n // 2)
+    return Part(validation, select), Part(validation, test)
 
 
 def hold_out(train: Rows, seed: int, *, first: int | None = None) -> tuple[Part, Part]:
@@ -188,19 +221,17 @@ def hold_out(train: Rows, seed: int, *, first: int | None = None) -> tuple[Part,
     """
     n = _at_least(train, 2)
     if first is not None and n >= first + HELD_OUT:
-        order = permutation(n - first, seed)[:HELD_OUT]
-        return Part(train, range(first)), Part(train, [first + i for i in order])
+        held_out, _ = stretches(n - first, seed, HELD_OUT)
+        return Part(train, range(first)), Part(train, [first + i for i in held_out])
     n = min(n, first or n)
-    held = min(HELD_OUT, max(1, n // 5))
-    order = permutation(n, seed)
-    return Part(train, order[held:]), Part(train, order[:held])
+    select, others = stretches(n, seed, min(HELD_OUT, max(1, n // 5)))
+    return Part(train, others), Part(train, select)
 
 
 def cut_in_three(rows: Rows, seed: int) -> Parts:
     """Cut one split into 60 % train, 20 % select, 20 % test, disjoint and seeded."""
-    order = permutation(_at_least(rows, 3), seed)
-    fifth = max(1, len(order) // 5)
-    train, select, test = order[2 * fifth :], order[:fifth], order[fifth : 2 * fifth]
+    fifth = max(1, _at_least(rows, 3) // 5)
+    select, test, train = stretches(len(rows), seed, fifth, 2 * fifth)
     return Part(rows, train), Part(rows, select), Part(rows, test)
 
 
@@ -208,7 +239,7 @@ def limit(parts: Parts, limits: SplitLimits, seed: int) -> Parts:
     """Cap each part by a seeded draw."""
     kept = []
     for part, most in zip(parts, (limits.train, limits.select, limits.test), strict=True):
-        drawn = permutation(len(part), seed)[:most] if most is not None and most < len(part) else None
+        drawn = stretches(len(part), seed, most)[0] if most is not None and most < len(part) else None
         kept.append(part if drawn is None else Part(part.rows, [part.index[i] for i in drawn]))
     return tuple(kept)
 

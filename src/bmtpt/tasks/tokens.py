@@ -11,12 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bmtpt.backbone import Backbone
 from bmtpt.backbone.model.encoding import plain_ids
 from bmtpt.backbone.model.framing import answer_ids
+from bmtpt.tasks import splits
+from bmtpt.tasks.examples import Lazy
+from bmtpt.tasks.orders import Shuffled
 from bmtpt.types import Example, TokenBatch
+
+LOOKED_AT = 1_000
+"""Examples of a streamed part that are tokenised before it is drawn from."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +58,60 @@ class Tokenised:
         return TokenBatch([self.batch.inputs[i] for i in indices], [self.batch.targets[i] for i in indices])
 
 
+@dataclass(frozen=True)
+class Streamed:
+    """Examples that are tokenised when they are drawn.
+
+    Attributes:
+        looked_at: Some of them, drawn at random, on which the tokenizer is tried.
+    """
+
+    backbone: Backbone
+    examples: Lazy
+    max_length: int
+    looked_at: Tokenised
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    @property
+    def cut(self) -> int:
+        """How many of those looked at were cut to the length limit."""
+        return self.looked_at.cut
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all examples, the tokenizer and the length limit."""
+        facts = (self.examples.digest, self.backbone.tokenizer_hash, self.max_length)
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def rows(self, indices: Sequence[int]) -> TokenBatch:
+        """Return the tokens of some rows."""
+        return tokenise(self.backbone, [self.examples[i] for i in indices], self.max_length).batch
+
+
+TrainingRows = Tokenised | Streamed
+"""What a source stage draws from."""
+
+
+def training_rows(backbone: Backbone, examples: Sequence[Example], max_length: int, seed: int) -> TrainingRows:
+    """Return examples to draw from: tokenised, or, if there are too many to hold, when they are drawn.
+
+    Args:
+        seed: Draws the examples that are looked at of those.
+    """
+    if not isinstance(examples, Lazy):
+        return tokenise(backbone, examples, max_length)
+    drawn = splits.stretches(len(examples), seed, LOOKED_AT)[0]
+    return Streamed(backbone, examples, max_length, tokenise(backbone, [examples[i] for i in drawn], max_length))
+
+
 def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -> Tokenised:
     """Tokenise examples; texts longer than ``max_length`` tokens are cut in their context and counted.
 
     Ids stay on the CPU whatever the device: a pass is sent as one tensor, not as a million small ones.
     """
+    examples = tuple(examples)
     texts = [tokenise_text(backbone, example, max_length) for example in examples]
     inputs = [ids for ids, _ in texts]
     targets = [tokenise_answer(backbone, example.target) for example in examples]
@@ -64,7 +119,7 @@ def tokenise(backbone: Backbone, examples: Sequence[Example], max_length: int) -
     for reference in {reference for example in examples for reference in example.references}.difference(answers):
         answers[reference] = tokenise_answer(backbone, reference)
     written = as_written(backbone, answers)
-    return Tokenised(tuple(examples), TokenBatch(inputs, targets), sum(cut for _, cut in texts), written)
+    return Tokenised(examples, TokenBatch(inputs, targets), sum(cut for _, cut in texts), written)
 
 
 def tokenise_text(backbone: Backbone, example: Example, max_length: int) -> tuple[torch.Tensor, bool]:
@@ -152,7 +207,9 @@ def stream_rows(rows: int, start: int, count: int, *, seed: int, task: int) -> l
 
 
 @lru_cache(maxsize=256)
-def _permutation(rows: int, seed: int, task: int, epoch: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _permutation(rows: int, seed: int, task: int, epoch: int) -> Shuffled | Int[np.ndarray, " rows"]:
+    if rows > splits.LARGE:
+        return Shuffled(rows, seed, task, epoch)
     return np.random.default_rng((seed, task, epoch)).permutation(rows)
 
 
