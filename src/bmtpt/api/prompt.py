@@ -16,6 +16,7 @@ from bmtpt.inference.evaluation import Evaluation
 from bmtpt.inference.predict import predict
 from bmtpt.inference.rows import examples_of, is_one
 from bmtpt.stages.evaluate import evaluate
+from bmtpt.stages.target import read_again
 from bmtpt.tasks import TaskData, TaskSpec, saved_task
 from bmtpt.types import Normalise, ScorerKind
 
@@ -126,6 +127,25 @@ class Prompt(Artifact[artifacts.Prompt]):
             scorer=_known("scorer", scorer, ScorerKind),
             normalise=_known("way to normalise", normalise, Normalise),
         )
+
+    def refit(self, task: AnyTask) -> Prompt:
+        """Return the prompt with its readout fitted to a task's training rows; the prompt itself stays as it is.
+
+        A few passes over the rows, where training takes hundreds: for labels that came in later.
+
+        Args:
+            task: The task that the prompt was adapted to, with all the rows that are to count.
+
+        Raises:
+            SettingsError: The prompt has no readout, or the task has other label words.
+            DataError: There are no rows, or fewer than the `shots` the prompt was adapted with.
+        """
+        data = as_data(task, self.backbone)
+        if not self._saved.readouts:
+            raise SettingsError("the prompt has no readout to fit; adapt the task again")
+        if data.task.label_words != self.labels:
+            raise SettingsError(f"the prompt's labels are {', '.join(self.labels)}; the task must have the same")
+        return Prompt(read_again(self.backbone, self._saved, data, {}), self._backbone, data)
 
     def __repr__(self) -> str:
         M, P, D = self._saved.prompts.shape

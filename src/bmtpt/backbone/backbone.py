@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, Self
 
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
@@ -99,6 +100,21 @@ class Backbone(FrozenModel):
         require_tokens(tokenizer, model, name)
         return cls(name, model, tokenizer, fingerprint_of_state(model), engine)
 
+    def __deepcopy__(self, memo: Any) -> Self:
+        """Return the backbone itself: it is frozen, and scikit-learn copies the arguments of every estimator."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the name and not the weights: whoever reads it loads the model, once in a process.
+
+        Raises:
+            PicklingError: The model was given loaded, so its name leads nowhere.
+        """
+        if not self.weight_files:
+            raise PicklingError(f"backbone '{self.name}' was given loaded; load it by name, and it can be pickled")
+        precision = str(self.dtype).removeprefix("torch.")
+        return _loaded_again, (type(self), self.name, str(self.device), precision, self.engine_name, self.memory)
+
     @cached_property
     def engine(self) -> Engine:
         """The engine that runs this model: built when it is first needed, then kept.
@@ -150,3 +166,10 @@ class Backbone(FrozenModel):
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"Backbone({self.name!r}, {self.parameters:,} parameters, {dtype} on {self.device})"
+
+
+@cache
+def _loaded_again(
+    kind: type[Backbone], name: str, device: str, precision: Precision, engine: EngineName, memory: Memory
+) -> Backbone:
+    return kind.from_pretrained(name, device=device, precision=precision, engine=engine, memory=memory)

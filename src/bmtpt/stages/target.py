@@ -169,17 +169,19 @@ def _identity(
 
 
 def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, changes: Mapping[str, Any]) -> WithReadouts:
-    """Return what was trained without a readout with one that is fitted to its labelled rows afterwards.
+    """Return what was trained with a readout that is fitted to its labelled rows afterwards, in place of any it has.
 
     Args:
-        changes: Settings of the target stage that concern the readout, `readout` among them.
+        changes: Settings of the target stage that concern the readout, if they are not to be its own.
     """
-    settings = AdaptSettings.model_validate(
-        {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
-        | {**changes}
-    )
-    named = result.card.model_copy(update={"settings": result.card.settings | {**changes}})
-    return _read_out(backbone, replace(result, card=named), target_rows(backbone, target, settings), settings)
+    earlier = sum(tensor.numel() for tensor in to_tensors(result.readouts).values())
+    earlier += result.card.calibration is not None
+    trained = result.card.trained_parameters - earlier
+    known = {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
+    settings = AdaptSettings.model_validate(known | {**changes})
+    noted = {"settings": result.card.settings | {**changes}, "trained_parameters": trained}
+    plain = replace(result, card=result.card.model_copy(update=noted), readouts=())
+    return _read_out(backbone, plain, target_rows(backbone, target, settings), settings)
 
 
 def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:
