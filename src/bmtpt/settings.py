@@ -285,7 +285,7 @@ class AdaptSettings(LoopSettings):
     factor_learning_rate: Positive = 0.01
     shots: Count | None = None
     draw: Draw = "random"
-    unlabelled_rows: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    unlabelled_rows: Annotated[int, Field(ge=0, lt=2**31)] = 64
     selection: Selection = "score"
     selection_share: float = Field(default=0.25, gt=0, lt=1)
     patience: Count | None = None
@@ -294,7 +294,7 @@ class AdaptSettings(LoopSettings):
     proportional_cap: Count = 2**18
     normalise: Normalise = "none"
     likelihood: TargetLikelihood = "tokens"
-    readout: ReadoutKind = "none"
+    readout: ReadoutKind = "auto"
     average: Average = "none"
     offset_std: Width = 1.0
     weight_std: Width = 1.0

@@ -66,7 +66,9 @@ def test_a_prompt_answers_as_the_model_does(prompt, tickets, tiny_backbone):
     examples = [Example(f"text: {body}", "", "", "") for body in BODIES]
     scorer = make_scorer(tiny_backbone, prompt.task)
     inputs = tokenise(tiny_backbone, examples, 256).batch.inputs
-    wanted = label_probabilities(tiny_backbone.engine, prompt._saved.prompts, inputs, Reader(scorer))
+    wanted = label_probabilities(
+        tiny_backbone.engine, prompt._saved.prompts, inputs, Reader(scorer, readouts=prompt._saved.readouts)
+    )
     found = prompt.predict_proba(BODIES)
     assert list(found.columns) == ["negative", "positive"]
     np.testing.assert_allclose(found.to_numpy(), wanted.numpy(), atol=1e-5)

@@ -95,7 +95,10 @@ BAD: list[tuple[str, list[str]]] = [
     ("evaluate --prompt prompt --scorer ranks", ["--scorer", "did you mean 'rank'"]),
     ("evaluate --prompt prompt --normalise pmy", ["--normalise", "did you mean 'pmi'"]),
     ("evaluate --prompt prompt --predictions new.txt", ["cannot write new.txt", ".parquet"]),
-    ("evaluate --prompt prompt --task tasks/answers.yaml --normalise pmi", ["answers", "leave normalise 'pmi' out"]),
+    (
+        "evaluate --prompt prompt --task tasks/answers.yaml --normalise pmi",
+        ["fitted with normalise 'none'", "leave it out"],
+    ),
     ("predict --prompt prompt --normalise lenght text.txt", ["--normalise", "did you mean 'length'"]),
     ("evaluate --prompt prompt --split train", ["--split", "select, test"]),
     ("evaluate --prompt prompt --precision float3", ["precision", "'float32'"]),

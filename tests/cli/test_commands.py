@@ -321,8 +321,9 @@ def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
     assert f"Stein discrepancy: {svgd['stein_discrepancy']:.3g} (squared" in shown.out
     assert f"repulsion: {svgd['repulsion_to_drive']:.2g} of the drive" in shown.out
     prompt = bmtpt("inspect", runs / "prompt")
-    # A ∘ (u vᵀ) with 4 rows of width 24, in a model of 28,832 parameters
-    assert f"trained: {4 * 24 + 4 + 24} numbers, 0.4301% of the model" in prompt.out
+    # A ∘ (u vᵀ) with 4 rows of width 24 and the readout of 2 labels, in a model of 28,832 parameters
+    assert f"trained: {4 * 24 + 4 + 24 + 1 + 2 + 2 * 24} numbers, 0.6070% of the model" in prompt.out
+    assert re.search(r"^readout: linear, slope 1.00, offsets", prompt.out, re.MULTILINE)
     assert re.search(r"^selected: start .+, prior .+, step \d", prompt.out, re.MULTILINE)
 
 
@@ -345,14 +346,19 @@ def test_the_nearest_tokens_are_words_of_the_vocabulary_though_the_table_is_long
 def test_a_prompt_comes_back_from_peft_with_the_same_scores(bmtpt, tmp_path, runs, tiny_t5_folder, tiny_task_folder):
     pytest.importorskip("peft")
     task = tiny_task_folder / "sentiment.yaml"
-    assert bmtpt("export", runs / "prompt", "--to", "peft", "--out", tmp_path / "peft").code == 0
+    plain = tmp_path / "plain"
+    ran = bmtpt(
+        "adapt", "--posterior", runs / "post", "--target", task, "--steps", "2", "--readout", "none", "--out", plain
+    )
+    assert ran.code == 0, ran.err
+    assert bmtpt("export", plain, "--to", "peft", "--out", tmp_path / "peft").code == 0
     options = ["--task", task, "--backbone", tiny_t5_folder, "--out", tmp_path / "prompt"]
     assert bmtpt("import", tmp_path / "peft", *options).code == 0
     assert bmtpt("import", tmp_path / "peft", *options).code == 2
     assert bmtpt("import", tmp_path / "peft", *options, "--overwrite").code == 0
     scores = [
         [(row["metric"], row["value"]) for row in json_lines(bmtpt(*EVALUATE, folder).out)]
-        for folder in (runs / "prompt", tmp_path / "prompt")
+        for folder in (plain, tmp_path / "prompt")
     ]
     assert scores[0] == scores[1]
 

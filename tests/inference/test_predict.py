@@ -32,7 +32,7 @@ def posterior(tiny_backbone, tiny_tasks) -> Posterior:
 
 
 def trained(posterior: Posterior, target: TaskData, backbone, **changes: object) -> Prompt:
-    settings = AdaptSettings.model_validate({**QUICK, "prior": "none", **changes})
+    settings = AdaptSettings.model_validate({**QUICK, "prior": "none", "readout": "none", **changes})
     return adapt(posterior, target, settings, backbone=backbone)
 
 

@@ -64,7 +64,7 @@ def rows(tiny_backbone, tiny_tasks) -> dict[str, TargetRows]:
 @pytest.fixture(scope="module")
 def make(tiny_backbone, rows) -> Any:
     def build(*names: str, rate: float = 0.02, **changes: Any) -> Attempt:
-        values = {"steps": 4, "evaluate_every": 4, "batch_size": 3, "learning_rate": 0.1}
+        values = {"steps": 4, "evaluate_every": 4, "batch_size": 3, "learning_rate": 0.1, "readout": "none"}
         return Attempt(
             HuggingFaceEngine(tiny_backbone),
             {name: rows[name] for name in names or ("pairs",)},
@@ -185,7 +185,7 @@ def test_trained_numbers_are_those_that_the_paper_prints_for_t5_base(rows):
     for count, numbers in ((1, 231_936), (2, 154_368)):
         targets = {f"{k}": rows["pairs"] for k in range(count)}
         sources, no_rows = torch.zeros(6, 100, 768), lambda ids: torch.zeros(len(ids), 768)
-        settings, attention = AdaptSettings(), AttemptOptions()
+        settings, attention = AdaptSettings(readout="none"), AttemptOptions()
         method = Attempt(
             None,
             targets,
@@ -230,7 +230,7 @@ def test_a_text_is_scored_alike_alone_and_among_others(make, rows, monkeypatch):
 def test_a_saved_mixture_scores_as_the_trained_one_and_its_card_says_what_was_trained(
     name, tiny_backbone, tiny_tasks, tmp_path: Path
 ):
-    settings = AdaptSettings(steps=3, evaluate_every=3, batch_size=3, shots=4)
+    settings = AdaptSettings(steps=3, evaluate_every=3, batch_size=3, shots=4, readout="none")
     prompts = {f"source{k}": SOURCES[k] for k in range(K)}
     learned = Learned(tuple(prompts), prompts=prompts)
     options = AttemptOptions(attention_width=WIDTH)

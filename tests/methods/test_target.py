@@ -64,7 +64,14 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def settings(**changes: Any) -> AdaptSettings:
-    values = {"steps": 6, "evaluate_every": 6, "decompose": False, "optimiser": "sgd", "weight_decay": 0.0}
+    values = {
+        "steps": 6,
+        "evaluate_every": 6,
+        "decompose": False,
+        "optimiser": "sgd",
+        "weight_decay": 0.0,
+        "readout": "none",
+    }
     return AdaptSettings.model_validate(values | changes)
 
 

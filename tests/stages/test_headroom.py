@@ -23,7 +23,7 @@ def found(tiny_backbone, tiny_tasks) -> Headroom:
 
 def test_the_untrained_prompt_scores_as_evaluate_says(tiny_backbone, tiny_tasks, found):
     target = tiny_tasks["pairs"]
-    settings = AdaptSettings(steps=0, selection="none", prior="none")
+    settings = AdaptSettings(steps=0, selection="none", prior="none", readout="none")
     prompt = fit_method(get_method("pt"), tiny_backbone, [target], settings, prompt_length=LENGTH)["pairs"]
     start = from_vocabulary(tiny_backbone.frequent_rows(), LENGTH, torch.Generator().manual_seed(0))
     scored = evaluate(tiny_backbone, replace(prompt, prompts=start[None]), target.test)

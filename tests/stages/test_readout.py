@@ -28,7 +28,9 @@ P = 3
 
 def adapting(**changes: Any) -> AdaptSettings:
     values = {"steps": 2, "evaluate_every": 1, "batch_size": 4, "learning_rate": 0.1, "shots": 12, "prior": "none"}
-    return AdaptSettings.model_validate(values | {"selection": "none"} | changes)
+    return AdaptSettings.model_validate(
+        values | {"selection": "none", "readout": "none", "unlabelled_rows": 0} | changes
+    )
 
 
 def fitted(tiny_backbone: Any, target: Any, method: str = "pt", folder: Any = None, **changes: Any) -> Any:

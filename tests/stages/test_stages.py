@@ -43,7 +43,7 @@ def learning(**changes: Any) -> LearnSettings:
 
 
 def adapting(**changes: Any) -> AdaptSettings:
-    return AdaptSettings.model_validate({**QUICK, "prior_std_grid": (0.5, 5.0), **changes})
+    return AdaptSettings.model_validate({**QUICK, "prior_std_grid": (0.5, 5.0), "readout": "none", **changes})
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from bmtpt.studies.grid import Grid
 from bmtpt.studies.run import RESULTS
 
 METHODS = ["pt", "lora", "zero_shot", "tfidf_logreg", "encoder_logreg"]
-ADAPT = {"steps": 2, "batch_size": 2, "selection": "none"}
+ADAPT = {"steps": 2, "batch_size": 2, "selection": "none", "readout": "none"}
 
 
 @pytest.fixture(scope="module")

@@ -329,7 +329,14 @@ def test_a_variant_leads_to_no_other_folder(tmp_path, variant):
 
 
 def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_study, tmp_path, monkeypatch):
-    plain = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1, "selection": "none"}
+    plain = {
+        "steps": 2,
+        "evaluate_every": 2,
+        "batch_size": 2,
+        "learning_rate": 0.1,
+        "selection": "none",
+        "readout": "none",
+    }
     variants = {"pt": [{}, {"adapt.steps": 1}]}
     apart = [{"adapt.readout": ["none", "linear"]}, {"adapt.steps": 1, "adapt.readout": ["none", "linear"]}]
     methods = ["pt", "attempt", "zero_shot"]
@@ -359,8 +366,11 @@ def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_s
 def test_reading_again_needs_prompts_that_no_readout_chose(tiny_study, tmp_path):
     with pytest.raises(ValueError, match="reread is given, and validation ranks prompts after their readouts"):
         tiny_study(reread=[{"readout": "linear"}])
-    plain = {"steps": 2, "selection": "none"}
+    plain = {"steps": 2, "selection": "none", "readout": "none"}
     twice = {"pt": [{}, {"adapt.readout": "linear"}]}
     study = tiny_study(methods=["pt"], variants=twice, adapt=plain, reread=[{"readout": "linear"}])
     with pytest.raises(SettingsError, match="pt has 'readout=linear' already"):
+        study.contenders()
+    study = tiny_study(methods=["pt"], variants={}, adapt={**plain, "readout": "auto"}, reread=[{"readout": "linear"}])
+    with pytest.raises(SettingsError, match=r"every prompt has a readout already; set adapt\.readout to none"):
         study.contenders()

@@ -159,7 +159,7 @@ def target_rows(backbone: Backbone, target: TaskData, settings: AdaptSettings) -
         *some(target.unlabelled, MOST_TEXTS, settings.seed),
         *some(left_out, settings.unlabelled_rows, settings.seed),
     ]
-    if unlabelled and settings.readout == "none":
+    if target.unlabelled and settings.readout == "none":
         log.warning(f"target {name}: only a readout looks at texts without labels; set readout to 'offset' or 'linear'")
     selecting, texts = (tokenise(backbone, each, length) for each in (select, unlabelled))
     return TargetRows(training, selecting, scorer, lent, texts if unlabelled else None)

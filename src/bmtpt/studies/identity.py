@@ -35,7 +35,13 @@ GROWING = {
 name, and lines carry their source seed."""
 
 
-BEFORE = {"learn.likelihood_unit": "token", "source_prompt.likelihood_unit": "token", "adapt.draw": "balanced"}
+BEFORE = {
+    "learn.likelihood_unit": "token",
+    "source_prompt.likelihood_unit": "token",
+    "adapt.draw": "balanced",
+    "adapt.readout": "none",
+    "adapt.unlabelled_rows": 0,
+}
 """What was done in folders that were begun before an option could be chosen, where its default is another."""
 
 

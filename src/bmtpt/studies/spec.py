@@ -209,6 +209,8 @@ class StudySpec(BaseModel):
                         "make a second study for one of them"
                     )
                 found[each.key] = each
+        if self.reread and not any(each.reread for each in found.values()):
+            raise SettingsError("reread is given, and every prompt has a readout already; set adapt.readout to none")
         known = all_methods()
         if strange := [name for name in self.options if name not in known]:
             raise SettingsError(f"unknown option 'options.{strange[0]}'; {nearest(strange[0], known)}")
