@@ -46,13 +46,16 @@ def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, A
         (folder / "tickets.yaml").write_text(
             'name: tickets\nfile: tickets.csv\ntext: "{subject} {body}"\nlabel: team\nlabels: [positive, negative]\n'
         )
-    found = {}
+    found, uploaded = {}, {}
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(place)
         patched.setattr("bmtpt.cli.quickstart_command.QUICKSTART", tiny_quickstart)
         patched.setattr("bmtpt.tasks.rows.from_wheel", small_wheel)
         patched.setattr("bmtpt.backbone.model.embedded.Embedded.folder", lambda _: tiny_t5_folder)
         patched.setattr("uvicorn.Server.run", lambda self, sockets: None)  # it would serve until it is stopped
+        # tests/test_hub_exchange.py has a hub.
+        patched.setattr("bmtpt.artifacts.hub.pushed", lambda folder, name, **_: uploaded.setdefault(name, str(folder)))
+        patched.setattr("bmtpt.artifacts.hub.pulled", lambda name, revision: uploaded[name])
         for name, example in examples().items():
             text, _, command = example.rpartition(" | ")
             words = shlex.split(f"{command} {FASTER.get(name, '')}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any, Generic, Self, TypeVar
 from pydantic import BaseModel
 
 from bmtpt.artifacts.card import require_backbone
+from bmtpt.artifacts.hub import pulled, pushed
+from bmtpt.artifacts.inspect import describe_artifact
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
 from bmtpt.errors import ArtifactError, BackboneError, SettingsError, described
+from bmtpt.inference.evaluation import Evaluation
 from bmtpt.settings import validated
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -71,11 +75,62 @@ class Artifact(Generic[Saved]):
         require(overwrite, bool, "overwrite must be True or False")
         self._saved = self._saved.save(as_folder(folder), overwrite=overwrite)
 
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        evaluation: Evaluation | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload the artifact to the Hugging Face hub, with a README of its card, and return its address.
+
+        Args:
+            name: `user/name`; a repository that does not exist is made.
+            evaluation: Of a prompt (`Prompt.evaluate`): its scores go into the README and its model index.
+            private: Whether a new repository is private; None takes the account's setting.
+            revision: An existing branch; None takes the default one.
+            token: None takes the one that `hf auth login` or HF_TOKEN has left.
+
+        Raises:
+            ArtifactError: The hub refuses or does not answer.
+        """
+        scores = {} if evaluation is None else dict(evaluation.figures)
+        with tempfile.TemporaryDirectory() as folder:
+            self._saved.save(folder)
+            facts = describe_artifact(self._saved)
+            return pushed(folder, name, facts=facts, scores=scores, private=private, revision=revision, token=token)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str,
+        backbone: Backbone | str | Path | None = None,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> Self:
+        """Read the artifact from the Hugging Face hub, or from the hub's cache if the hub does not answer.
+
+        Args:
+            name: `user/name`.
+            backbone: As for `load`.
+            revision: Branch, tag or commit; None takes the default branch.
+            token: As for `push_to_hub`.
+
+        Raises:
+            ArtifactError: There is no such repository or revision, or it holds no such artifact.
+            BackboneError: It was trained with another backbone.
+        """
+        return cls(cls._kind.load(pulled(name, revision, token)), backbone)
+
     @classmethod
     def load(cls, folder: str | Path, backbone: Backbone | str | Path | None = None) -> Self:
         """Read the artifact from a folder.
 
         Args:
+            folder: Or `hub:user/name`, with `@revision` if it is not to be the newest.
             backbone: The backbone it was trained with; None loads the one its card names when it is needed.
 
         Raises:

@@ -30,6 +30,7 @@ from bmtpt.artifacts.card import (
 )
 from bmtpt.artifacts.files import write_files_atomically
 from bmtpt.artifacts.folder import CARD, output_folder, raw_card, read_weights, require_hash
+from bmtpt.artifacts.hub import local
 from bmtpt.artifacts.readouts import NAMES, from_tensors, to_tensors
 from bmtpt.errors import ArtifactError
 from bmtpt.posterior.readout import Readout
@@ -69,8 +70,12 @@ class Posterior:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a posterior and check it against its card; raise an ArtifactError if it is missing or damaged."""
-        tensors, card = _read(Path(folder), PosteriorCard)
+        """Read a posterior and check it against its card; raise an ArtifactError if it is missing or damaged.
+
+        Args:
+            folder: Or `hub:user/name`, with `@revision` if it is not to be the newest.
+        """
+        tensors, card = _read(local(folder), PosteriorCard)
         return cls(tensors["particles"], card)
 
 
@@ -95,8 +100,9 @@ class Prompt:
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Read a prompt and check it against its card. Raises as `Posterior.load`."""
-        tensors, card = _read(Path(folder), PromptCard)
+        """Read a prompt and check it against its card. Takes and raises as `Posterior.load`."""
+        folder = local(folder)
+        tensors, card = _read(folder, PromptCard)
         return cls(tensors["prompts"], card, _readouts(folder, tensors, card, tensors["prompts"]))
 
     @classmethod
@@ -155,8 +161,9 @@ _PROMPTS = {"particles", "prompts", "target", "sources"}
 
 
 def read_artifact(folder: str | Path) -> Posterior | Prompt:
-    """Read the posterior or the prompt that a folder holds, whichever it is. Raises as `Posterior.load`."""
-    card = read_card(Path(folder), PosteriorCard, PromptCard)
+    """Read the posterior or the prompt that a folder holds, whichever it is. Takes and raises as `Posterior.load`."""
+    folder = local(folder)
+    card = read_card(folder, PosteriorCard, PromptCard)
     return Posterior.load(folder) if card.kind == "posterior" else Prompt.load(folder)
 
 

@@ -16,6 +16,7 @@ import typer
 from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, predict, report
 from bmtpt.cli.console import log_shown
 from bmtpt.cli.headroom_command import headroom
+from bmtpt.cli.hub_commands import pull, push
 from bmtpt.cli.quickstart_command import quickstart
 from bmtpt.cli.serve_command import serve
 from bmtpt.cli.study_commands import study
@@ -41,6 +42,8 @@ COMMANDS: Commands = {
     "inspect": (inspect, "bmtpt inspect post --tokens 5"),
     "export": (export, "bmtpt export prompts/sst2 --to peft --out sst2-peft"),
     "import": (import_, "bmtpt import sst2-peft --task sst2 --backbone offline --out imported/sst2"),
+    "push": (push, "bmtpt push prompts/sst2 my-name/sst2-prompt"),
+    "pull": (pull, "bmtpt pull my-name/sst2-prompt --out pulled/sst2"),
     "report": (report, "bmtpt report post prompts/sst2 --out report.html"),
     "study": (study, "bmtpt study particles --scale smoke --out runs/particles"),
     "table": (table, "bmtpt table runs/particles/results.jsonl --metric seconds"),
