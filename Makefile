@@ -21,7 +21,7 @@ quickstart: setup
 	$(BIN)/bmtpt quickstart
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
