@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
+from functools import lru_cache
 from typing import overload
 
 from bmtpt.errors import DataError
@@ -28,7 +29,12 @@ def text_key(example: Example) -> TextKey:
 
 def is_empty(spec: TaskSpec, example: Example) -> bool:
     """Tell whether every placeholder of the template was filled with nothing."""
-    return example.text == "".join(literal for literal, _ in pieces(spec.text))
+    return example.text == _bare(spec.text)
+
+
+@lru_cache(maxsize=64)
+def _bare(template: str) -> str:
+    return "".join(literal for literal, _ in pieces(template))
 
 
 class Lazy(Sequence[Example]):
