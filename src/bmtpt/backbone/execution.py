@@ -9,13 +9,16 @@ from bmtpt.errors import BackboneError, nearest
 Precision = Literal["auto", "float32", "bfloat16"]
 EngineName = Literal["auto", "packed", "generic"]
 Memory = Literal["keep", "recompute"]
+SPREAD = "auto-map"
+"""The device of a model that is too large for one."""
 
 
 class Execution(NamedTuple):
     """The arguments of `Backbone.from_pretrained` after the name.
 
     Attributes:
-        device: ``auto`` (cuda if there is one, else cpu), or one of torch's names.
+        device: ``auto`` (cuda if there is one, else cpu), one of torch's names, or ``auto-map``: transformers'
+            ``device_map="auto"``, which fills all GPUs, then the memory; the rest of the weights stays on the disk.
         precision: Compute dtype; ``auto`` is bfloat16 where the processor multiplies it natively, else float32.
             Prompts and losses are fp32 in any case.
         engine: ``packed`` (our fast paths: T5, and decoder-only models with full attention), ``generic`` (Hugging

@@ -113,7 +113,9 @@ Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Parallel processes; the scores do not depend on it. (default: one per core)"),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or auto-map: GPUs, then memory, then disk.")
+]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=f"{choices(Precision)}.")]
 Engine = Annotated[str, typer.Option("--engine", help=f"{choices(EngineName)}.")]
 MemoryOption = Annotated[str, typer.Option("--memory", help=f"{choices(Memory)}.")]
@@ -130,7 +132,8 @@ class ExecutionOptions(BaseModel):
     """Options of commands that train: how the backbone runs.
 
     Attributes:
-        device: `auto` (cuda if there is one, else cpu), cpu, cuda or cuda:N.
+        device: `auto` (cuda if there is one, else cpu), cpu, cuda, cuda:N, or `auto-map`: all GPUs, then memory, then
+            the disk.
         precision: Compute dtype of the frozen model; prompts and losses are fp32 in any case.
         engine: `packed` (fast: T5, and decoder-only models with full attention), `generic` (Hugging Face's own
             forward), or `auto`: packed where it is the faster one.

@@ -19,6 +19,7 @@ from torch import Tensor
 from bmtpt.backbone.decoder_only.engine import CausalPassEngine, Reading, folded_head
 from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.engine import Shared
+from bmtpt.backbone.model.families import is_spread
 from bmtpt.backbone.model.frozen import FrozenModel
 from bmtpt.backbone.passes import sound_attention
 from bmtpt.types import TokenBatch
@@ -42,6 +43,8 @@ def causal_supports(backbone: FrozenModel) -> str | None:
 
     if not backbone.decoder_only:
         return f"it is a {backbone.model.config.model_type} model, not a decoder-only one"
+    if is_spread(backbone.model):
+        return "its weights are spread (auto-map)"
     accepted = inspect.signature(backbone.model.forward).parameters
     if missing := [name for name in NEEDED if name not in accepted]:
         return f"its forward takes no {missing[0]}"

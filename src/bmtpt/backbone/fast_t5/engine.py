@@ -20,6 +20,7 @@ from bmtpt.backbone.encoder_decoder.engine import PassEngine, decoder_inputs
 from bmtpt.backbone.execution import Memory
 from bmtpt.backbone.fast_t5.layers import CrossAttention, FeedForward, FinalNorm, SelfAttention, run, token_losses
 from bmtpt.backbone.fast_t5.weights import Layer, folded_layers
+from bmtpt.backbone.model.families import is_spread
 from bmtpt.backbone.model.frozen import FrozenModel
 
 ACTIVATIONS = ("relu", "gated-gelu")
@@ -32,6 +33,8 @@ def packed_supports(backbone: FrozenModel) -> str | None:
         return f"it is a {config.model_type} model, not a T5"
     if config.feed_forward_proj not in ACTIVATIONS:
         return f"its feed-forward layer is '{config.feed_forward_proj}', not one of {', '.join(ACTIVATIONS)}"
+    if is_spread(backbone.model):
+        return "its weights are spread (auto-map)"
     if backbone.dtype not in (torch.float64, torch.float32, torch.bfloat16):
         return f"its weights are {backbone.dtype}"
     plain = (torch.nn.Linear, torch.nn.Embedding)

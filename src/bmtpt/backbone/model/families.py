@@ -87,7 +87,7 @@ def _reads_forward(model: Any) -> bool:
     The last one's change is the measure of what the others may change by rounding.
     """
     embed = model.get_input_embeddings()
-    ids = torch.tensor([[5, 6, 7]], device=embed.weight.device) % model.config.get_text_config().vocab_size
+    ids = torch.tensor([[5, 6, 7]], device=input_device(model)) % model.config.get_text_config().vocab_size
     other = ids[:, [0, 1, 0]]
     try:
         if model.config.is_encoder_decoder:
@@ -102,6 +102,19 @@ def _reads_forward(model: Any) -> bool:
         return False
     change = (truth - changed).abs().amax(dim=(0, 2))  # of each position
     return bool(change[:2].max() <= ROUNDING.get(truth.dtype, 1e-2) * change[2])
+
+
+def is_spread(model: Any) -> bool:
+    """Tell whether accelerate moves a model's inputs or weights between devices while it runs."""
+    return hasattr(model, "_hf_hook")
+
+
+def input_device(model: Any) -> torch.device:
+    """Return where a model takes its inputs: of one that is spread, where its embedding table is used, not kept."""
+    table = model.get_input_embeddings()
+    hook = getattr(table, "_hf_hook", None)
+    places = [getattr(each, "execution_device", None) for each in getattr(hook, "hooks", [hook])]
+    return next((torch.device(place) for place in places if place is not None), table.weight.device)
 
 
 def adopt(model: Any, name: str) -> None:
@@ -136,7 +149,7 @@ def adopt(model: Any, name: str) -> None:
 
 def require_prompt_gradient(model: Any, name: str) -> None:
     """Raise a BackboneError if no gradient reaches the input embeddings, where a prompt is trained."""
-    ids = torch.tensor([[5, 6, 7]], device=model.device) % model.config.get_text_config().vocab_size
+    ids = torch.tensor([[5, 6, 7]], device=input_device(model)) % model.config.get_text_config().vocab_size
     embeddings = model.get_input_embeddings()(ids).detach().requires_grad_(True)
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     try:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bmtpt.backbone.model.families import input_device
 from bmtpt.backbone.model.fingerprint import tokenizer_fingerprint
 from bmtpt.backbone.model.framing import Framing, framing_of
 from bmtpt.errors import BackboneError
@@ -44,7 +45,8 @@ class FrozenModel:
 
     @property
     def device(self) -> torch.device:
-        return self._table.device
+        """Where prompts and token ids go."""
+        return input_device(self.model)
 
     @property
     def d_model(self) -> int:

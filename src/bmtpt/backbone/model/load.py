@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bmtpt.backbone.execution import Execution
+from bmtpt.backbone.execution import SPREAD, Execution
 from bmtpt.backbone.model.families import (
     loader_of,
     require_prompt_gradient,
@@ -39,12 +39,13 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
     Raises:
         BackboneError: As `Backbone.from_pretrained`.
     """
-    place = _device(execution.device)
+    spread = execution.device == SPREAD
+    place = _device("auto" if spread else execution.device)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     native = torch.cuda.is_bf16_supported(False) if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
     source = _source(name)
-    model = _load_frozen(source, name, place, dtype)
+    model = _load_frozen(source, name, place, dtype, spread=spread)
     return model, _weight_files(source)
 
 
@@ -58,7 +59,7 @@ def _weight_files(source: str) -> tuple[Path, ...]:
     return weight_files(folder)
 
 
-def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype) -> Any:
+def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype, *, spread: bool) -> Any:
     folder = Path(source)
     if folder.is_dir() and not list(folder.glob("*.safetensors")):
         raise BackboneError(
@@ -72,8 +73,9 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
     eager = config.model_type == "t5" and place.type == "cpu"
     options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
     quantised = getattr(config, "quantization_config", None) is not None
-    if quantised:  # its library puts the weights on the device as it makes them
-        options["device_map"] = {"": place}
+    placed = spread or quantised  # by transformers, as it makes the weights
+    if placed:
+        options["device_map"] = "auto" if spread else {"": place}
     bounded = as_large_as(_weight_files(source), config, name)
     with _loading(f"backbone '{name}'", source), _quiet_transformers(), bounded:
         model, info = kind.from_pretrained(
@@ -88,7 +90,7 @@ def _load_frozen(source: str, name: str, place: torch.device, dtype: torch.dtype
     require_usable(model, name)
     if quantised:
         require_prompt_gradient(model, name)
-    return model if quantised else model.to(place)
+    return model if placed else model.to(place)
 
 
 def _source(name: str) -> str:
