@@ -11,6 +11,7 @@ import torch
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone.engine import Choice
 from bmtpt.errors import SettingsError
+from bmtpt.inference import calibrate
 from bmtpt.inference.predict import predict
 from bmtpt.inference.score import make_scorer, read
 from bmtpt.methods.map_target import BMTPT
@@ -100,6 +101,15 @@ def test_validation_ranks_candidates_after_their_readouts(tiny_backbone, tiny_ta
     plain = fitted(tiny_backbone, tiny_tasks["pairs"], selection="loss", shots=None)
     assert -plain.card.selection["winners"][0]["best"][0] > 2.0
     assert len(rows.labelled) == (1 if tiny_tasks["pairs"].select else 2)
+
+
+def test_validations_fit_readouts_to_a_few_rows_and_the_end_to_all(tiny_backbone, tiny_tasks, monkeypatch):
+    read, sizes = calibrate.read, []
+    monkeypatch.setattr("bmtpt.methods.target.RANKING_ROWS", 3)
+    monkeypatch.setattr(calibrate, "read", lambda *given: sizes.append(len(given[2])) or read(*given))
+    target = tiny_tasks["pairs"]
+    fitted(tiny_backbone, target, readout="linear", selection="loss", shots=None)
+    assert sizes == [3, 3, 3, len(target.train)]  # before the first step, and after each of two
 
 
 def test_training_on_labels_lowers_the_loss_of_the_decision(tiny_backbone, tiny_tasks):

@@ -22,6 +22,9 @@ from bmtpt.tasks.tokens import Tokenised, epoch_rows
 ROWS = 1024
 """Rows that a readout or a temperature is fitted to at most: more would hardly move it, and the fit takes seconds."""
 
+RANKING_ROWS = 256
+"""Rows that the readouts of a validation are fitted to at most, so that validating costs less than training."""
+
 FOLDS = 10
 """Parts of the rows that are left out in turn, so that at most 10 rows are each left out alone."""
 
@@ -62,6 +65,7 @@ def fit_readouts(
     scorer: Scorer,
     settings: AdaptSettings,
     texts: Sequence[Tensor] = (),
+    most: int = ROWS,
 ) -> tuple[Readout, ...]:
     """Return a MAP readout for each of M prompts, rounded to fp32 as it is saved; none if the settings ask for none.
 
@@ -70,10 +74,11 @@ def fit_readouts(
         scorer: Of the task, which has label words.
         settings: `readout` and the widths of its prior.
         texts: Token ids of texts without labels, which tell how much a prompt prefers a word whatever it reads.
+        most: Labelled rows to fit to at most: a draw by the settings' seed.
     """
     if settings.readout == "none":
         return ()
-    drawn = _drawn(range(sum(map(len, rows))), settings.seed)
+    drawn = _drawn(range(sum(map(len, rows))), settings.seed, most)
     return _as_saved(_know(engine, prompts, rows, drawn, scorer, texts).readouts(settings))
 
 
@@ -129,9 +134,9 @@ def _calibration(logits: Sequence[Float[Tensor, "M _ C"]], labels: Sequence[Int[
     return Calibration(temperature=fit_temperature(z, y), rows=len(y), **figures)
 
 
-def _drawn(rows: range, seed: int) -> list[int]:
-    """Return at most `ROWS` of some rows, by their positions."""
-    return [rows[i] for i in epoch_rows(len(rows), min(len(rows), ROWS), 0, seed=seed, task=0)]
+def _drawn(rows: range, seed: int, most: int = ROWS) -> list[int]:
+    """Return at most so many of some rows, by their positions."""
+    return [rows[i] for i in epoch_rows(len(rows), min(len(rows), most), 0, seed=seed, task=0)]
 
 
 def _folds(texts: Sequence[str], seed: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ from bmtpt.artifacts.card import PromptCard
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.engine import Choice, Engine
 from bmtpt.errors import TrainingError
-from bmtpt.inference.calibrate import fit_readouts
+from bmtpt.inference.calibrate import RANKING_ROWS, ROWS, fit_readouts
 from bmtpt.inference.score import Prompts, PromptScore, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
 from bmtpt.posterior.prompts import compose
@@ -168,8 +168,8 @@ class TargetStage(ABC):
         return Validation(ranking, [event])
 
     def _scores(self, prompts: Prompts, rows: TargetRows) -> list[PromptScore]:
-        """Score every candidate on the validation rows, after its readout is fitted to the training rows."""
-        readouts = self._fitted(prompts, rows)
+        """Score every candidate on the validation rows, after its readout is fitted to training rows."""
+        readouts = self._fitted(prompts, rows, RANKING_ROWS)
         return score_prompts(self.engine, prompts, rows.select, rows.scorer, readouts)
 
     def read_starts(self) -> None:
@@ -183,9 +183,9 @@ class TargetStage(ABC):
                 for k, (name, rows) in enumerate(self.targets.items()):
                     self._readouts[name] = self._fitted(self.prompts(k), rows)
 
-    def _fitted(self, prompts: Prompts, rows: TargetRows) -> tuple[Readout, ...]:
-        """Fit readouts to the training rows."""
-        return fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings, rows.texts)
+    def _fitted(self, prompts: Prompts, rows: TargetRows, most: int = ROWS) -> tuple[Readout, ...]:
+        """Fit readouts to the training rows, or to a draw of so many."""
+        return fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings, rows.texts, most)
 
     def choice(self, name: str) -> Choice | None:
         """Return the label words that a target's loss chooses among; None for the likelihood of the answer's tokens."""
