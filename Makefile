@@ -2,6 +2,7 @@
 # make test         prepares .venv, then the test suite
 # make setup        prepares .venv only
 # make lint         ruff, mypy --strict, direction of imports
+# make site         the pages of docs/ as a site, in build/site
 # make clean        removes .venv and what tools left; trained artifacts stay
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test lint clean
+.PHONY: help setup quickstart test lint site clean
 .DEFAULT_GOAL := help
 
 help:
@@ -28,6 +29,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+site: setup
+	$(BIN)/zensical build --clean --strict
 
 # pip is used where it has settings of its own (an index, a folder of wheels, constraints), which uv would not read;
 # elsewhere uv if it is on PATH. UV= (empty) and UV=uv overrule that.
