@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,10 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import T5ForConditionalGeneration
 
-from bmtpt.artifacts.card import BackboneCard, PromptCard
+from bmtpt.artifacts.card import BackboneCard, PromptCard, backbone_card
 from bmtpt.artifacts.peft import export_peft, import_peft
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone import Backbone
+from bmtpt.backbone.engine import Query
 from bmtpt.backbone.model.fingerprint import fingerprint_v1
 from bmtpt.errors import ArtifactError, BackboneError, SettingsError
 from bmtpt.posterior.readout import Readout
@@ -165,10 +167,46 @@ def test_peft_stores_decoder_rows_and_never_uses_them(tmp_path: Path, tiny_t5_fo
     assert rows.grad[6:].abs().sum() == 0
 
 
-def test_an_ensemble_is_not_exported(tmp_path: Path):
-    with pytest.raises(ArtifactError, match="ensemble of 3"):
-        export_peft(a_prompt(3), tmp_path / "adapter", "tiny")
-    assert not (tmp_path / "adapter").exists()
+def test_an_ensemble_is_a_folder_for_each_prompt(tmp_path: Path):
+    prompt = a_prompt(3)
+    export_peft(prompt, tmp_path, "tiny")
+    again = torch.cat([read(tmp_path / f"prompt{m}").prompts for m in range(3)])
+    assert torch.equal(again, prompt.prompts)
+    assert "average the label probabilities of its 3 folders" in (tmp_path / "README.md").read_text()
+
+
+def test_the_snippet_of_the_readme_writes_what_the_library_writes(
+    tiny_backbone, tiny_t5_folder: Path, tmp_path: Path, monkeypatch, capsys
+):
+    card = a_prompt().card.model_copy(update={"backbone": backbone_card(tiny_backbone), "answer_tokens": 7})
+    prompt = Prompt(a_prompt().prompts, card)
+    export_peft(prompt, tmp_path, str(tiny_t5_folder))
+    (snippet,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet.replace("the text of a row", "the film is good"), {})
+    ids = tiny_backbone.tokenizer("the film is good", return_tensors="pt").input_ids[0]
+    query = Query(prompt.prompts[0], ids, max_new_tokens=7)
+    (wanted,) = tiny_backbone.engine.answer([query])
+    assert capsys.readouterr().out.strip() == wanted.text.strip()
+
+
+def test_each_task_of_a_multi_task_adapter_is_the_prompt_that_peft_makes_of_it(tiny_t5_folder: Path, tmp_path: Path):
+    config = peft.MultitaskPromptTuningConfig(
+        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=6, num_tasks=3, num_ranks=2, num_transformer_submodules=1
+    )
+    torch.manual_seed(2)
+    model = peft.get_peft_model(a_model(tiny_t5_folder), config)
+    encoder = model.prompt_encoder["default"]
+    for factor in (encoder.prefix_task_cols, encoder.prefix_task_rows):
+        factor.data.normal_()
+    model.save_pretrained(tmp_path)
+    for task in range(3):
+        with torch.no_grad():
+            wanted = encoder(torch.arange(6)[None], torch.tensor([task]))
+        found = import_peft(tmp_path, BACKBONE, "sentiment", TASK, CREATED, number=task).prompts
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+    with pytest.raises(ArtifactError, match="prompts for tasks 0 to 2, and none for 3"):
+        import_peft(tmp_path, BACKBONE, "sentiment", TASK, CREATED, number=3)
 
 
 def test_a_prompt_of_another_backbone_is_refused_by_both_names(tmp_path: Path):

@@ -5,6 +5,9 @@ prepends its rows to the encoder's input embeddings only. Its `num_transformer_s
 second P rows are then stored and never used. We write 1 and read either. For a decoder-only model
 (`PeftModelForCausalLM`) the rows come before the whole row, padding included: its logits equal ours for a row that is
 alone or padded on the right, and differ for a row padded on the left.
+
+MULTITASK_PROMPT_TUNING is read, too: the prompt of its task t is P ∘ (cols_t rows_t). PEFT adds nothing to it that a
+single prompt could not say, so PROMPT_TUNING is what is written.
 """
 
 from __future__ import annotations
@@ -31,7 +34,11 @@ log = logging.getLogger("bmtpt")
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+README = "README.md"
+PART = "prompt{}"
+"""The folder of each prompt of an ensemble."""
 _KEY = "prompt_embeddings"
+_FACTORS = ("prefix_task_cols", "prefix_task_rows")
 _FINGERPRINT = "bmtpt_backbone"
 # Narrower types than fp32 are widened exactly; float64 would be rounded.
 _EXACT = (torch.float32, torch.float16, torch.bfloat16)
@@ -47,6 +54,8 @@ class _Config(BaseModel):
     num_virtual_tokens: int
     token_dim: int
     num_transformer_submodules: int | None = None
+    num_tasks: int = 1
+    num_ranks: int = 1
     base_model_name_or_path: str | None = None
     peft_version: str | None = None
 
@@ -54,12 +63,13 @@ class _Config(BaseModel):
 def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
     """Write a folder that `peft.PeftModel.from_pretrained(model, folder)` loads; an adapter in it is replaced.
 
+    Each prompt of an ensemble gets a folder of its own inside. A README shows how they are used.
+
     Args:
-        prompt: A single prompt (M = 1).
         base_model: Hub id or folder that PEFT notes as the base model.
 
     Raises:
-        ArtifactError: The prompt is an ensemble, or the folder cannot be written.
+        ArtifactError: The folder cannot be written.
         SettingsError: `peft` is not installed.
     """
     if prompt.readouts:
@@ -68,8 +78,6 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
             "or temperature"
         )
     members, length, width = prompt.prompts.shape
-    if members != 1:
-        raise ArtifactError(f"PEFT holds one prompt and this is an ensemble of {members}: export a single prompt")
     try:
         from peft import PromptTuningConfig
     except ImportError as error:
@@ -82,21 +90,66 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
         inference_mode=True,
         base_model_name_or_path=base_model,
     )
-    # The rows are cloned to fp32 storage of their own: safetensors refuses views.
-    rows = prompt.prompts[0].detach().to("cpu", torch.float32).clone()
     metadata = {"format": "pt", _FINGERPRINT: prompt.card.backbone.fingerprint}
-    weights = to_safetensors({_KEY: rows}, metadata=metadata)
     text = json.dumps(config.to_dict(), indent=2) + "\n"
-    write_files_atomically(Path(folder), {WEIGHTS: weights, CONFIG: text.encode()})
+    places = [Path(folder)] if members == 1 else [Path(folder) / PART.format(m) for m in range(members)]
+    for place, own in zip(places, prompt.prompts, strict=True):
+        # The rows are cloned to fp32 storage of their own: safetensors refuses views.
+        weights = to_safetensors({_KEY: own.detach().to("cpu", torch.float32).clone()}, metadata=metadata)
+        place.mkdir(parents=True, exist_ok=True)
+        write_files_atomically(place, {WEIGHTS: weights, CONFIG: text.encode()})
+    write_files_atomically(Path(folder), {README: _readme(prompt, places[0].name if members > 1 else "").encode()})
+
+
+def _readme(prompt: Prompt, first: str) -> str:
+    backbone = prompt.card.backbone
+    several = (
+        f" It is an ensemble: average the label probabilities of its {len(prompt.prompts)} folders." if first else ""
+    )
+    kind = "AutoModelForCausalLM" if backbone.decoder_only else "AutoModelForSeq2SeqLM"
+    return _README.format(
+        task=prompt.card.task, several=several, kind=kind, base=backbone.name, folder=first or ".",
+        tokens=prompt.card.answer_tokens or 10,
+    )  # fmt: skip
+
+
+_README = """# A soft prompt for the task {task}
+
+Made by bmtpt and written for PEFT.{several} In this folder:
+
+```python
+from peft import PeftModel
+from transformers import AutoTokenizer, {kind}
+
+base = "{base}"
+model = PeftModel.from_pretrained({kind}.from_pretrained(base), "{folder}").eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+inputs = tokenizer("the text of a row", return_tensors="pt")
+answer = model.generate(**inputs, max_new_tokens={tokens}, do_sample=False)
+print(tokenizer.decode(answer[0], skip_special_tokens=True))
+```
+
+Rows of one batch share the adapter: PEFT takes `adapter_names` for soft prompts without a word and ignores them, so
+switch with `model.set_adapter` and answer each prompt's rows apart. Pad texts of a decoder-only model on the right.
+"""
 
 
 def import_peft(
-    folder: str | Path, backbone: Backbone | BackboneCard, task: str, task_definition: dict[str, Any], created: str
+    folder: str | Path,
+    backbone: Backbone | BackboneCard,
+    task: str,
+    task_definition: dict[str, Any],
+    created: str,
+    *,
+    number: int = 0,
 ) -> Prompt:
     """Read a PEFT prompt-tuning folder as a prompt for one task. `peft` itself is not needed.
 
     A folder written by `export_peft` notes the backbone's fingerprint, which is then checked; other folders are
     checked by the prompt's width only. The card claims no more than the folder says.
+
+    Args:
+        number: Which of the tasks of a MULTITASK_PROMPT_TUNING adapter.
 
     Raises:
         ArtifactError: The folder does not hold a prompt-tuning adapter for a model of this kind and width.
@@ -104,7 +157,9 @@ def import_peft(
     """
     folder, noted = Path(folder), backbone if isinstance(backbone, BackboneCard) else backbone_card(backbone)
     config = _read_config(folder, noted)
-    rows = _read_rows(folder, config, backbone)
+    if not 0 <= number < config.num_tasks:
+        raise ArtifactError(f"{folder} holds prompts for tasks 0 to {config.num_tasks - 1}, and none for {number}")
+    rows = _read_rows(folder, config, backbone, number)
     card = PromptCard(
         backbone=noted,
         task=task,
@@ -135,8 +190,10 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
         raise ArtifactError(cannot_read(path, error)) from error
     except ValidationError as error:
         raise ArtifactError(f"{path} is not a prompt-tuning configuration: {field_problem(error)}") from error
-    if config.peft_type != "PROMPT_TUNING":
-        raise ArtifactError(f"{folder} holds a {config.peft_type} adapter; only PROMPT_TUNING is a soft prompt")
+    if config.peft_type not in ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING"):
+        raise ArtifactError(
+            f"{folder} holds a {config.peft_type} adapter; soft prompts are PROMPT_TUNING or MULTITASK_PROMPT_TUNING"
+        )
     if config.task_type != _task_type(backbone):
         raise ArtifactError(
             f"{folder} is for task type {config.task_type}, and backbone '{backbone.name}' needs {_task_type(backbone)}"
@@ -148,7 +205,7 @@ def _read_config(folder: Path, backbone: BackboneCard) -> _Config:
     return config
 
 
-def _read_rows(folder: Path, config: _Config, backbone: Backbone | BackboneCard) -> Tensor:
+def _read_rows(folder: Path, config: _Config, backbone: Backbone | BackboneCard, number: int) -> Tensor:
     path = folder / WEIGHTS
     if not path.is_file():
         if (folder / "adapter_model.bin").is_file():
@@ -158,9 +215,11 @@ def _read_rows(folder: Path, config: _Config, backbone: Backbone | BackboneCard)
         raise ArtifactError(f"{folder} has no {WEIGHTS}; copy the whole folder")
     try:
         with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != {_KEY}:
-                raise ArtifactError(f"{path} holds {sorted(file.keys())} where only '{_KEY}' belongs")
-            rows: Tensor = file.get_tensor(_KEY)
+            wanted = [_KEY, *(_FACTORS if config.peft_type != "PROMPT_TUNING" else ())]
+            if set(file.keys()) != set(wanted):
+                named = ", ".join(f"'{name}'" for name in wanted)
+                raise ArtifactError(f"{path} holds {sorted(file.keys())} where only {named} belongs")
+            tensors: list[Tensor] = [file.get_tensor(name) for name in wanted]
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} is not a whole safetensors file: {error}") from error
@@ -170,11 +229,14 @@ def _read_rows(folder: Path, config: _Config, backbone: Backbone | BackboneCard)
         noted = card.model_copy(update={"name": exported_for, "fingerprint": metadata[_FINGERPRINT]})
         require_backbone(noted, backbone)
     submodules = config.num_transformer_submodules or (1 if backbone.decoder_only else 2)  # PEFT's defaults
-    expected = [config.num_virtual_tokens * submodules, config.token_dim]
-    if list(rows.shape) != expected or 0 in expected:
-        raise ArtifactError(f"{path} has shape {list(rows.shape)} where {CONFIG} says {expected}")
-    if rows.dtype not in _EXACT:
-        raise ArtifactError(f"{path} holds {rows.dtype}; save it again as torch.float32")
-    if not torch.isfinite(rows).all():
-        raise ArtifactError(f"{path} holds numbers that are not finite; train the prompt again")
-    return rows
+    P, D, tasks, rank = config.num_virtual_tokens * submodules, config.token_dim, config.num_tasks, config.num_ranks
+    shapes = [[P, D], [tasks, P, rank], [tasks, rank, D]]
+    for tensor, expected in zip(tensors, shapes, strict=False):
+        if list(tensor.shape) != expected or 0 in expected:
+            raise ArtifactError(f"{path} has shape {list(tensor.shape)} where {CONFIG} says {expected}")
+        if tensor.dtype not in _EXACT:
+            raise ArtifactError(f"{path} holds {tensor.dtype}; save it again as torch.float32")
+        if not torch.isfinite(tensor).all():
+            raise ArtifactError(f"{path} holds numbers that are not finite; train the prompt again")
+    rows, *factors = (tensor.float() for tensor in tensors)
+    return rows * (factors[0][number] @ factors[1][number]) if factors else rows

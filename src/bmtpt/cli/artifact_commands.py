@@ -234,7 +234,7 @@ def export(
     to: Annotated[str, typer.Option("--to", help=f"Format: {choices(ExportFormat)}.")] = "peft",
     config: Defaults = None,
 ) -> None:
-    """Write a prompt as a PEFT prompt-tuning adapter."""
+    """Write a prompt as a PEFT prompt-tuning adapter, an ensemble as one for each of its prompts."""
     require_one_of("--to", to, ExportFormat)
     from bmtpt.artifacts.peft import export_peft
     from bmtpt.artifacts.saved import Prompt
@@ -252,18 +252,21 @@ def import_(
     ],
     backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    number: Annotated[
+        int, typer.Option("--number", min=0, help="Which task of a MULTITASK_PROMPT_TUNING adapter.")
+    ] = 0,
     device: Device = "auto",
     overwrite: Overwrite = False,
     config: Defaults = None,
 ) -> None:
-    """Read a PEFT prompt-tuning adapter as a prompt."""
+    """Read a PEFT prompt-tuning adapter, or one task of a multi-task one, as a prompt."""
     from bmtpt.artifacts.card import now
     from bmtpt.artifacts.peft import import_peft
     from bmtpt.tasks import load_task
 
     spec = load_task(task)
     loaded = load_backbone(backbone, execution_of(device))
-    prompt = import_peft(folder, loaded, spec.name, spec.model_dump(mode="json"), now())
+    prompt = import_peft(folder, loaded, spec.name, spec.model_dump(mode="json"), now(), number=number)
     prompt.save(out, overwrite=overwrite)
     say(f"prompt written to {out}")
 
