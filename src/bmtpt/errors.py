@@ -58,6 +58,10 @@ class TrainingError(BmtptError):
     """Training cannot continue (for example, the loss is not a number)."""
 
 
+class RankError(BmtptError):
+    """The ranks of one run cannot go on together: one has ended, or they do not agree."""
+
+
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "CUDA error: out of memory",

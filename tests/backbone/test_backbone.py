@@ -119,6 +119,9 @@ def test_what_is_no_tokenizer_is_refused(model: Any) -> None:
         ({"engine": "paked"}, "unknown engine 'paked'; did you mean 'packed'"),
         ({"memory": "less"}, "unknown memory 'less'; choose from keep, recompute"),
         ({"engine": "generic", "memory": "recompute"}, "memory=recompute needs the packed engine"),
+        ({"token_budget": 0}, "token_budget is a number of tokens, 1 or more, not 0"),
+        ({"reduce": "quick"}, "unknown reduce 'quick'; choose from exact, fast"),
+        ({"shard_weights": True}, "over the ranks of torchrun, and this is one process"),
         ({"device": 0}, "device is a name such as 'cpu'"),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from pickle import PicklingError
 from typing import Any, Self
@@ -13,13 +13,16 @@ from bmtpt.backbone.decoder_only.generic import HuggingFaceCausalEngine
 from bmtpt.backbone.decoder_only.shared_prompt import CausalEngine, causal_supports
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.backbone.engine import Engine
-from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
+from bmtpt.backbone.execution import TOKEN_BUDGET, EngineName, Execution, Memory, Precision
 from bmtpt.backbone.fast_t5.engine import PackedT5Engine, packed_supports
 from bmtpt.backbone.model.families import adopt, require_tokenizer, require_tokens
 from bmtpt.backbone.model.fingerprint import fingerprint_of_files, fingerprint_of_state, fingerprint_v1
 from bmtpt.backbone.model.frozen import FrozenModel
-from bmtpt.backbone.model.load import load_model, load_tokenizer
+from bmtpt.backbone.model.load import device_named, load_model, load_tokenizer
+from bmtpt.backbone.model.sharded import spread_weights
 from bmtpt.errors import BackboneError
+from bmtpt.parallel.ranks import ALONE, Ranks, device_of_rank, joined
+from bmtpt.parallel.torchrun import Reduce
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,11 +35,15 @@ class Backbone(FrozenModel):
         engine_name: Which engine was asked for (see `Execution`).
         memory: What it keeps for the backward pass (see `Execution`).
         weight_files: The safetensors files that the model was loaded from.
+        token_budget: Most tokens of a pass (see `Execution`).
+        ranks: This process among those of its run: several where torchrun started it.
     """
 
     engine_name: EngineName = "auto"
     memory: Memory = "keep"
     weight_files: tuple[Path, ...] = ()
+    token_budget: int = TOKEN_BUDGET
+    ranks: Ranks = ALONE
 
     @classmethod
     def from_pretrained(
@@ -47,30 +54,40 @@ class Backbone(FrozenModel):
         precision: Precision = "auto",
         engine: EngineName = "auto",
         memory: Memory = "keep",
+        token_budget: int = TOKEN_BUDGET,
+        reduce: Reduce = "exact",
+        shard_weights: bool = False,
     ) -> Self:
         """Load a T5, another encoder-decoder or a decoder-only model, frozen, without dropout.
+
+        Where torchrun started this process, it joins the other ranks of its run, and they share all work.
 
         Args:
             name: A Hugging Face hub id (``google/t5-v1_1-base``, ``Qwen/Qwen2.5-0.5B``), a local folder, or
                 ``offline``.
-            device, precision, engine, memory: See `Execution`.
+            device, precision, engine, memory, token_budget, reduce, shard_weights: See `Execution`.
 
         Raises:
             BackboneError: A choice is unknown or cannot be had here; the model cannot be found, is of a kind that
                 cannot be used, or has no safetensors weights.
+            RankError: The other ranks cannot be reached, or have another model.
         """
-        execution = Execution(device, precision, engine, memory).checked()
+        execution = Execution(device, precision, engine, memory, token_budget, reduce, shard_weights).checked()
         if not isinstance(name, str | Path):
             raise BackboneError(
                 "a backbone is named by a hub id, a folder or 'offline', not by an object of type "
                 f"{type(name).__name__}; Backbone.from_model takes a model that is loaded"
             )
-        name = str(name)
-        model, files = load_model(name, execution)
+        name, ranks, place = str(name), joined(reduce, lockstep=shard_weights), device_of_rank(device)
+        model, files = load_model(name, execution._replace(device="cpu" if shard_weights else place))
         fingerprint = fingerprint_of_files(model, files) if files else fingerprint_of_state(model)
+        ranks.require_same(fingerprint, "weights")
+        if shard_weights:
+            spread_weights(model, name, ranks, device_named(place))
+            engine = "generic"
         tokenizer = load_tokenizer(name)
         require_tokens(tokenizer, model, name)
-        made = cls(name, model, tokenizer, fingerprint, engine, memory, files)
+        made = cls(name, model, tokenizer, fingerprint, engine, memory, files, token_budget, ranks)
         if (engine, memory) != ("auto", "keep"):
             made.engine  # noqa: B018  (refuse now, before any rows are read, what this model cannot do)
         return made
@@ -98,7 +115,7 @@ class Backbone(FrozenModel):
         adopt(model, name)
         require_tokenizer(tokenizer, name)
         require_tokens(tokenizer, model, name)
-        return cls(name, model, tokenizer, fingerprint_of_state(model), engine)
+        return cls(name, model, tokenizer, fingerprint_of_state(model), engine, ranks=joined())
 
     def __deepcopy__(self, memo: Any) -> Self:
         """Return the backbone itself: it is frozen, and scikit-learn copies the arguments of every estimator."""
@@ -108,12 +125,15 @@ class Backbone(FrozenModel):
         """Pickle the name and not the weights: whoever reads it loads the model, once in a process.
 
         Raises:
-            PicklingError: The model was given loaded, so its name leads nowhere.
+            PicklingError: The model was given loaded, so its name leads nowhere, or it is shared by ranks.
         """
+        if self.ranks.size > 1:
+            raise PicklingError(f"backbone '{self.name}' belongs to the ranks of one run; load it in each process")
         if not self.weight_files:
             raise PicklingError(f"backbone '{self.name}' was given loaded; load it by name, and it can be pickled")
         precision = str(self.dtype).removeprefix("torch.")
-        return _loaded_again, (type(self), self.name, str(self.device), precision, self.engine_name, self.memory)
+        how = (str(self.device), precision, self.engine_name, self.memory, self.token_budget)
+        return _loaded_again, (type(self), self.name, *how)
 
     @cached_property
     def engine(self) -> Engine:
@@ -123,31 +143,33 @@ class Backbone(FrozenModel):
             BackboneError: The model cannot be run by the packed engine, which `engine_name` or `memory` asks for.
         """
         made, why = self._choose()
+        if self.token_budget != TOKEN_BUDGET:
+            object.__setattr__(made, "token_budget", self.token_budget)
         logging.getLogger("bmtpt").info("engine=%s (%s)", made.name, why)
         return made
 
     def _choose(self) -> tuple[Engine, str]:
         """Return the engine that `Execution` describes, and why it is this one."""
-        generic = HuggingFaceCausalEngine if self.decoder_only else HuggingFaceEngine
+        generic = partial(HuggingFaceCausalEngine if self.decoder_only else HuggingFaceEngine, self, ranks=self.ranks)
         recompute = self.memory == "recompute"
         if recompute and self.decoder_only:
             raise BackboneError("memory=recompute is for T5, and this model is decoder-only; use memory=keep")
         if self.engine_name == "generic":
             if recompute:
                 raise BackboneError("memory=recompute needs the packed engine; use engine=auto, or memory=keep")
-            return generic(self), "asked for"
+            return generic(), "asked for"
         asked = self.engine_name == "packed" or recompute
         if reason := (causal_supports if self.decoder_only else packed_supports)(self):
             if asked:
                 choice = "memory=recompute" if self.engine_name != "packed" else "engine=packed"
                 raise BackboneError(f"{choice} cannot be used with backbone '{self.name}': {reason}; leave it out")
-            return generic(self), f"packed cannot run this backbone: {reason}"
+            return generic(), f"packed cannot run this backbone: {reason}"
         if self.decoder_only:
-            return CausalEngine(self), "each prompt's keys and values are shared by its examples"
+            return CausalEngine(self, ranks=self.ranks), "each prompt's keys and values are shared by its examples"
         if not asked and self.device.type != "cpu":
-            return generic(self), "packed is made for CPUs"
+            return generic(), "packed is made for CPUs"
         why = "asked for" if self.engine_name == "packed" else "the fastest for T5 on a CPU"
-        return PackedT5Engine(self, self.memory), f"{why}; memory={self.memory}"
+        return PackedT5Engine(self, self.memory, ranks=self.ranks), f"{why}; memory={self.memory}"
 
     @property
     def identity(self) -> dict[str, str]:
@@ -170,6 +192,7 @@ class Backbone(FrozenModel):
 
 @cache
 def _loaded_again(
-    kind: type[Backbone], name: str, device: str, precision: Precision, engine: EngineName, memory: Memory
+    kind: type[Backbone], name: str, device: str, precision: Precision, engine: EngineName, memory: Memory, budget: int
 ) -> Backbone:
-    return kind.from_pretrained(name, device=device, precision=precision, engine=engine, memory=memory)
+    how = Execution(device, precision, engine, memory, budget)
+    return kind.from_pretrained(name, **how._asdict())

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.backbone.model.frozen import FrozenModel
-from bmtpt.backbone.passes import CUDA_FACTOR, IGNORED, TOKEN_BUDGET, Pass, at_least_fp32, run_passes
+from bmtpt.backbone.passes import CUDA_FACTOR, IGNORED, Pass, at_least_fp32, run_passes
+from bmtpt.backbone.ranked import run_shared
+from bmtpt.parallel.ranks import ALONE, Ranks
 from bmtpt.posterior.readout import Readout, read_out
 from bmtpt.types import TokenBatch
+
+Found = TypeVar("Found")
 
 
 class Query(NamedTuple):
@@ -110,9 +115,11 @@ class Engine(ABC):
     Attributes:
         name: ``packed`` or ``generic``.
         token_budget: Most padded tokens of a pass on a CPU.
+        ranks: Who shares the passes; all ranks make the same calls.
     """
 
     backbone: FrozenModel
+    ranks: Ranks = field(default=ALONE, kw_only=True)
 
     name: ClassVar[str] = "generic"
     token_budget: ClassVar[int] = TOKEN_BUDGET
@@ -129,11 +136,12 @@ class Engine(ABC):
         parts = self.cut(prompts, batch.inputs, batch.target_tokens())
         shared = self.prefix(prompts)
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass) -> Tensor:
             own = tuple(state[_key(prompts, part)] for state in shared)
-            result[part.prompts, part.rows] = self.pass_losses(own, batch, part.rows)
+            return self.pass_losses(own, batch, part.rows)
 
-        self.run(parts, one_pass)
+        for part, losses in self.run(parts, one_pass):
+            result[part.prompts, part.rows] = losses
         return result
 
     def gradients(
@@ -168,16 +176,17 @@ class Engine(ABC):
         sums = tuple(map(torch.zeros_like, shared))
         factors = self.sent(weights)
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass, into: Shared) -> Tensor:
             key = _key(prompts, part)
             own = tuple(state[key].detach().requires_grad_(True) for state in shared)
             losses = losses_of(own, part)
             pulled = self.pulled_back((losses * factors[part.rows]).sum(), own)
-            for total, more in zip(sums, pulled, strict=True):
+            for total, more in zip(into, pulled, strict=True):
                 total[key] += more  # no example is twice in a pass
-            result[part.prompts, part.rows] = losses.detach().to(result.dtype)
+            return losses.detach().to(result.dtype)
 
-        self.run(parts, one_pass)
+        for part, found in self.run_adding(parts, one_pass, sums, disjoint=prompts.ndim == 4):
+            result[part.prompts, part.rows] = found
         pulled = [total.to(state.dtype) for total, state in zip(sums, states, strict=True)]
         (gradient,) = torch.autograd.grad(states, leaf, pulled)
         return result, gradient
@@ -199,13 +208,13 @@ class Engine(ABC):
         parts = self.cut(prompts, inputs, [labels.shape[1]] * len(inputs), copies=C)
         shared = self.prefix(prompts)
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass) -> tuple[Tensor, Tensor]:
             own = tuple(state[_key(prompts, part)] for state in shared)
-            found = self.pass_readings(own, [inputs[i] for i in part.rows], labels)
+            return self.pass_readings(own, [inputs[i] for i in part.rows], labels)
+
+        for part, found in self.run(parts, one_pass):
             for whole, rows in zip(result, found, strict=True):
                 whole[part.prompts, part.rows] = rows.view(len(part.rows), -1, rows.shape[1]).transpose(0, 1)
-
-        self.run(parts, one_pass)
         return result
 
     @torch.no_grad()
@@ -217,14 +226,15 @@ class Engine(ABC):
         parts = self.cut(prompts, inputs, [max_new_tokens] * len(inputs))
         shared = self.prefix(prompts)
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass) -> list[Written]:
             own = tuple(state[_key(prompts, part)] for state in shared)
-            texts = self.pass_texts(own, [inputs[i] for i in part.rows], max_new_tokens)
+            return self.pass_texts(own, [inputs[i] for i in part.rows], max_new_tokens)
+
+        # In lockstep no rank may write more tokens than another, so all write everything.
+        for part, texts in (self.run_here if self.ranks.lockstep else self.run)(parts, one_pass):
             m = part.prompts.stop - part.prompts.start
             for position, text in enumerate(texts):
                 found[part.prompts.start + position % m][part.rows[position // m]] = text
-
-        self.run(parts, one_pass)
         return found
 
     @abstractmethod
@@ -279,10 +289,33 @@ class Engine(ABC):
         """Return the most padded tokens of a pass on the backbone's device."""
         return self.token_budget * (CUDA_FACTOR if self.backbone.device.type == "cuda" else 1)
 
-    def run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], None]) -> None:
-        """Run passes in order; one that memory is too small for is halved, and so are the passes of later calls."""
-        if run_passes(parts, one_pass, self.backbone.device):
-            object.__setattr__(self, "token_budget", max(1, self.token_budget // 2))
+    def run(self, parts: Sequence[Pass], one_pass: Callable[[Pass], Found]) -> Iterator[tuple[Pass, Found]]:
+        """Run passes, each on one of the ranks; yield them in order with what they found. As `run_adding`."""
+        return self.run_adding(parts, lambda part, _: one_pass(part), (), disjoint=True)
+
+    def run_adding(
+        self, parts: Sequence[Pass], one_pass: Callable[[Pass, Shared], Found], sums: Shared, *, disjoint: bool
+    ) -> Iterator[tuple[Pass, Found]]:
+        """Run passes that add to ``sums``; yield them in order with what they found.
+
+        One that memory is too small for is halved, and so are the passes of later calls. Arguments as for `run_shared`.
+        """
+        if self.ranks.size == 1 or not parts:
+            yield from self.run_here(parts, lambda part: one_pass(part, sums))
+        elif (yield from run_shared(parts, one_pass, sums, self.ranks, self.backbone.device, disjoint=disjoint)):
+            self._halve()
+
+    def run_here(self, parts: Sequence[Pass], one_pass: Callable[[Pass], Found]) -> Iterator[tuple[Pass, Found]]:
+        """Run passes on this rank; yield them in order with what they found. Halves as `run_adding`."""
+        left = len(parts)
+        for each in run_passes(parts, one_pass, self.backbone.device, halve=not self.ranks.lockstep):
+            left -= 1
+            yield each
+        if left < 0:
+            self._halve()
+
+    def _halve(self) -> None:
+        object.__setattr__(self, "token_budget", max(1, self.token_budget // 2))
 
     def sent(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the backbone's device."""

@@ -7,7 +7,7 @@ examples are joined, at the price of padding them to a common length, only where
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
@@ -17,13 +17,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.errors import is_out_of_memory
 
 PASS_COST = 256
 """Fixed cost of one more pass, in tokens (measured on 2 cores: about 55 ms against 0.2 ms a token)."""
-
-TOKEN_BUDGET = 4_096
-"""Most padded tokens in one pass: it bounds the memory; on a CPU larger passes were hardly faster."""
 
 CUDA_FACTOR = 4
 """How many times as many tokens a pass may have on a GPU (not measured yet)."""
@@ -32,6 +30,7 @@ IGNORED = -100
 """Target id that counts for nothing (padding)."""
 
 Kind = TypeVar("Kind", bound=Hashable)
+Found = TypeVar("Found")
 
 
 class Pass(NamedTuple):
@@ -40,19 +39,23 @@ class Pass(NamedTuple):
     Attributes:
         prompts: Which of the M prompts, as a range.
         rows: Indices of the examples.
+        tokens: What it costs, padding included.
     """
 
     prompts: slice
     rows: list[int]
+    tokens: int = 0
 
     def halves(self) -> list[Pass]:
         """Cut the examples in two, or the prompts if there is one example; nothing if there is one of each."""
-        middle = len(self.rows) // 2
+        middle, half = len(self.rows) // 2, self.tokens // 2
         if middle:
-            return [Pass(self.prompts, self.rows[:middle]), Pass(self.prompts, self.rows[middle:])]
+            return [Pass(self.prompts, self.rows[:middle], half), Pass(self.prompts, self.rows[middle:], half)]
         start, stop = self.prompts.start, self.prompts.stop
         middle = (start + stop) // 2
-        return [Pass(slice(start, middle), self.rows), Pass(slice(middle, stop), self.rows)] if middle > start else []
+        if middle == start:
+            return []
+        return [Pass(slice(start, middle), self.rows, half), Pass(slice(middle, stop), self.rows, half)]
 
 
 def passes(lengths: Sequence[int], copies: int, budget: int = TOKEN_BUDGET, pass_cost: int = PASS_COST) -> list[Pass]:
@@ -65,7 +68,10 @@ def passes(lengths: Sequence[int], copies: int, budget: int = TOKEN_BUDGET, pass
         together = copies if len(rows) > 1 else max(1, min(copies, budget // lengths[rows[0]]))
         blocks = -(-copies // together)
         together = -(-copies // blocks)  # blocks of one size: 9 prompts of which 8 fit go as 5 + 4
-        found += [Pass(slice(m, min(m + together, copies)), rows) for m in range(0, copies, together)]
+        longest = max(lengths[i] for i in rows)
+        for m in range(0, copies, together):
+            prompts = range(m, min(m + together, copies))
+            found.append(Pass(slice(m, prompts.stop), rows, len(prompts) * len(rows) * longest))
     return found
 
 
@@ -112,42 +118,42 @@ def grouped(kinds: Sequence[Kind | None]) -> dict[Kind, list[int]]:
     return groups
 
 
-def run_passes(parts: Sequence[Pass], one_pass: Callable[[Pass], None], device: torch.device) -> bool:
-    """Run passes in order; one that memory is too small for is cut in two and tried again.
+def run_passes(
+    parts: Sequence[Pass], one_pass: Callable[[Pass], Found], device: torch.device, *, halve: bool = True
+) -> Iterator[tuple[Pass, Found]]:
+    """Run passes in order; yield each with what it found.
 
     Args:
         one_pass: If it fails midway, it must have changed nothing that a second run of the same examples would add to.
         device: Where they run.
-
-    Returns:
-        Whether a pass was cut.
+        halve: Whether one that memory is too small for is cut in two and tried again: its halves are then yielded.
     """
-    waiting, cut = list(parts)[::-1], False
+    waiting = list(parts)[::-1]
     while waiting:
         part = waiting.pop()
-        if _fits(one_pass, part, device):
+        if found := _fitting(one_pass, part, device, halve=halve):
+            yield part, found[0]
             continue
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        cut = True
         waiting += part.halves()[::-1]
         prompts = part.prompts.stop - part.prompts.start
         logging.getLogger("bmtpt").info(
             "memory is too small for %d examples × %d prompts: halved", len(part.rows), prompts
         )
-    return cut
 
 
-def _fits(one_pass: Callable[[Pass], None], part: Pass, device: torch.device) -> bool:
-    """Run a pass; return False if memory ran out and there is something to halve."""
+def _fitting(
+    one_pass: Callable[[Pass], Found], part: Pass, device: torch.device, *, halve: bool
+) -> tuple[Found] | tuple[()]:
+    """Run a pass; return what it found, or nothing if memory ran out and the pass can be halved."""
     try:
         with sound_attention(device):
-            one_pass(part)
+            return (one_pass(part),)
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error) or not part.halves():
+        if not halve or not is_out_of_memory(error) or not part.halves():
             raise
-        return False  # leaving this function lets go of the pass's tensors, which the traceback holds
-    return True
+        return ()  # leaving this function lets go of the pass's tensors, which the traceback holds
 
 
 def sound_attention(device: torch.device) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from bmtpt.cli.console import log_shown
 from bmtpt.cli.headroom_command import headroom
 from bmtpt.cli.hub_commands import pull, push
 from bmtpt.cli.quickstart_command import quickstart
+from bmtpt.cli.ranked import complain, one_voice
 from bmtpt.cli.serve_command import serve
 from bmtpt.cli.study_commands import study
 from bmtpt.cli.table_commands import table
@@ -110,18 +111,18 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        with log_shown():
+        with one_voice(arguments), log_shown():
             app(args=arguments, prog_name="bmtpt")
     except BaseException as error:
         if _is_interruption(error):
-            print(f"interrupted; {_how_to_continue(arguments)}", file=sys.stderr)
+            complain(f"interrupted; {_how_to_continue(arguments)}")
             raise SystemExit(INTERRUPTED) from None
         sentence = _sentence(error)
         if sentence is None:
             raise
         if "--debug" in sys.argv:
             traceback.print_exc()
-        print(f"error: {sentence}", file=sys.stderr)
+        complain(f"error: {sentence}")
         raise SystemExit(getattr(error, "exit_code", 2)) from None
 
 

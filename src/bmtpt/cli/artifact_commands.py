@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.cli.common import load_backbone
 from bmtpt.cli.console import OUT, doing, note, note_answers_cut, note_cut, say, show_table
 from bmtpt.cli.options import (
@@ -25,12 +26,15 @@ from bmtpt.cli.options import (
     PrecisionOption,
     PromptFolder,
     Scorer,
+    ShardWeights,
+    TokenBudget,
     choices,
     complete_task,
     execution_of,
     require_one_of,
 )
 from bmtpt.errors import DataError, SettingsError
+from bmtpt.parallel.torchrun import place
 from bmtpt.types import Normalise, OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
@@ -68,6 +72,8 @@ def evaluate(
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
+    token_budget: TokenBudget = TOKEN_BUDGET,
+    shard_weights: ShardWeights = False,
     config: Defaults = None,
 ) -> None:
     """Score a prompt on a task's rows; prints a table of metrics and, for a few labels, the confusion matrix."""
@@ -84,20 +90,21 @@ def evaluate(
         require_table(table, overwrite=overwrite)
     loaded = Prompt.load(prompt)
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
-    model = load_backbone(backbone or loaded.card.backbone.name, execution_of(device, precision, engine))
+    how_to_run = execution_of(device, precision, engine, token_budget=token_budget, shard_weights=shard_weights)
+    model = load_backbone(backbone or loaded.card.backbone.name, how_to_run)
     examples = rows.test if split == "test" else rows.select
     how: Any = {"scorer": scorer, "normalise": normalise}
     with doing(f"scoring {len(examples):,} rows"):
         evaluation = stage.evaluate(model, loaded, examples, task=rows.task, **how)
     results = stage.result_rows(model, loaded, rows, evaluation, study="evaluate")
-    matrix = evaluation.confusion()
+    matrix, writes = evaluation.confusion(), place().first
     if confusion and matrix is None:
         raise SettingsError(f"task {rows.task.name} has no fixed label words and so no confusion matrix")
-    if out:
+    if out and writes:
         append_results(out, results)
-    if predictions:
+    if predictions and writes:
         write_table(predictions, evaluation.rows(), overwrite=overwrite)
-    if confusion and matrix is not None:
+    if confusion and matrix is not None and writes:
         write_table(confusion, matrix.reset_index().to_dict("records"), overwrite=overwrite)
     _note_evaluation(evaluation)
     if as_json:
@@ -149,6 +156,8 @@ def predict(
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
+    token_budget: TokenBudget = TOKEN_BUDGET,
+    shard_weights: ShardWeights = False,
     config: Defaults = None,
 ) -> None:
     """Answer rows of a table, or lines of text or JSON, with label and probability, each with its task's prompt."""
@@ -168,14 +177,15 @@ def predict(
     if out:
         require_table(out, overwrite=overwrite)
     name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
-    model = load_backbone(name_of_model, execution_of(device, precision, engine))
+    how_to_run = execution_of(device, precision, engine, token_budget=token_budget, shard_weights=shard_weights)
+    model = load_backbone(name_of_model, how_to_run)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal's locale says
     if piped and sys.stdin.isatty():
         note("reading from standard input; Ctrl-D ends it")
     words = list(dict.fromkeys(word for task in tasks.values() if task.fixed_words for word in task.label_words))
     tally: Counter[str] = Counter()
-    with written_table(out, overwrite=overwrite) if out else nullcontext() as table:
+    with written_table(out, overwrite=overwrite) if out and place().first else nullcontext() as table:
         for row, answer in answered(model, prompts, rows, way):
             if isinstance(answer, DataError) and on_error == "stop":
                 raise answer

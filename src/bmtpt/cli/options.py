@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
-from bmtpt.backbone.execution import EngineName, Execution, Memory, Precision
+from bmtpt.backbone.execution import TOKEN_BUDGET, EngineName, Execution, Memory, Precision
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.parallel.torchrun import Reduce
 from bmtpt.types import Normalise, ScorerKind
 
 # A YAML file of options
@@ -118,14 +119,18 @@ Device = Annotated[
 ]
 PrecisionOption = Annotated[str, typer.Option("--precision", help=f"{choices(Precision)}.")]
 Engine = Annotated[str, typer.Option("--engine", help=f"{choices(EngineName)}.")]
+TokenBudget = Annotated[int, typer.Option("--token-budget", min=1, help="Most tokens of a pass, padding included.")]
+ShardWeights = Annotated[
+    bool, typer.Option("--shard-weights", help="Spread the model's weights over the ranks of torchrun.")
+]
 MemoryOption = Annotated[str, typer.Option("--memory", help=f"{choices(Memory)}.")]
 
 
 def execution_of(
-    device: str = "auto", precision: str = "auto", engine: str = "auto", memory: str = "keep"
+    device: str = "auto", precision: str = "auto", engine: str = "auto", memory: str = "keep", **more: Any
 ) -> Execution:
     """Return how the backbone runs. Raises as `Execution.checked`."""
-    return Execution(device, precision, engine, memory).checked()  # type: ignore[arg-type]
+    return Execution(device, precision, engine, memory, **more).checked()  # type: ignore[arg-type]
 
 
 class ExecutionOptions(BaseModel):
@@ -139,17 +144,26 @@ class ExecutionOptions(BaseModel):
             forward), or `auto`: packed where it is the faster one.
         memory: `keep` what the backward pass needs, or `recompute` it from each layer's input: less memory, more time,
             the same gradient; T5's packed engine only.
+        token_budget: Most tokens of a pass, padding included (on a GPU four times as many): less memory with fewer, and
+            under torchrun more passes for the ranks to share.
+        reduce: How the ranks of torchrun add their gradients: `exact`, to the bits of one process, or `fast`, in any
+            order.
+        shard_weights: Spread the weights of the model over the ranks of torchrun, where one device cannot hold them;
+            generic engine only.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     engine: EngineName = "auto"
     memory: Memory = "keep"
+    token_budget: int = Field(default=TOKEN_BUDGET, ge=1)
+    reduce: Reduce = "exact"
+    shard_weights: bool = False
 
     @property
     def execution(self) -> Execution:
         """What `Backbone.from_pretrained` takes."""
-        return Execution(self.device, self.precision, self.engine, self.memory)
+        return Execution(**{name: getattr(self, name) for name in Execution._fields})
 
 
 # Options from a settings class

@@ -10,6 +10,7 @@ from pydantic import Field
 from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings, with_unlabelled
 from bmtpt.cli.console import ERR, note_cut, say, say_next
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Preset, Resume, ShowConfig, with_settings
+from bmtpt.parallel.torchrun import place
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
 
 
@@ -68,7 +69,8 @@ def learn(
     from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages import source
 
-    with output_folder(settings.out, "posterior", resume=resume, overwrite=overwrite):
+    own = settings.out if place().first else None
+    with output_folder(own, "posterior", resume=resume, overwrite=overwrite):
         sources = load_tasks(settings.source, settings.data)
         backbone = load_backbone(settings.backbone, settings.execution)
         with TrainingProgress(ERR, "learn") as progress:
@@ -111,7 +113,8 @@ def adapt(
     from bmtpt.stages.target import adapt_together
 
     posterior = Posterior.load(settings.posterior)
-    with output_folder(settings.out, "prompt", resume=resume, overwrite=overwrite):
+    own = settings.out if place().first else None
+    with output_folder(own, "prompt", resume=resume, overwrite=overwrite):
         targets = load_tasks(settings.target, settings.data)
         if settings.unlabelled:
             targets = with_unlabelled(targets, settings.unlabelled)

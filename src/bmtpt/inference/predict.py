@@ -68,17 +68,23 @@ def answered(
 ) -> Iterator[tuple[Asked, dict[str, Any] | DataError]]:
     """Yield each row with its answer, as `predict` does, or with what is wrong with it; the rows after it follow.
 
+    Of several ranks, rank 0 reads the rows, each answers a batch of them, and all yield every answer.
+
     Raises:
         BackboneError: As `predict`.
     """
     several = len(prompts) > 1
     routes = {name: make_route(backbone, each, normalise, name if several else "") for name, each in prompts.items()}
-    for batch in _batches(rows):
+
+    def answers(batch: Sequence[Asked]) -> list[dict[str, Any] | DataError]:
         wrong = {place: error for place, row in enumerate(batch) if (error := _wrong(routes, row))}
         sound = [row for place, row in enumerate(batch) if place not in wrong]
         outcomes = iter(answer_together(backbone, [(routes[row.task], row.example) for row in sound]))  # type: ignore[misc]
-        for place, row in enumerate(batch):
-            yield row, wrong.get(place) or _shown(row, next(outcomes))
+        return [wrong.get(place) or _shown(row, next(outcomes)) for place, row in enumerate(batch)]
+
+    for turn in backbone.ranks.turns(_batches(rows)):
+        for batch, found in zip(turn, backbone.ranks.spread(turn, answers), strict=True):
+            yield from zip(batch, found, strict=True)
 
 
 def answer_together(backbone: Backbone, asked: Sequence[tuple[Route, Example]]) -> list[Outcome | DataError]:

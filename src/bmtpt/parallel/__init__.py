@@ -1,1 +1,1 @@
-"""Work that is shared: many jobs at a time (`fleet`)."""
+"""Work that is shared: one run among many ranks (`ranks`), and many jobs at a time (`fleet`)."""

@@ -86,7 +86,8 @@ def learn(
             held = "{} particles of {} rows".format(*start.particles.shape)
             raise SettingsError(f"start holds {held}; give 1 particle of {settings.prompt_length} rows (prompt_length)")
         require_backbone(start.card.backbone, backbone)
-    with output_folder(folder, "posterior", resume=resume, overwrite=overwrite) as place:
+    own = backbone.ranks.only_first(folder)
+    with output_folder(own, "posterior", resume=resume, overwrite=overwrite) as place:
         train, held_back, scorers = source_rows(backbone, sources, settings)
         if settings.particle_init == "prompt" and start is None:
             start = learn_start(backbone, sources, settings, folder=place, resume=resume, listener=listener)
@@ -95,7 +96,8 @@ def learn(
         words = {name: scorer.answers for name, scorer in scorers.items()}
         method = kind(backbone.engine, initial_particles(backbone, settings, start), train, held_back, stage, words)
         identity = _identity(backbone, train, held_back)
-        outcome = Loop(method, stage, folder=place, identity=identity, listener=listener).run(resume=resume)
+        run = Loop(method, stage, folder=place, identity=identity, listener=listener, ranks=backbone.ranks)
+        outcome = run.run(resume=resume)
         found = outcome.state.found
         for warning in found["diagnostics"]["warnings"]:
             log.warning(warning)
@@ -196,7 +198,8 @@ def learn_own_source(
         "prompts": [sha256(prompt.cpu().numpy().tobytes()).hexdigest() for prompt in prompts.values()],
         **_identity(backbone, train, held_back),
     }
-    outcome = Loop(stage, settings, folder=folder, identity=identity, listener=listener).run(resume=True)
+    run = Loop(stage, settings, folder=folder, identity=identity, listener=listener, ranks=backbone.ranks)
+    outcome = run.run(resume=True)
     return {name: tensor.detach() for name, tensor in method.own_source.result(outcome.tensors).items()}
 
 

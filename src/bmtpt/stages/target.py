@@ -89,7 +89,8 @@ def fit_method(
             log.warning(f"target {name} was a source task, so its scores do not tell how well a new task is learned")
     if method.classifier is not None:
         return {names[0]: _classified(method.classifier, method, backbone, targets[0], settings, options)}
-    with output_folder(folder, "prompt", resume=resume, overwrite=overwrite) as place:
+    own = backbone.ranks.only_first(folder)
+    with output_folder(own, "prompt", resume=resume, overwrite=overwrite) as place:
         places = {name: place if place is None or len(names) == 1 else place / name for name in names}
         for each in places.values():
             require_free(each, "prompt", resume=resume, overwrite=overwrite)
@@ -105,7 +106,15 @@ def fit_method(
         stage = method.build(setup)
         stage.read_starts()
         identity = _identity(method, backbone, options, learned, rows)
-        run = Loop(stage, settings, folder=place, identity=identity, patience=settings.patience, listener=listener)
+        run = Loop(
+            stage,
+            settings,
+            folder=place,
+            identity=identity,
+            patience=settings.patience,
+            listener=listener,
+            ranks=backbone.ranks,
+        )
         outcome = run.run(resume=resume)
         winners = _winners(stage, outcome)
         found = {}
@@ -115,7 +124,7 @@ def fit_method(
             result = stage.result([tensor.detach() for tensor in outcome.tensors], k, winners, card)
             if fitted:
                 result = _read_out(backbone, result, rows[name], settings)
-            found[name] = result.save(own, overwrite=True) if (own := places[name]) else result
+            found[name] = result.save(at, overwrite=True) if (at := places[name]) else result
         return found
 
 

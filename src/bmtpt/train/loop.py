@@ -19,6 +19,7 @@ from torch import Tensor
 
 from bmtpt.artifacts.folder import CHECKPOINT
 from bmtpt.errors import ArtifactError, SettingsError, TrainingError, is_out_of_memory
+from bmtpt.parallel.ranks import ALONE, Ranks
 from bmtpt.results import settings_hash
 from bmtpt.settings import LoopSettings
 from bmtpt.train.checkpoint import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
@@ -120,6 +121,7 @@ class Loop:
         identity: JSON-able facts that must be the same for a checkpoint to be resumed (tasks, rows, model).
         patience: Validations without improvement before stopping, or None.
         listener: Receives every event (a progress bar).
+        ranks: The processes of this run. All take every step; rank 0 alone writes into the folder and is listened to.
     """
 
     def __init__(
@@ -131,9 +133,12 @@ class Loop:
         identity: Mapping[str, Any] | None = None,
         patience: int | None = None,
         listener: Listener | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.method = method
         self.settings = settings
+        self.ranks = ranks
+        folder, listener = ranks.only_first(folder), ranks.only_first(listener)
         self.folder = folder
         self.run_hash = settings_hash({**settings.model_dump(mode="json"), **(identity or {})})
         self.patience = patience
@@ -151,11 +156,13 @@ class Loop:
     def run(self, *, resume: bool = False) -> Outcome:
         """Train to the last step, or until patience runs out.
 
-        A process that receives SIGTERM finishes the step, writes a checkpoint and exits with status 143.
+        A process that receives SIGTERM finishes the step, writes a checkpoint and exits with status 143; so do all
+        ranks if one does.
 
         Raises:
             TrainingError: The loss is not a number, or memory ran out; the last checkpoint is kept.
             ArtifactError: A checkpoint or event cannot be written or read.
+            RankError: Another rank has ended, or the ranks do not agree.
         """
         try:
             with termination_requested() as requested:
@@ -173,12 +180,16 @@ class Loop:
             ) from error
 
     def _run(self, resume: bool, requested: Callable[[], bool]) -> Outcome:
+        self.ranks.require_same(self.run_hash, "settings, rows or model")
         checkpoint = self.folder / CHECKPOINT if self.folder else None
+        found = None
         if checkpoint and checkpoint.is_file():
             if resume:
-                self._restore(checkpoint)
+                found = checkpoint, *load_checkpoint(checkpoint)
             else:
                 checkpoint.unlink()
+        if found := self.ranks.first(found):
+            self._restore(*found)
         if self.log:
             # A run that starts over logs its first validation again, which has step -1.
             self.log.rewind(self.state.step or -1)
@@ -189,12 +200,13 @@ class Loop:
             self._step()
             self.state.step += 1
             self.state.seconds = time.perf_counter() - clock
+            stop = self.ranks.after_step(self.tensors, requested())
             if self.state.step % self.settings.evaluate_every == 0 or self.state.step == self.settings.steps:
                 self._validate()
                 self._save()
-            elif requested():
+            elif stop:
                 self._save()
-            if requested():
+            if stop:
                 raise SystemExit(TERMINATED)
         self._emit({"event": "end", "step": self.state.step, "seconds": self.state.seconds})
         return Outcome(self.best if self.state.best else [t.detach().clone() for t in self.tensors], self.state)
@@ -293,8 +305,7 @@ class Loop:
         header = {"state": vars(self.state), "optimiser": numbers, "settings": self.run_hash}
         save_checkpoint(self.folder / CHECKPOINT, tensors, header)
 
-    def _restore(self, path: Path) -> None:
-        tensors, header = load_checkpoint(path)
+    def _restore(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
         if header.get("settings") != self.run_hash:
             raise SettingsError(
                 f"{path} was made with other settings, rows or model; give the same ones, or choose another folder"

@@ -69,6 +69,7 @@ def test_passes_pair_every_prompt_with_every_example_once_within_the_budget(
         seen.update((m, n) for m in prompts for n in part.rows)
         pairs, longest = len(prompts) * len(part.rows), max(lengths[n] for n in part.rows)
         assert pairs == 1 or pairs * longest <= budget
+        assert part.tokens == pairs * longest
     assert seen == {(m, n): 1 for m in range(copies) for n in range(len(lengths))}
 
 

@@ -210,14 +210,16 @@ class CausalPassEngine(Engine):
         """Read some queries, with prompts of one length, in passes; put what is ``answered`` to each in its place."""
         chosen = [prefixes.queries[row] for row in rows]
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass) -> Iterable[Answer]:
             asked = [chosen[i] for i in part.rows]
             reading, first = self.read_texts(prefixes.of(asked), [query.text for query in asked], own=True)
-            for i, each in zip(part.rows, answered(asked, reading, first), strict=True):
-                found[rows[i]] = each
+            return answered(asked, reading, first)
 
         texts = [query.text for query in chosen]
-        self.run(self.cut(chosen[0].prompt[None], texts, [after] * len(texts), copies), one_pass)
+        parts = self.cut(chosen[0].prompt[None], texts, [after] * len(texts), copies)
+        for part, answers in self.run_here(parts, one_pass):
+            for i, each in zip(part.rows, answers, strict=True):
+                found[rows[i]] = each
 
 
 class Prefixes:

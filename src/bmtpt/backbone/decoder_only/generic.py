@@ -37,7 +37,7 @@ class HuggingFaceCausalEngine(CausalPassEngine):
         for length in sorted(set(texts)):
             same = [i for i, text in enumerate(texts) if text == length]
             parts = super().pack([length] * len(same), [tokens[i] for i in same], prompts)
-            found += [Pass(part.prompts, [same[i] for i in part.rows]) for part in parts]
+            found += [part._replace(rows=[same[i] for i in part.rows]) for part in parts]
         return found
 
 

@@ -55,16 +55,18 @@ def distillation_gradients(
     tokens = engine.sent(torch.tensor(batch.target_tokens(), dtype=students.dtype))
     factors = engine.sent(weights)
 
-    def one_pass(part: Pass) -> None:
+    def one_pass(part: Pass) -> tuple[Tensor, ...]:
         rows = part.rows
         own = students[rows].detach().requires_grad_(True)
         terms = _pass_terms(engine, own, teachers[rows], batch, rows, temperature)
         extra = terms.divergence + tokens[rows] * terms.distance
-        (gradient[rows],) = torch.autograd.grad((factors[rows] * (terms.nll + strength * extra)).sum(), own)
-        for kept, value in zip(found, terms, strict=True):
-            kept[rows] = value.detach()
+        (pulled,) = torch.autograd.grad((factors[rows] * (terms.nll + strength * extra)).sum(), own)
+        return pulled, *(value.detach() for value in terms)
 
-    engine.run(engine.cut(students[None], batch.inputs, batch.target_tokens()), one_pass)
+    parts = engine.cut(students[None], batch.inputs, batch.target_tokens())
+    for part, each in engine.run(parts, one_pass):
+        for whole, values in zip((gradient, *found), each, strict=True):
+            whole[part.rows] = values
     return found, gradient
 
 

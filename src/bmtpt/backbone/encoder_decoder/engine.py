@@ -111,9 +111,8 @@ class PassEngine(Engine):
         scores, pools = [torch.empty(0)] * len(queries), [torch.empty(0)] * len(queries)
         texts = [Written()] * len(queries)
         padded = {id(query.answers): self.padded(query.answers) for query in queries if query.answers}  # [C, T] each
-        to_continue: list[tuple[int, Encoded]] = []
 
-        def one_pass(part: Pass) -> None:
+        def one_pass(part: Pass) -> list[tuple[int, Encoded]]:
             asked = [queries[row] for row in part.rows]
             states, mask = self._encode_queries(asked)
             shapes = [padded[id(query.answers)].shape if query.answers else None for query in asked]
@@ -124,13 +123,11 @@ class PassEngine(Engine):
                 for i, score, mean in zip(own, found, means, strict=True):
                     scores[part.rows[i]], pools[part.rows[i]] = score, mean
             limits = grouped([query.max_new_tokens or None for query in asked])
-            to_continue.extend(
-                [(n, Encoded([part.rows[i] for i in own], states[own], mask[own])) for n, own in limits.items()]
-            )
+            return [(n, Encoded([part.rows[i] for i in own], states[own], mask[own])) for n, own in limits.items()]
 
         answers = [padded[id(query.answers)].numel() if query.answers else 0 for query in queries]
         sizes = [max(len(q.prompt) + len(q.text), ranked) for q, ranked in zip(queries, answers, strict=True)]
-        self.run(self.pack(sizes, 1), one_pass)
+        to_continue = [each for _, encoded in self.run_here(self.pack(sizes, 1), one_pass) for each in encoded]
         with sound_attention(self.backbone.device):
             for limit, encoded in joined(to_continue, self.budget()):
                 found = self.continued(encoded.states, encoded.mask, limit)

@@ -40,7 +40,7 @@ def load_model(name: str, execution: Execution) -> tuple[Any, tuple[Path, ...]]:
         BackboneError: As `Backbone.from_pretrained`.
     """
     spread = execution.device == SPREAD
-    place = _device("auto" if spread else execution.device)
+    place = device_named("auto" if spread else execution.device)
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     native = torch.cuda.is_bf16_supported(False) if place.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     dtype = dtypes.get(execution.precision, torch.bfloat16 if native else torch.float32)
@@ -175,7 +175,8 @@ def _first_line(error: Exception) -> str:
     return " ".join(lines[:more]) or type(error).__name__
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return the device of `Execution`; raise a BackboneError if it cannot be used here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
