@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bmtpt.backbone.model.pages import leave_memory
+
 
 @dataclass(frozen=True)
 class AttentionWeights:
@@ -67,11 +69,13 @@ class Layer:
 
 @torch.no_grad()
 def folded_layers(stack: Any) -> list[Layer]:
-    """Fold the layers of a Hugging Face T5 encoder or decoder."""
-    return [
-        Layer(_attention(first), _cross(*others) if others else None, _feed_forward(last))
-        for first, *others, last in (block.layer for block in stack.block)
-    ]
+    """Fold the layers of a Hugging Face T5 encoder or decoder; the layers themselves leave memory if they can."""
+    folded = []
+    for block in stack.block:
+        first, *others, last = block.layer
+        folded.append(Layer(_attention(first), _cross(*others) if others else None, _feed_forward(last)))
+        leave_memory(block.parameters())
+    return folded
 
 
 def _attention(layer: Any) -> AttentionWeights:
