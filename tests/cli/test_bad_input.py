@@ -174,6 +174,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("table latin.txt", ["latin.txt is not UTF-8 text"]),
     ("table empty.jsonl --metric seconds", ["empty.jsonl holds no result lines yet"]),
     ("study particles --tuning --shots many --out new", ["'shots' cannot be 'many'"]),
+    ("study particles --on slrum --out new", ["'on' cannot be 'slrum'", "did you mean 'slurm'"]),
     ("study wording --tuning --out new", ["wording names no targets for tuning"]),
     ("study study-both.yaml --out new", ["study-both.yaml", "cb is both a source and a target"]),
 ]

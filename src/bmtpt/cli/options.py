@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 
 from bmtpt.backbone.execution import TOKEN_BUDGET, EngineName, Execution, Memory, Precision
 from bmtpt.errors import SettingsError, nearest
+from bmtpt.parallel.fleet import PLACES
 from bmtpt.parallel.torchrun import Reduce
 from bmtpt.types import Normalise, ScorerKind
 
@@ -112,7 +113,15 @@ NormaliseOption = Annotated[
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
 Jobs = Annotated[
     int | None,
-    typer.Option("--jobs", min=1, help="Parallel processes; the scores do not depend on it. (default: one per core)"),
+    typer.Option(
+        "--jobs",
+        min=1,
+        help="Jobs at a time; the scores do not depend on it. (default: one per core; with --on as there is room)",
+    ),
+]
+On = Annotated[
+    str,
+    typer.Option("--on", metavar="PLACE", help=f"Where jobs run: {', '.join(PLACES)} or ray://HOST:PORT."),
 ]
 Device = Annotated[
     str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or auto-map: GPUs, then memory, then disk.")

@@ -14,6 +14,7 @@ from bmtpt.cli.options import (
     Engine,
     Jobs,
     MemoryOption,
+    On,
     PrecisionOption,
     StudyFolder,
     complete_task,
@@ -57,6 +58,7 @@ def study(
         str | None, typer.Option("--preset", help="paper: its settings in place of the file's, in every stage.")
     ] = None,
     jobs: Jobs = None,
+    on: On = "local",
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
@@ -74,7 +76,7 @@ def study(
     spec = load_study(name, scale, changes)
     spec = spec.as_in_the_paper() if preset == "paper" else spec
     execution = execution_of(device, precision, engine, memory)
-    run_and_report(_for_tuning(spec) if tuning else spec, out, jobs, execution)
+    run_and_report(spec.for_tuning() if tuning else spec, out, jobs, execution, on=on)
 
 
 def _number(text: str) -> int | str | None:
@@ -84,22 +86,19 @@ def _number(text: str) -> int | str | None:
     return int(text) if text.isdigit() else text
 
 
-def _for_tuning(spec: StudySpec) -> StudySpec:
-    """Return a study on its tuning targets, under a name of its own, so that its lines are never taken for results."""
-    from bmtpt.errors import SettingsError
-
-    if not spec.tuning:
-        raise SettingsError(f"study {spec.name} names no targets for tuning; add 'tuning' to its file")
-    return spec.model_copy(update={"targets": spec.tuning, "tuning": (), "name": f"{spec.name}-tuning"})
-
-
 def run_and_report(
-    spec: StudySpec, out: Path, jobs: int | None, execution: Execution, expected: Expected | None = None
+    spec: StudySpec,
+    out: Path,
+    jobs: int | None,
+    execution: Execution,
+    expected: Expected | None = None,
+    on: str = "local",
 ) -> list[Result]:
     """Run a study, print its tables, verdicts and where everything is; return its result lines.
 
     Args:
         expected: What it should take, if that was measured, for the time left.
+        on: Where its jobs run.
 
     Raises:
         IncompleteStudyError: Jobs failed; what is done is reported nevertheless.
@@ -113,11 +112,12 @@ def run_and_report(
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, IncompleteStudyError, default_processes
 
+    processes = jobs or (default_processes() if on == "local" else None)
     incomplete = None
     with made(out), held(out):
         with TrainingProgress(ERR, folder=out, expected=expected) as progress:
             try:
-                results = run_study(spec, out, progress, processes=jobs or default_processes(), execution=execution)
+                results = run_study(spec, out, progress, processes=processes, on=on, execution=execution)
             except IncompleteStudyError as error:
                 results, incomplete = error.results, error
         if incomplete and not any(row.primary for row in results):

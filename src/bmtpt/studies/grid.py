@@ -45,14 +45,19 @@ class Grid:
         execution: How the backbone runs.
     """
 
-    def __init__(self, study: StudySpec, folder: Path, execution: Execution = AUTOMATIC) -> None:
+    def __init__(
+        self, study: StudySpec, folder: Path, execution: Execution = AUTOMATIC, like: Grid | None = None
+    ) -> None:
+        """Plan a study; take over the model and the rows that a grid like it has loaded."""
         self.study = study
         self.folder = folder
         self.execution = execution
         self.contenders = {contender.key: contender for contender in study.contenders()}
         self._stages: dict[str, Job] = {}
-        self._loaded: dict[str, TaskData] = {}
-        self._backbone: Backbone | None = None
+        same_model = like is not None and like.execution == execution
+        same_rows = like is not None and (like.study.data, like.study.limits) == (study.data, study.limits)
+        self._backbone: Backbone | None = like._backbone if like and same_model else None
+        self._loaded: dict[str, TaskData] = like._loaded if like and same_rows else {}
 
     # The plan
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,8 @@ from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.artifacts.folder import held, made, require_there
 from bmtpt.backbone.execution import AUTOMATIC, Execution
 from bmtpt.errors import SettingsError, TrainingError
-from bmtpt.parallel.fleet import Failure, Here, Processes, run_jobs
+from bmtpt.parallel.fleet import Executor, Failure, executor_on, require_place, run_jobs
+from bmtpt.parallel.fleet.local import Here
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import Grid, prompt_folder
 from bmtpt.studies.jobs import Job, done_jobs, in_order, put_in_order, stages_first, to_do, whole_lines
@@ -32,6 +33,8 @@ __all__ = ["FAILED", "RESULTS", "IncompleteStudyError", "default_processes", "pr
 RESULTS = "results.jsonl"
 FAILED = "failed.log"
 """Tracebacks of the jobs that failed in the last run."""
+LOGS = "slurm"
+"""Folder of SLURM's own logs."""
 
 MEMORY_PER_PROCESS = 4 * 2**30
 """Bytes; a process with the offline backbone was measured to hold about as much."""
@@ -45,13 +48,15 @@ class IncompleteStudyError(TrainingError):
 
     Attributes:
         results: Of the jobs that are done.
+        reason: Why the first one failed.
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, sentence: str, results: Sequence[Result] = ()) -> None:
+    def __init__(self, sentence: str, results: Sequence[Result] = (), reason: str = "") -> None:
         super().__init__(sentence)
         self.results = list(results)
+        self.reason = reason
 
 
 def run_study(
@@ -59,7 +64,8 @@ def run_study(
     folder: Path,
     listener: Listener | None = None,
     *,
-    processes: int = 1,
+    processes: int | None = None,
+    on: str = "local",
     execution: Execution = AUTOMATIC,
 ) -> list[Result]:
     """Run every cell that has no result yet; return all results.
@@ -69,56 +75,84 @@ def run_study(
         folder: Holds `results.jsonl`, the source stages and the prompts; a second call goes on where the first stopped.
         listener: Hears of every job that is done; with one process, also the events of every stage. Each event has a
             ``stage`` name.
-        processes: How many jobs are done at a time; the values do not depend on it. Only this process writes results.
+        processes: How many jobs are done at a time; None: one, in this process, or as many as a cluster has room for.
+            The values do not depend on it. Only this process writes results.
+        on: Where the jobs run: "local", "ray", "ray://HOST:PORT" or "slurm". Elsewhere than here, the folder must be on
+            a file system that all machines share.
         execution: How the backbone runs: device, precision, engine, memory.
 
     Raises:
-        SettingsError: The folder was begun with another study, or no method can answer a target.
+        SettingsError: The folder was begun with another study, no method can answer a target, there is no such place to
+            run, or a machine there does not see the folder.
         ArtifactError: Another process is working in the folder.
         IncompleteStudyError: Jobs failed, and all that do not need them are done.
         BmtptError: As `learn`, `fit_method` and `evaluate`, for what concerns every job.
     """
+    require_place(on)
     grid = Grid(study, folder, execution)
-    jobs = grid.jobs()
+    processes = processes and min(processes, max(1, len(grid.jobs())))
+    with made(folder), held(folder), opened(on, processes, folder, execution) as executor:
+        return run_grid(grid, executor, listener)
+
+
+@contextmanager
+def opened(on: str, processes: int | None, folder: Path, execution: Execution) -> Iterator[Executor]:
+    """Yield what does the jobs of studies in a folder; what it runs ends with the block. Raises as `executor_on`."""
+    with closing(executor_on(on, processes, folder / LOGS, gpus=execution.device != "cpu")) as executor:
+        yield executor
+
+
+def run_grid(grid: Grid, executor: Executor, listener: Listener | None = None) -> list[Result]:
+    """Run every cell of a study that has no result yet; the caller holds its folder. See `run_study`."""
+    jobs, folder = grid.jobs(), grid.folder
     if not jobs:
-        raise SettingsError(f"study {study.name} has nothing to run: none of its methods can answer its targets")
+        raise SettingsError(f"study {grid.study.name} has nothing to run: none of its methods can answer its targets")
     grid.require_feasible()
-    with made(folder), held(folder):
-        grid.claim_folder()
-        results = whole_lines(folder / RESULTS, jobs)
-        done = done_jobs(jobs, results)
-        left = to_do(jobs, done)
-        apart = processes > 1 and len(left) > 1
-        tell = _telling(listener if apart else None, len(left))
-        tell(0, f"starting {processes} processes")
-        needs = {job: job.needs for job in (stages_first(left) if apart else left)}
-        failed: dict[Job, Failure] = {}
-        _note_failures(folder, failed)
-        tried = 0
-        with closing(Processes(min(processes, len(left))) if apart else Here()) as executor:
-            work = Worker.of(grid) if apart else _here(grid, listener)
-            for tried, (job, outcome) in enumerate(run_jobs(needs, work, executor), start=1):
-                require_there(folder)
-                if isinstance(outcome, Failure):
-                    failed[job] = outcome
-                    _note_failures(folder, failed)
-                elif job not in done:
-                    append_results(folder / RESULTS, outcome)
-                    results += outcome
-                tell(tried, job.name)
-        results = in_order(results, jobs)
-        put_in_order(folder / RESULTS, results)
+    grid.claim_folder()
+    results = whole_lines(folder / RESULTS, jobs)
+    done = done_jobs(jobs, results)
+    left = to_do(jobs, done)
+    failed: dict[Job, Failure] = {}
+    _note_failures(folder, failed)
+    untried = len(left)
+    for job, outcome in _running(grid, left, executor, listener):
+        untried -= 1
+        require_there(folder)
+        if isinstance(outcome, Failure):
+            failed[job] = outcome
+            _note_failures(folder, failed)
+        elif job not in done:
+            append_results(folder / RESULTS, outcome)
+            results += outcome
+    results = in_order(results, jobs)
+    put_in_order(folder / RESULTS, results)
     if failed:
-        raise IncompleteStudyError(_what_failed(folder, [*failed], len(left), len(left) - tried), results)
+        sentence = _what_failed(folder, [*failed], len(left), untried)
+        raise IncompleteStudyError(sentence, results, next(iter(failed.values())).sentence)
     return results
 
 
-def _telling(listener: Listener | None, jobs: int) -> Callable[[int, str], None]:
+def _running(
+    grid: Grid, jobs: Sequence[Job], executor: Executor, listener: Listener | None
+) -> Iterator[tuple[Job, list[Result] | Failure]]:
+    """Do jobs and yield each as it ends; a single one is not worth a process of its own on this machine."""
+    elsewhere = bool(executor.place)
+    if not jobs or (len(jobs) == 1 and not elsewhere):
+        executor = Here()
+    if isinstance(executor, Here):
+        yield from run_jobs({job: job.needs for job in jobs}, _here(grid, listener), executor)
+        return
+
     def tell(done: int, name: str) -> None:
         if listener:
-            listener({"event": "jobs", "stage": "jobs", "step": done, "steps": jobs, "name": name})
+            listener({"event": "jobs", "stage": "jobs", "step": done, "steps": len(jobs), "name": name})
 
-    return tell
+    tell(0, f"starting {executor.place or f'{executor.slots} processes'}")
+    needs = {job: job.needs for job in stages_first(jobs)}
+    work = Worker.of(grid, elsewhere=elsewhere)
+    for number, (job, outcome) in enumerate(run_jobs(needs, work, executor), start=1):
+        yield job, outcome
+        tell(number, job.name)
 
 
 def _here(grid: Grid, listener: Listener | None) -> Callable[[Job], list[Result]]:

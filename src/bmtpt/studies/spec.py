@@ -173,6 +173,16 @@ class StudySpec(BaseModel):
                 raise ValueError(f"variant '{twice[0]}' of {method} is given twice")
         return self
 
+    def for_tuning(self) -> StudySpec:
+        """Return the study on its tuning targets, under a name of its own: its lines are never taken for results.
+
+        Raises:
+            SettingsError: It names none.
+        """
+        if not self.tuning:
+            raise SettingsError(f"study {self.name} names no targets for tuning; add 'tuning' to its file")
+        return self.model_copy(update={"targets": self.tuning, "tuning": (), "name": f"{self.name}-tuning"})
+
     def as_in_the_paper(self) -> StudySpec:
         """Return the study with the paper's settings in every stage, whatever its own; variants stay as they are."""
         values = self.model_dump(mode="json")

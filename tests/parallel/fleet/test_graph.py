@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bmtpt.errors import DataError, TrainingError
-from bmtpt.parallel.fleet import Failure, Here, run_jobs
+from bmtpt.parallel.fleet import Failure, run_jobs
+from bmtpt.parallel.fleet.local import Here
 
 
 class Scripted:

@@ -53,7 +53,10 @@ class Executor(Protocol):
 
     Attributes:
         slots: Most jobs that should be with it at a time; None for as many as are ready.
+        place: Where jobs run that may not run on this machine ("on Ray"), or "".
     """
+
+    place: str
 
     @property
     def slots(self) -> int | None: ...

@@ -30,6 +30,7 @@ ONE_THREAD = {
 class Here:
     """Does jobs one after the other in this process."""
 
+    place = ""
     slots = 1
 
     def __init__(self) -> None:
@@ -49,7 +50,9 @@ class Here:
 
 
 class Processes:
-    """Does jobs in several processes of this machine."""
+    """Does jobs in several processes of this machine, which start with the first jobs."""
+
+    place = ""
 
     def __init__(self, processes: int) -> None:
         self.slots = processes
