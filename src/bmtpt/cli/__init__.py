@@ -21,6 +21,7 @@ from bmtpt.cli.quickstart_command import quickstart
 from bmtpt.cli.ranked import complain, one_voice
 from bmtpt.cli.serve_command import serve
 from bmtpt.cli.study_commands import study
+from bmtpt.cli.sweep_command import sweep
 from bmtpt.cli.table_commands import table
 from bmtpt.cli.task_commands import check_task, list_tasks, show_task
 from bmtpt.cli.train_commands import adapt, learn
@@ -47,6 +48,7 @@ COMMANDS: Commands = {
     "pull": (pull, "bmtpt pull my-name/sst2-prompt --out pulled/sst2"),
     "report": (report, "bmtpt report post prompts/sst2 --out report.html"),
     "study": (study, "bmtpt study particles --scale smoke --out runs/particles"),
+    "sweep": (sweep, "bmtpt sweep sweep --scale smoke --trials 3 --out runs/sweep"),
     "table": (table, "bmtpt table runs/particles/results.jsonl --metric seconds"),
 }
 """Commands by name, each with its example, in the order of the help; an example uses what those before it have made."""
@@ -136,7 +138,7 @@ def _is_interruption(error: BaseException | None) -> bool:
 
 
 def _how_to_continue(arguments: list[str]) -> str:
-    if arguments[:1] in (["study"], ["quickstart"]):
+    if arguments[:1] in (["study"], ["sweep"], ["quickstart"]):
         return "finished jobs are kept: give the same command again to continue"
     if arguments[:1] == ["serve"]:
         return "every request that was accepted has its answer"

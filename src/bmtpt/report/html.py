@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -60,12 +59,9 @@ def write_report(paths: Sequence[Path], out: Path, method: str | None = None) ->
 
 def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED) -> str:
     """Return the page."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("bmtpt.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     with style():
-        return environment.from_string(source).render(
+        return page(
+            "template.html",
             studies=[  # a study's scores, with its warnings, and then each of its measures
                 _scores(table, method)
                 | {"gains": None if number else _gains(lines, method), "warnings": [] if number else _no_gain(lines)}
@@ -75,6 +71,17 @@ def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED)
             runs=[_run(run) for run in runs],
             maps=[(_safe(svg), caption) for svg, caption in plots.task_maps(runs)],
         )
+
+
+def page(template: str, **values: Any) -> str:
+    """Return one of the package's templates with its values."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    loader = PackageLoader("bmtpt.report", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(template).render(**values)
 
 
 def _scores(lines: pd.DataFrame, method: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ GROWING = {
     "methods",
     "options",
     "reread",
+    "sweep",
 }
 """Not compared as they are: a study may grow and be moved. Tasks, variants and each method's options are compared by
 name, and lines carry their source seed."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.settings import validated
+from bmtpt.studies.space import require_sweepable
 from bmtpt.studies.spec import StudySpec
 from bmtpt.studies.variants import merged
 from bmtpt.tasks import load_task
@@ -98,6 +99,7 @@ def checked(study: StudySpec, where: str) -> StudySpec:
                 )
     try:
         study.contenders()
+        require_sweepable(study)
     except SettingsError as error:
         raise SettingsError(f"{where}: {error}") from error
     return study

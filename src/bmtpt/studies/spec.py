@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.methods.registry import Method, Options, all_methods, get_method
 from bmtpt.settings import AdaptSettings, FileName, LearnSettings, validated
+from bmtpt.studies.ranges import Range
 from bmtpt.studies.variants import Variant, expand
 from bmtpt.tasks import SplitLimits
 
@@ -90,6 +91,8 @@ class StudySpec(BaseModel):
         variants: By method (or `all`): a list of grids, each a mapping of dotted options to a value or a list of
             values, such as `learn.particles: [1, 5]`. `{}` is the study's own settings. A method without an entry has
             only these.
+        sweep: What `bmtpt sweep` tries on the tuning targets: dotted options and their ranges, such as
+            `adapt.learning_rate: {log: [0.03, 3]}` or `adapt.prior: {choice: [mean, mixture]}`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -115,6 +118,7 @@ class StudySpec(BaseModel):
     limits: SplitLimits = SplitLimits()
     together: bool = False
     variants: dict[str, tuple[dict[str, Any], ...]] = {}
+    sweep: dict[str, Range] = {}
 
     @field_validator("seeds", "sources", "targets", "tuning", "shots", "methods", "reread")
     @classmethod
@@ -122,6 +126,16 @@ class StudySpec(BaseModel):
         if twice := [value for value in values if values.count(value) > 1]:
             raise ValueError(f"{twice[0]} is given twice")
         return values
+
+    @field_validator("sweep", mode="before")
+    @classmethod
+    def _ranges(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        for option, each in values.items():
+            if not isinstance(each, Mapping | Range):
+                raise ValueError(f"'{option}' needs a range, such as {{log: [0.01, 1]}} or {{choice: [a, b]}}")
+        return {option: validated(Range, each, f"sweep: {option}") for option, each in values.items()}
 
     @field_validator("methods")
     @classmethod
