@@ -61,15 +61,17 @@ def test_a_text_is_answered_with_its_label_and_probability(ran, capsys):
 
 
 def test_the_sentence_is_made_of_the_lines(ran):
-    values = {"pt": 50.0, "bmtpt": 62.0}
+    read_out = "readout=linear,unlabelled_rows=64"
+    values = {("pt", "steps=0"): 1.0, ("pt", f"steps=0,{read_out}"): 40.0}
+    values |= {("pt", read_out): 50.0, ("bmtpt", read_out): 62.0}
     results = [
-        line.model_copy(update={"value": 0.0 if line.variant else values.get(line.method, 7.0)})
+        line.model_copy(update={"value": values.get((line.method, line.variant), 7.0)})
         for line in read_results(ran[0] / "results.jsonl")
     ]
     constant = round(next(line.constant_answer for line in results if line.constant_answer))
     assert what_it_shows(results) == (
-        "On sentiment, 8 labelled examples take accuracy from 0 (an untrained prompt; a constant answer has "
-        f"{constant}) to 50 with plain prompt tuning and 62 with BMTPT."
+        "On sentiment, 8 labelled examples take accuracy from 1 (an untrained prompt; a constant answer has "
+        f"{constant}) to 40 with a readout of it, and to 50 with plain prompt tuning and 62 with BMTPT, read out."
     )
 
 

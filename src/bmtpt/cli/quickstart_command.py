@@ -21,6 +21,9 @@ QUICKSTART = Path(__file__).parent.parent / "studies" / "quickstart.yaml"
 EXAMPLE_TEXT = "How far is the Moon from the Earth?"
 """A text for the quickstart's last target, for the command to try next."""
 
+READ_OUT = "readout=linear,unlabelled_rows=64"
+"""The variant of the quickstart's prompts that are read out."""
+
 SOURCE_STAGE_SECONDS = 95.0
 """The longest that the source stage may take."""
 
@@ -51,27 +54,28 @@ def quickstart(
     results = run_and_report(study, out, jobs, execution, Expected(seconds, sized.seconds_per_step))
     say(f"\n{what_it_shows(results)}")
     target = load_task(study.targets[-1]).name
-    try_a_text(prompt_folder(out, target, "bmtpt", study.shots[0], study.seeds[0]), execution)
+    try_a_text(prompt_folder(out, target, "bmtpt", study.shots[0], study.seeds[0], READ_OUT), execution)
 
 
 def what_it_shows(results: Sequence[Result]) -> str:
-    """Say what each target's labels bought: mean scores of an untrained prompt and of the trained ones."""
+    """Say what each target's labels bought: mean scores of an untrained prompt and, read out, of it and the trained."""
     from statistics import fmean
 
     scores: dict[str, dict[str, list[Result]]] = {}
     for line in results:
         if line.primary and line.method in ("pt", "bmtpt"):
             by_method = scores.setdefault(line.target, {})
-            by_method.setdefault("untrained" if line.variant else line.method, []).append(line)
+            by_method.setdefault(f"{line.method}[{line.variant}]", []).append(line)
     said = []
     for target, lines in scores.items():
         mean = {method: fmean(line.value for line in own) for method, own in lines.items()}
-        first = lines["bmtpt"][0]
+        first = lines["bmtpt[]"][0]
         constant = "" if first.constant_answer is None else f"; a constant answer has {first.constant_answer:.0f}"
         said.append(
-            f"on {target}, {first.shots} labelled examples take {first.metric} from {mean['untrained']:.0f} "
-            f"(an untrained prompt{constant}) to {mean['pt']:.0f} with plain prompt tuning and {mean['bmtpt']:.0f} "
-            "with BMTPT"
+            f"on {target}, {first.shots} labelled examples take {first.metric} from {mean['pt[steps=0]']:.0f} "
+            f"(an untrained prompt{constant}) to {mean[f'pt[steps=0,{READ_OUT}]']:.0f} with a readout of it, and to "
+            f"{mean[f'pt[{READ_OUT}]']:.0f} with plain prompt tuning and {mean[f'bmtpt[{READ_OUT}]']:.0f} with BMTPT, "
+            "read out"
         )
     sentence = "; ".join(said) + "."
     return sentence[0].upper() + sentence[1:]
