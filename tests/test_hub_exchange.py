@@ -62,6 +62,9 @@ found["refusals"] = {
     "token": refused(posterior.push_to_hub, "me/posterior", token="wrong"),
     "empty": refused(bmtpt.Prompt.from_pretrained, "me/other-things"),
 }
+from pathlib import Path
+from bmtpt.serve.folders import prompt_folders
+(found["served"],) = prompt_folders([Path("hub:me/prompt@main")])
 found["push a posterior with scores"] = command("push", f"{folder}/posterior", "me/posterior", "--evaluate")
 print(json.dumps(found))
 """
@@ -94,6 +97,7 @@ def test_an_artifact_comes_back_as_it_went(exchanged):
     pulled, sent = (bmtpt.Prompt.load(folder / each).card for each in ("pulled", "prompt"))
     assert pulled == sent
     assert found["adapt"][0] == 0
+    assert found["served"] == "prompt"
     assert (
         bmtpt.Prompt.load(folder / "adapted").card.posterior
         == bmtpt.Posterior.load(folder / "posterior").card.weights_sha256

@@ -26,11 +26,15 @@ def local(folder: str | Path) -> Path:
     Raises:
         ArtifactError: The hub has no such repository or revision, or does not answer.
     """
-    text = str(folder)
-    if not text.startswith(PREFIX):
+    if not on_hub(folder):
         return Path(folder)
-    name, _, revision = text.removeprefix(PREFIX).partition("@")
+    name, _, revision = str(folder).removeprefix(PREFIX).partition("@")
     return pulled(name, revision or None)
+
+
+def on_hub(folder: str | Path) -> bool:
+    """Tell whether a name stands for a repository on the hub."""
+    return str(folder).startswith(PREFIX)
 
 
 def pulled(name: str, revision: str | None = None, token: str | None = None) -> Path:
@@ -91,7 +95,7 @@ def pushed(
     api = HfApi(token=token, library_name=LIBRARY)
     with hub_or_cache() as answers, _told(name, revision, answers), tempfile.TemporaryDirectory() as place:
         if not answers:
-            raise ConnectionError
+            raise ArtifactError("the hub does not answer, so nothing was uploaded; try again")
         for file, content in files.items():
             (Path(place) / file).write_bytes(content)
         address = api.create_repo(name, private=private, exist_ok=True)

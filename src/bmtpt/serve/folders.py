@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bmtpt.artifacts.folder import CARD
+from bmtpt.artifacts.hub import local, on_hub
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.errors import ArtifactError, BmtptError, SettingsError, cannot_read
 from bmtpt.serve.errors import UnknownPrompt
@@ -29,20 +30,23 @@ Signature = tuple[tuple[int, int, int], ...]
 
 
 def prompt_folders(given: Sequence[Path]) -> dict[str, Path]:
-    """Return the folders of prompts by name: each one given, or those inside it.
+    """Return the folders of prompts by name: each one given, or those inside it; of `hub:user/name` the name.
 
     Raises:
-        ArtifactError: There is no prompt in one of them.
+        ArtifactError: There is no prompt in one of them, or on the hub.
         BadPrompt: A folder's name cannot be a prompt's.
         SettingsError: Two of them have the same name.
     """
     found: dict[str, Path] = {}
     for place in given:
-        inside = [place] if (place / CARD).is_file() else list(folders_in(place))
+        if on_hub(place):
+            inside = {place.name.partition("@")[0]: local(place)}
+        else:
+            folders = [place] if (place / CARD).is_file() else list(folders_in(place))
+            inside = {folder.resolve().name: folder for folder in folders}
         if not inside:
             raise ArtifactError(f"{place} holds no prompt and no folders of prompts (no {CARD}); check its path")
-        for folder in inside:
-            name = folder.resolve().name
+        for name, folder in inside.items():
             require_name(name)
             if name in found:
                 raise SettingsError(f"{found[name]} and {folder} would both be called '{name}'; rename one of them")
