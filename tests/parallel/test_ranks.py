@@ -164,7 +164,7 @@ def test_commands_on_ranks_write_and_print_what_one_process_does_and_only_once(r
     assert learned.card.weights_sha256 == other.card.weights_sha256
     assert torch.equal(read_artifact(place / "prompt").prompts, read_artifact(whole / "prompt").prompts)
     for at, (code, out, _) in enumerate(wanted["commands"]):
-        assert [each["commands"][at][0] for each in found] == [code] == [0] * 4
+        assert [each["commands"][at][0] for each in found] == [code] * 4 == [0] * 4
         assert [each["commands"][at][1:] for each in found[1:]] == [("", "")] * 3
         if at in (2, 3):  # the same scores; times differ
             lines = [[json.loads(line) for line in text.splitlines()] for text in (found[0]["commands"][at][1], out)]
