@@ -65,7 +65,7 @@ def fit_readouts(
     scorer: Scorer,
     settings: AdaptSettings,
     texts: Sequence[Tensor] = (),
-    most: int = ROWS,
+    most: int | None = None,
 ) -> tuple[Readout, ...]:
     """Return a MAP readout for each of M prompts, rounded to fp32 as it is saved; none if the settings ask for none.
 
@@ -74,7 +74,7 @@ def fit_readouts(
         scorer: Of the task, which has label words.
         settings: `readout` and the widths of its prior.
         texts: Token ids of texts without labels, which tell how much a prompt prefers a word whatever it reads.
-        most: Labelled rows to fit to at most: a draw by the settings' seed.
+        most: Labelled rows to fit to at most, a draw by the settings' seed; None for `ROWS`.
     """
     if settings.readout == "none":
         return ()
@@ -134,9 +134,9 @@ def _calibration(logits: Sequence[Float[Tensor, "M _ C"]], labels: Sequence[Int[
     return Calibration(temperature=fit_temperature(z, y), rows=len(y), **figures)
 
 
-def _drawn(rows: range, seed: int, most: int = ROWS) -> list[int]:
+def _drawn(rows: range, seed: int, most: int | None = None) -> list[int]:
     """Return at most so many of some rows, by their positions."""
-    return [rows[i] for i in epoch_rows(len(rows), min(len(rows), most), 0, seed=seed, task=0)]
+    return [rows[i] for i in epoch_rows(len(rows), min(len(rows), most or ROWS), 0, seed=seed, task=0)]
 
 
 def _folds(texts: Sequence[str], seed: int) -> list[list[int]]:

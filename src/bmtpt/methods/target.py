@@ -22,7 +22,7 @@ from bmtpt.artifacts.card import PromptCard
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.backbone.engine import Choice, Engine
 from bmtpt.errors import TrainingError
-from bmtpt.inference.calibrate import RANKING_ROWS, ROWS, fit_readouts
+from bmtpt.inference.calibrate import RANKING_ROWS, fit_readouts
 from bmtpt.inference.score import Prompts, PromptScore, Scorer, score_prompts
 from bmtpt.posterior.priors import gaussian_penalty, mixture_penalty
 from bmtpt.posterior.prompts import compose
@@ -183,7 +183,7 @@ class TargetStage(ABC):
                 for k, (name, rows) in enumerate(self.targets.items()):
                     self._readouts[name] = self._fitted(self.prompts(k), rows)
 
-    def _fitted(self, prompts: Prompts, rows: TargetRows, most: int = ROWS) -> tuple[Readout, ...]:
+    def _fitted(self, prompts: Prompts, rows: TargetRows, most: int | None = None) -> tuple[Readout, ...]:
         """Fit readouts to the training rows, or to a draw of so many."""
         return fit_readouts(self.engine, prompts, [rows.train], rows.scorer, self.settings, rows.texts, most)
 
