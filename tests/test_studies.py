@@ -84,8 +84,9 @@ def test_every_cell_has_one_valid_line_for_every_metric(first, tiny_tasks):
     assert counts == {("pairs", 8, seed, method, m): 1 for seed in (0, 1) for method in METHODS for m in metrics}
     for line in (folder / RESULTS).read_text().splitlines():
         assert Result.model_validate(line_values(line)).study == "tiny"
-    prompt = 3 * 24 + 3 + 24
-    numbers = {"source_ensemble": 2 * prompt, "attempt": 3 * 24 + 2 * 24 * 5 + 2 * 24}
+    readout = 1 + (1 + 24) * len(tiny_tasks["pairs"].task.label_words)
+    prompt = 3 * 24 + 3 + 24 + readout
+    numbers = {"source_ensemble": 2 * prompt, "attempt": 3 * 24 + 2 * 24 * 5 + 2 * 24 + readout}
     assert all(row.trained_parameters == numbers.get(row.method, prompt) for row in results)
     assert all(row.seconds > 0 for row in results)
     assert {row.sources for row in results if row.method in SOURCELESS} == {()}

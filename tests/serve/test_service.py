@@ -90,7 +90,8 @@ def test_rows_of_different_requests_and_tasks_share_a_pass(service):
 def test_the_spread_of_an_ensemble_is_the_standard_deviation_over_its_prompts(service, tiny_backbone, prompts):
     (answer,) = asyncio.run(service.answer([ROWS[4]], spread=True))
     ensemble = prompts["ensemble"]
-    alone = [Prompt(each[None], ensemble.card) for each in ensemble.prompts]
+    members = zip(ensemble.prompts, ensemble.readouts, strict=True)
+    alone = [Prompt(each[None], ensemble.card, (readout,)) for each, readout in members]
     first, second = (offline(tiny_backbone, {"ensemble": each}, ROWS[4])["all"] for each in alone)
     assert answer.spread == pytest.approx({word: abs(first[word] - second[word]) / 2 for word in first}, abs=1e-6)
     assert asyncio.run(service.answer([ROWS[0]], spread=True))[0].spread is None

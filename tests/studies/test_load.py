@@ -28,6 +28,7 @@ OURS = {
     "headroom",
     "multi-target",
     "start",
+    "sweep",
     "tuning",
     "tuning-unfamiliar",
     "unfamiliar",
