@@ -111,6 +111,15 @@ NormaliseOption = Annotated[
     ),
 ]
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
+Names = list[str] | None
+Scale = Annotated[
+    str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
+]
+StudyData = Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")]
+StudyBackbone = Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")]
+StudySources = Annotated[
+    Names, typer.Option("--source", help="Source task, in place of the file's.", autocompletion=complete_task)
+]
 Jobs = Annotated[
     int | None,
     typer.Option(

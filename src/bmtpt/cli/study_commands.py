@@ -14,9 +14,14 @@ from bmtpt.cli.options import (
     Engine,
     Jobs,
     MemoryOption,
+    Names,
     On,
     PrecisionOption,
+    Scale,
+    StudyBackbone,
+    StudyData,
     StudyFolder,
+    StudySources,
     complete_task,
     execution_of,
     require_one_of,
@@ -29,22 +34,14 @@ if TYPE_CHECKING:
     from bmtpt.results import Result
     from bmtpt.studies.spec import StudySpec
 
-Names = list[str] | None
-
 
 def study(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A study of bmtpt, or a study's YAML file.")],
     out: StudyFolder,
-    scale: Annotated[
-        str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")
-    ] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")] = None,
-    sources: Annotated[
-        Names, typer.Option("--source", help="Source task, in place of the file's.", autocompletion=complete_task)
-    ] = None,
+    scale: Scale = None,
+    data: StudyData = None,
+    backbone: StudyBackbone = None,
+    sources: StudySources = None,
     targets: Annotated[
         Names, typer.Option("--target", help="Target task, in place of the file's.", autocompletion=complete_task)
     ] = None,

@@ -13,14 +13,17 @@ from bmtpt.cli.options import (
     Engine,
     Jobs,
     MemoryOption,
+    Names,
     On,
     PrecisionOption,
+    Scale,
+    StudyBackbone,
+    StudyData,
     StudyFolder,
+    StudySources,
     complete_task,
     execution_of,
 )
-
-Names = list[str] | None
 
 
 def sweep(
@@ -34,16 +37,10 @@ def sweep(
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the search: the same one tries the same settings.")
     ] = 0,
-    scale: Annotated[
-        str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")
-    ] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")] = None,
-    sources: Annotated[
-        Names, typer.Option("--source", help="Source task, in place of the file's.", autocompletion=complete_task)
-    ] = None,
+    scale: Scale = None,
+    data: StudyData = None,
+    backbone: StudyBackbone = None,
+    sources: StudySources = None,
     tuning: Annotated[
         Names, typer.Option("--target", help="Tuning target, in place of the file's.", autocompletion=complete_task)
     ] = None,
