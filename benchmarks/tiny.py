@@ -1,4 +1,5 @@
-"""A T5 of 28,832 random weights and three tiny tasks, written to disk: what tests and fault harnesses run on.
+"""A T5 of 28,832 random weights, tiny decoder-only models and three tiny tasks, written to disk: what tests and fault
+harnesses run on.
 
 The tasks have 24 + 12 + 12 rows, and their answers follow from their words.
 """
@@ -10,6 +11,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # No two widths are equal, so that a mixed-up axis cannot pass unnoticed; the table is longer than the vocabulary, as
 # in T5. `tie_word_embeddings: false` is what hub folders of T5 v1.1 say: transformers 5 reads it as "do not scale the
@@ -69,6 +71,8 @@ answers: answer
 """,
 }
 FILES = "files: {{train: {0}/train.csv, validation: {0}/validation.csv, test: {0}/test.csv}}"
+END = "<|endoftext|>"
+TEXTS = ["the film is good .", "anna sees the dog .", "where is ben ?", "positive", "negative", "sentiment sentence:"]
 WORDS = ["<pad>", "</s>", "<unk>", *OTHER, *GOOD, *BAD, *THINGS, *VERBS, *NAMES, *PLACES, *".,:;?!-'"]
 
 
@@ -90,6 +94,72 @@ def write_t5(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(TINY_T5, indent=2))
     _write_tokenizer(folder)
     return folder
+
+
+def write_gpt2(folder: Path) -> Path:
+    """Write a random GPT-2 and a byte-level BPE tokenizer without padding token, as GPT-2's own."""
+    from transformers import GPT2Config
+
+    end = byte_level_bpe().token_to_id(END)
+    sizes = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 128, "vocab_size": end + 1}
+    write_model(folder, GPT2Config(**sizes, bos_token_id=end, eos_token_id=end), "AutoModelForCausalLM")
+    write_tokenizer(folder, byte_level_bpe(), eos_token=END, bos_token=END, unk_token=END)
+    return folder
+
+
+def write_llama(folder: Path) -> Path:
+    """Write a random Llama, and a tokenizer that marks the start of words and puts <s> in front of a text."""
+    from transformers import LlamaConfig
+
+    sizes = {"hidden_size": 24, "intermediate_size": 30, "num_hidden_layers": 1, "num_attention_heads": 2}
+    write_model(folder, LlamaConfig(vocab_size=120, **sizes, eos_token_id=2), "AutoModelForCausalLM")
+    write_tokenizer(folder, sentencepiece_bpe(), bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    return folder
+
+
+def write_model(folder: Path, config: Any, kind: str) -> None:
+    import torch
+    import transformers
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = getattr(transformers, kind).from_config(config).requires_grad_(False)
+    for weight in model.parameters():
+        weight.mul_(6 if weight.dim() == 2 else 1)  # as initialised, hardly anything depends on the prompt
+    model.save_pretrained(folder)
+
+
+def write_tokenizer(folder: Path, tokenizer: Any, **special: str) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+def byte_level_bpe() -> Any:
+    """As GPT-2, Llama 3, Qwen and SmolLM: the blank belongs to the word behind it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([f"{text} positive negative" for text in TEXTS], trainer)
+    tokenizer.add_special_tokens([END])
+    return tokenizer
+
+
+def sentencepiece_bpe() -> Any:
+    """As Llama 2: every word starts with a mark, and <s> stands in front of a text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator([word for text in TEXTS for word in text.split()] * 3, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return tokenizer
 
 
 def write_tasks(folder: Path) -> Path:

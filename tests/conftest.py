@@ -4,6 +4,7 @@ Fixtures:
     tiny_t5_folder: A Hugging Face folder with a random T5 v1.1 and a word tokenizer; see `benchmarks/tiny.py`.
     tiny_backbone: The same folder, loaded in fp32.
     tiny_hf: The same folder as transformers loads it, without any code of ours.
+    tiny_gpt2_folder, tiny_gpt2: As the first two, a random GPT-2 with a tokenizer like its own.
     tiny_tasks: The data of the tiny tasks, by name.
     tiny_task_folder: `<name>.yaml` and `<name>/{train,validation,test}.csv` for `sentiment`, `pairs` and `answers`.
 """
@@ -23,7 +24,7 @@ from jaxtyping import AbstractArray, install_import_hook
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are scripts, not a package
 
-from tiny import write_t5, write_tasks
+from tiny import write_gpt2, write_t5, write_tasks
 
 if TYPE_CHECKING:
     from bmtpt.backbone import Backbone
@@ -84,6 +85,18 @@ def tiny_hf(tiny_t5_folder: Path) -> Any:
 
     model = T5ForConditionalGeneration.from_pretrained(tiny_t5_folder, attn_implementation="eager")
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_gpt2(tmp_path_factory.mktemp("tiny_gpt2"))
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2(tiny_gpt2_folder: Path) -> Backbone:
+    from bmtpt.backbone import Backbone
+
+    return Backbone.from_pretrained(str(tiny_gpt2_folder), precision="float32", device="cpu")
 
 
 @pytest.fixture(scope="session")

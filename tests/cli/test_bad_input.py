@@ -105,6 +105,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("evaluate --prompt prompt --split train", ["--split", "select, test"]),
     ("evaluate --prompt prompt --precision float3", ["precision", "'float32'"]),
     ("export prompt --to peff --out new", ["--to", "did you mean 'peft'"]),
+    ("export prompt --to vllm --out new", ["vLLM runs decoder-only models", "bmtpt serve"]),
     (f"{LEARN} --config unknown-key.yaml", ["unknown-key.yaml", "'kernell'", "did you mean 'kernel'"]),
     (f"{LEARN} --config no-yaml.yaml", ["no-yaml.yaml, line 2: this YAML cannot be read"]),
     (f"{LEARN} --config list.yaml", ["list.yaml must hold 'key: value' lines"]),

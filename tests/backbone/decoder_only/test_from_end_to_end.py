@@ -1,9 +1,4 @@
-"""Decoder-only models, and encoder-decoders beside T5, from a folder to a prediction.
-
-Fixtures:
-    tiny_gpt2_folder: A random GPT-2 and a byte-level BPE tokenizer without padding token, as GPT-2's own.
-    tiny_gpt2: The same folder, loaded in fp32.
-"""
+"""Decoder-only models, and encoder-decoders beside T5, from a folder to a prediction."""
 
 from __future__ import annotations
 
@@ -35,72 +30,11 @@ from bmtpt.stages.target import adapt, fit_method
 from bmtpt.tasks import few_shot
 from bmtpt.tasks.tokens import tokenise, tokenise_answer
 from bmtpt.types import Example, TokenBatch
+from tiny import END, byte_level_bpe, write_llama, write_model, write_tokenizer
 
-END = "<|endoftext|>"
-TEXTS = ["the film is good .", "anna sees the dog .", "where is ben ?", "positive", "negative", "sentiment sentence:"]
 QUICK = {"steps": 3, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1}
 LEARNING = LearnSettings(**QUICK, particles=2, prompt_length=4, validation_rows=4)
 ADAPTING = AdaptSettings(**QUICK, prior_std_grid=(0.5, 5.0))
-
-
-def write_model(folder: Path, config: Any, kind: str) -> None:
-    import transformers
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = getattr(transformers, kind).from_config(config).requires_grad_(False)
-    for weight in model.parameters():
-        weight.mul_(6 if weight.dim() == 2 else 1)  # as initialised, hardly anything depends on the prompt
-    model.save_pretrained(folder)
-
-
-def write_tokenizer(folder: Path, tokenizer: Any, **special: str) -> None:
-    from transformers import PreTrainedTokenizerFast
-
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
-
-
-def byte_level_bpe() -> Any:
-    """As GPT-2, Llama 3, Qwen and SmolLM: the blank belongs to the word behind it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator([f"{text} positive negative" for text in TEXTS], trainer)
-    tokenizer.add_special_tokens([END])
-    return tokenizer
-
-
-def sentencepiece_bpe() -> Any:
-    """As Llama 2: every word starts with a mark, and <s> stands in front of a text."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors, trainers
-
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False)
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    tokenizer.decoder = decoders.Metaspace()
-    tokenizer.train_from_iterator([word for text in TEXTS for word in text.split()] * 3, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return tokenizer
-
-
-@pytest.fixture(scope="module")
-def tiny_gpt2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import GPT2Config
-
-    folder, end = tmp_path_factory.mktemp("tiny_gpt2"), byte_level_bpe().token_to_id(END)
-    sizes = {"n_embd": 24, "n_layer": 2, "n_head": 2, "n_positions": 128, "vocab_size": end + 1}
-    write_model(folder, GPT2Config(**sizes, bos_token_id=end, eos_token_id=end), "AutoModelForCausalLM")
-    write_tokenizer(folder, byte_level_bpe(), eos_token=END, bos_token=END, unk_token=END)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tiny_gpt2(tiny_gpt2_folder: Path) -> Backbone:
-    return load(tiny_gpt2_folder)
 
 
 @pytest.fixture
@@ -200,12 +134,7 @@ def test_an_answer_goes_on_from_its_text_as_the_tokenizer_reads_both_in_one(tiny
 
 
 def test_a_start_token_stands_in_front_of_the_text_and_words_are_marked_once(tmp_path: Path):
-    from transformers import LlamaConfig
-
-    sizes = {"hidden_size": 24, "intermediate_size": 30, "num_hidden_layers": 1, "num_attention_heads": 2}
-    write_model(tmp_path, LlamaConfig(vocab_size=120, **sizes, eos_token_id=2), "AutoModelForCausalLM")
-    write_tokenizer(tmp_path, sentencepiece_bpe(), bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    backbone = load(tmp_path)
+    backbone = load(write_llama(tmp_path))
     rows = tokenise(backbone, [Example("", "the film is good .", "", "positive")], 64)
     text, answer = rows.batch.inputs[0].tolist(), rows.batch.targets[0].tolist()
     assert [*text, *answer[:-1]] == backbone.tokenizer("the film is good . positive").input_ids
