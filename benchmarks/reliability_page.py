@@ -12,7 +12,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from bmtpt.report.tables import Table, to_markdown
+from bmtpt.report.table import Table, to_markdown
 from common import lines_in
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from typing import Any
 
 import causal
 from baselines import NAMES, RECOMPUTE
-from bmtpt.report.tables import Table, to_markdown
+from bmtpt.report.table import Table, to_markdown
 from flops import step_flop
 from scaling import AXES
 from shapes import DTYPES, SHAPES, TINY

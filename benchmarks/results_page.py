@@ -25,7 +25,7 @@ from bmtpt.report.lines import by_measure, frame, of_metric, with_source_stages
 from bmtpt.report.names import display_names
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.svg import as_file, style
-from bmtpt.report.tables import Table, to_markdown
+from bmtpt.report.table import Table, to_markdown
 from bmtpt.results import read_results
 from bmtpt.stages.headroom import Answerer, Headroom
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bmtpt.report.tables import Table, to_markdown
+from bmtpt.report.table import Table, to_markdown
 from common import lines_in
 from result_tables import machines
 

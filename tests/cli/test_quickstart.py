@@ -12,6 +12,7 @@ import pytest
 from bmtpt.backbone.execution import AUTOMATIC
 from bmtpt.cli import quickstart_command as quickstart
 from bmtpt.cli.quickstart_command import QUICKSTART, what_it_shows
+from bmtpt.report.terminal import folded
 from bmtpt.results import read_results
 
 
@@ -28,7 +29,8 @@ def test_it_tells_its_speed_its_progress_what_came_out_and_how_to_go_on(bmtpt, r
     assert printed.code == 0, printed.err
     assert re.search(r"^A step of the source stage takes \d\.\d\d s here, so the scale is 'small' \(2 ste", printed.out)
     assert re.search(r"^m2: 2 of 2, finished in \d+ s$", printed.err, re.MULTILINE)
-    assert re.search(r"On sentiment, 8 labelled examples take accuracy from \d+ \(an untrained prompt; ", printed.out)
+    shown = " ".join(printed.out.split())
+    assert re.search(r"On sentiment, 8 labelled examples take accuracy from \d+ \(an untrained prompt; ", shown)
     command = re.search(r"^  echo '(.*)' \| bmtpt predict --prompt (.*)$", printed.out, re.MULTILINE)
     assert command
     answered = bmtpt("predict", "--prompt", command[2], stdin=f"{command[1]}\n")
@@ -92,8 +94,11 @@ def test_every_task_of_the_shipped_quickstart_has_offline_rows():
     assert all(load_task(name).offline for name in (*study.sources, *study.targets))
 
 
-def test_the_readme_shows_what_the_committed_lines_say():
+def test_the_readme_shows_what_the_committed_lines_say(bmtpt, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     root = Path(__file__).parents[2]
     readme = (root / "README.md").read_text(encoding="utf-8")
-    shown = " ".join(readme.split())
-    assert what_it_shows(read_results(root / "studies" / "results" / "quickstart.jsonl")) in shown
+    lines = root / "studies" / "results" / "quickstart.jsonl"
+    tables = bmtpt("table", "--text", "--no-differences", lines).out
+    shown = "\n".join(line.rstrip() for line in tables.strip("\n").splitlines())
+    assert f"\n{shown}\n\n{folded(what_it_shows(read_results(lines)), 80)}\n\n" in readme

@@ -13,7 +13,9 @@ from scipy import stats
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.lines import by_measure, frame
-from bmtpt.report.tables import Best, difference_table, published_table, score_table, to_markdown, to_rich
+from bmtpt.report.table import Best, to_markdown
+from bmtpt.report.tables import difference_table, published_table, score_table
+from bmtpt.report.terminal import fitted
 
 
 def lines_of(results):
@@ -32,7 +34,8 @@ def values(results, method, target, variant=""):
 
 def text_of(table):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(table)
+    for part in fitted(table, 200):
+        console.print(part)
     return console.export_text(styles=True)
 
 
@@ -48,7 +51,7 @@ def test_the_best_of_each_target_is_bold_in_markdown_and_terminal(study):
         best = max(means, key=means.get)
         assert [isinstance(own[name], Best) for name in names.values()] == [m == best for m in means]
         assert f"**{means[best]:.1f} ± " in to_markdown(table)
-        assert re.search(rf"\x1b\[1m *{means[best]:.1f} ± ", text_of(to_rich(table)))
+        assert re.search(rf"\x1b\[1m *{means[best]:.1f} ± ", text_of(table))
     assert to_markdown(table).count("**") == 2 * len(("cb", "rte", "paws", "mean over targets"))
 
 
@@ -110,7 +113,7 @@ def test_the_share_of_runs_that_moved_is_shown_where_the_lines_say_it(study):
 
 def test_names_with_markup_are_shown_as_they_are(result):
     table = score_table(lines_of([result("a|b", "[red]x", 0, 1.0), result("c", "[red]x", 0, 2.0)]))
-    assert "[red]x" in text_of(to_rich(table))
+    assert "[red]x" in text_of(table)
     assert len({line.replace("\\|", "").count("|") for line in to_markdown(table).splitlines() if "|" in line}) == 1
 
 

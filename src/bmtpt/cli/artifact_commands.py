@@ -14,7 +14,7 @@ import typer
 
 from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import OUT, doing, note, note_answers_cut, note_cut, say, show_table
+from bmtpt.cli.console import doing, note, note_answers_cut, note_cut, say, show_fact, show_table
 from bmtpt.cli.options import (
     Data,
     Defaults,
@@ -35,6 +35,7 @@ from bmtpt.cli.options import (
 )
 from bmtpt.errors import DataError, SettingsError
 from bmtpt.parallel.torchrun import place
+from bmtpt.report.table import Table
 from bmtpt.types import Normalise, OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
@@ -112,10 +113,11 @@ def evaluate(
             print(result.model_dump_json())
         return
     title = f"{rows.task.name}: {len(examples):,} rows of '{split}' ({rows.status})"
-    show_table(title, ["metric", "value"], [[name, f"{value:.4g}"] for name, value in evaluation.figures.items()])
+    figures = tuple((name, f"{value:.4g}") for name, value in evaluation.figures.items())
+    show_table(Table(("metric", "value"), figures), title)
     if matrix is not None and len(matrix) <= MOST_LABELS:
-        cells = [[label, *map(str, counts)] for label, counts in zip(matrix.index, matrix.to_numpy(), strict=True)]
-        show_table("label (down) and prediction (across)", ["", *matrix.columns], cells)
+        counts = ((str(label), *map(str, row)) for label, *row in matrix.itertuples())
+        show_table(Table(("label \\ prediction", *map(str, matrix.columns)), tuple(counts)))
 
 
 def _note_evaluation(evaluation: Evaluation) -> None:
@@ -230,8 +232,7 @@ def inspect(
 
     artifact = read_artifact(folder)
     for key, value in describe_artifact(artifact).items():
-        OUT.print(f"{key}: ", style="bold", end="")
-        say(value)
+        show_fact(key, value)
     if tokens:
         model = load_backbone(backbone or artifact.card.backbone.name, execution_of(device, "float32"))
         for line in nearest_tokens(artifact, model, tokens):

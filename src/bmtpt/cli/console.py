@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
+
+from bmtpt.report.table import Table
+from bmtpt.report.terminal import INDENT, fitted, folded
 
 OUT = Console()
 ERR = Console(stderr=True)
+
+WITHOUT_TERMINAL = 80
+"""Columns of what is piped or kept in a file."""
 
 
 def say(text: str) -> None:
@@ -25,15 +31,35 @@ def say_next(*words: object) -> None:
     say(f"next: bmtpt {shlex.join(map(str, words))}")
 
 
-def show_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table: its first column is text, the others are numbers."""
-    say(title)  # as a title of the table it would be folded to the table's width
-    table = Table()
-    for i, head in enumerate(heads):
-        table.add_column(escape(head), justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    OUT.print(table)
+def columns() -> int:
+    """Return how many columns there are to print in.
+
+    Without a terminal they are 80 unless COLUMNS is set, wherever a log or a document is made.
+    """
+    return OUT.width if OUT.is_terminal or "COLUMNS" in os.environ else WITHOUT_TERMINAL
+
+
+def tell(text: str) -> None:
+    """Print prose, folded between words."""
+    say(folded(text, columns()))
+
+
+def show_fact(name: str, text: str) -> None:
+    """Print a fact under its name in bold, folded between words."""
+    fact = Text(folded(f"{name}: {text}", columns(), INDENT))
+    fact.stylize("bold", 0, len(name))
+    OUT.print(fact, soft_wrap=True)
+
+
+def show_table(table: Table, title: str = "") -> None:
+    """Print a table and the notes under it so that it fits, as several if it must (see `fitted`)."""
+    if title:
+        tell(title)
+    for part in fitted(table, columns()):
+        OUT.print(part, crop=False)
+        say("")
+    for line in table.notes:
+        tell(line)
 
 
 def note(text: str) -> None:

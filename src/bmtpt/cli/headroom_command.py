@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import doing, say, show_table
+from bmtpt.cli.console import doing, show_table, tell
 from bmtpt.cli.options import Data, Device, Engine, PrecisionOption, complete_task, execution_of
 
 
@@ -33,6 +33,7 @@ def headroom(
     import json
     from dataclasses import asdict
 
+    from bmtpt.report.table import Table
     from bmtpt.stages.headroom import headroom as measure
     from bmtpt.tasks import load_data, load_task
 
@@ -44,7 +45,7 @@ def headroom(
         for way in found.ways:
             print(json.dumps({"task": rows.task.name, "test_rows": found.test_rows, **asdict(way)}))
         return
-    lines = [[way.name, f"{way.labels:,}", f"{way.accuracy:.1f}", f"{way.nll:.2f}"] for way in found.ways]
+    lines = tuple((way.name, f"{way.labels:,}", f"{way.accuracy:.1f}", f"{way.nll:.2f}") for way in found.ways)
     title = f"{rows.task.name}: {found.test_rows} test rows ({rows.status})"
-    show_table(title, ["answers by", "labels", "accuracy", "NLL (lower is better)"], lines)
-    say(found.verdict)
+    show_table(Table(("answers by", "labels", "accuracy", "NLL (lower is better)"), lines), title)
+    tell(found.verdict)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import doing, say
+from bmtpt.cli.console import doing, say, tell
 from bmtpt.cli.options import Device, Jobs, PrecisionOption, StudyFolder, execution_of
 from bmtpt.cli.progress import Expected, duration
 from bmtpt.cli.study_commands import run_and_report
@@ -52,7 +52,8 @@ def quickstart(
         f"({study.learn.steps} steps): about {duration(seconds)} in all."
     )
     results = run_and_report(study, out, jobs, execution, Expected(seconds, sized.seconds_per_step))
-    say(f"\n{what_it_shows(results)}")
+    say("")
+    tell(what_it_shows(results))
     target = load_task(study.targets[-1]).name
     try_a_text(prompt_folder(out, target, "bmtpt", study.shots[0], study.seeds[0], READ_OUT), execution)
 

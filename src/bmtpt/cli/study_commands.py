@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmtpt.cli.console import ERR, OUT, doing, say
+from bmtpt.cli.console import ERR, doing, say, show_table, tell
 from bmtpt.cli.options import (
     Defaults,
     Device,
@@ -105,7 +105,7 @@ def run_and_report(
     from bmtpt.report.html import write_report
     from bmtpt.report.lines import by_measure, frame
     from bmtpt.report.statistics import verdict
-    from bmtpt.report.tables import score_table, to_rich
+    from bmtpt.report.tables import score_table
     from bmtpt.studies import run_study
     from bmtpt.studies.run import RESULTS, IncompleteStudyError, default_processes
 
@@ -125,8 +125,9 @@ def run_and_report(
         with doing("drawing the report"):
             report = write_report(shown, out / "report.html")
     for group in by_measure(frame(results)):
-        OUT.print(to_rich(score_table(group)))
-        say(verdict(group))
+        show_table(score_table(group))
+        say("")
+        tell(verdict(group))
     say(f"\n{'results':<11}{out / RESULTS}")
     for name, place in there.items():
         if place.exists():

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bmtpt.cli.console import say, show_table, tell
+from bmtpt.report.table import Table, to_markdown
 
 
 def table(
@@ -50,13 +54,20 @@ def table(
     published: Annotated[
         bool, typer.Option("--published", help="Show published scores next to these, with what limits the comparison.")
     ] = False,
+    markdown: Annotated[
+        bool | None,
+        typer.Option(
+            "--markdown/--text",
+            help="Markdown, or what fits the terminal. \\[default: text on a terminal, Markdown elsewhere]",
+        ),
+    ] = None,
 ) -> None:
-    """Print result lines as Markdown tables, with paired differences and a verdict."""
+    """Print result lines as tables, with paired differences and a verdict."""
     from bmtpt.errors import ArtifactError
     from bmtpt.report.gains import floor_table, gain_table
     from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots, with_source_stages
     from bmtpt.report.statistics import contenders, judged_of, pairs_to_compare, verdict
-    from bmtpt.report.tables import difference_table, published_table, score_table, to_markdown
+    from bmtpt.report.tables import difference_table, published_table, score_table
     from bmtpt.results import read_results
 
     results = read_results(files)
@@ -69,20 +80,32 @@ def table(
         lines = with_shots(lines, shots)
     if targets:
         lines = on_targets(lines, targets)
+    in_markdown = not sys.stdout.isatty() if markdown is None else markdown
     if published:
-        print(to_markdown(published_table(by_measure(lines)[0])))
+        _print(published_table(by_measure(lines)[0]), in_markdown)
         return
     groups = [of_metric(lines, metric)] if metric else by_measure(lines)
     for group in groups[:1] if gains or floors else groups:
         names = contenders(group)
         judged = method or judged_of(names)
         if gains:
-            print(to_markdown(gain_table(group, judged)))
+            _print(gain_table(group, judged), in_markdown)
         if floors:
-            print(to_markdown(floor_table(group, judged, floors)))
+            _print(floor_table(group, judged, floors), in_markdown)
         if gains or floors:
             continue
-        print(to_markdown(score_table(group)))
-        print("\n" + verdict(group, judged) + "\n")
+        _print(score_table(group), in_markdown)
+        _print(verdict(group, judged), in_markdown)
         if differences and (method or pairs_to_compare(names, judged)):
-            print(to_markdown(difference_table(group, judged)))
+            _print(difference_table(group, judged), in_markdown)
+
+
+def _print(what: Table | str, in_markdown: bool) -> None:
+    if in_markdown:
+        print(to_markdown(what) if isinstance(what, Table) else f"\n{what}\n")
+    elif isinstance(what, Table):
+        show_table(what)
+    else:
+        say("")
+        tell(what)
+        say("")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import indent
 from typing import Annotated
 
 import typer
 
-from bmtpt.cli.console import OUT, say
+from bmtpt.cli.console import columns, say, show_fact
 from bmtpt.cli.options import Data, complete_task
 from bmtpt.errors import SettingsError
+from bmtpt.report.terminal import folded
 
 
 def list_tasks(
@@ -27,9 +29,8 @@ def list_tasks(
     tasks: list[str | Path] = [*builtin_tasks(), *own]
     for task in tasks:
         facts = describe(task)
-        OUT.print(facts["name"], style="bold", end="")
-        say(f": rows {facts['rows']}; metrics {facts['metrics']}; from {facts['data']}")
-        say(f"    {facts['text']}  →  {facts['labels']}")
+        show_fact(facts["name"], f"rows {facts['rows']}; metrics {facts['metrics']}; from {facts['data']}")
+        say(indent(folded(f"{facts['text']} → {facts['labels']}", columns() - 4), "    "))
 
 
 def show_task(

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings, with_unlabelled
-from bmtpt.cli.console import ERR, note_cut, say, say_next
+from bmtpt.cli.console import ERR, note_cut, say, say_next, tell
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Preset, Resume, ShowConfig, with_settings
 from bmtpt.parallel.torchrun import place
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
@@ -88,7 +88,7 @@ def learn(
     say(f"posterior of {len(posterior.particles)} particles written to {settings.out}")
     say(f"held-back NLL of the mean minus that of the particles: {facts['mean_gap']:+.3f} nats")
     if curves := posterior.card.readout_prior:
-        say(f"readout prior, as the sources want it: {'; '.join(map(str, curves))}")
+        tell(f"readout prior, as the sources want it: {'; '.join(map(str, curves))}")
     say_next("adapt", "--posterior", settings.out, "--target", "TASK", *_data_option(settings.data), "--out", "DIR")
 
 

@@ -10,7 +10,8 @@ import pandas as pd
 from bmtpt.errors import ArtifactError
 from bmtpt.report.names import MEASURES, direction, display_name
 from bmtpt.report.statistics import Interval, check_known, contenders, few_stages, interval, paired, together, unit_name
-from bmtpt.report.tables import FEW_STAGES, Table, interval_text, mean_and_error
+from bmtpt.report.table import Table
+from bmtpt.report.tables import FEW_STAGES, interval_text, mean_and_error
 
 BETTER, WORSE = "▲", "▼"
 FEWEST_TARGETS = 3

@@ -1,11 +1,10 @@
-"""Score tables, difference tables and published scores, for Markdown, the terminal and the HTML report."""
+"""Score tables, difference tables and published scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -26,10 +25,8 @@ from bmtpt.report.statistics import (
     together,
     unit_name,
 )
+from bmtpt.report.table import Best, Table
 from bmtpt.yaml_files import read_yaml
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
 
 MEAN, ALL, SAMPLE = "mean over targets", "all together", "targets as a sample"
 CONSTANT = "constant answer"
@@ -44,22 +41,6 @@ FEW_STAGES = (
     f"A finding needs {ENOUGH_STAGES} source stages. Intervals over fewer are wide, and now and then narrow by chance; "
     "there is none from one."
 )
-
-
-class Best(str):
-    """A table's text that is marked as the best of its group."""
-
-    best = True
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Texts by row; the first `words` columns are words, the others numbers."""
-
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-    words: int = 1
 
 
 def score_table(lines: pd.DataFrame) -> Table:
@@ -257,36 +238,3 @@ def published_table(lines: pd.DataFrame) -> Table:
     rows = (*sorted(ours, key=lambda row: order[row[0]]), *theirs)
     header = ("method", "shots", "backbone and source", TRAINED, *targets)
     return Table(header, rows, (*notes, *published["cautions"]), words=3)
-
-
-# Printing
-
-
-def to_markdown(table: Table) -> str:
-    """Return the table as GitHub Markdown, the best in bold, the notes below."""
-    rule = ["---" if column < table.words else "---:" for column in range(len(table.header))]
-    body = [
-        [f"**{_escaped(text)}**" if isinstance(text, Best) else _escaped(text) for text in row] for row in table.rows
-    ]
-    lines = ["| " + " | ".join(row) + " |" for row in [list(map(_escaped, table.header)), rule, *body]]
-    return "\n".join(lines + [part for note in table.notes for part in ("", _escaped(note))]) + "\n"
-
-
-def _escaped(text: str) -> str:
-    for mark in "\\|*<`":
-        text = text.replace(mark, "\\" + mark)
-    return " ".join(text.split())
-
-
-def to_rich(table: Table) -> RichTable:
-    """Return the table for the terminal, the best in bold, the notes as its caption."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    # Text objects, because a task named "[red]" is a name and not markup.
-    rich = RichTable(caption=Text("\n".join(table.notes)) if table.notes else None)
-    for index, name in enumerate(table.header):
-        rich.add_column(Text(name), justify="left" if index < table.words else "right")
-    for row in table.rows:
-        rich.add_row(*(Text(text, style="bold" if isinstance(text, Best) else "") for text in row))
-    return rich
