@@ -175,6 +175,7 @@ BAD: list[tuple[str, list[str]]] = [
     ("study study-empty.yaml --out new", ["study-empty.yaml", "variants of 'bmtpt' are empty"]),
     ("study paper-fewshot --target sst2 --out new", ["sst2 is both a source and a target"]),
     ("table latin.txt", ["latin.txt is not UTF-8 text"]),
+    ("table empty.jsonl --markdown --json", ["--markdown and --json exclude each other"]),
     ("table empty.jsonl --metric seconds", ["empty.jsonl holds no result lines yet"]),
     ("study particles --tuning --shots many --out new", ["'shots' cannot be 'many'"]),
     ("study particles --on slrum --out new", ["'on' cannot be 'slrum'", "did you mean 'slurm'"]),

@@ -344,7 +344,7 @@ def test_the_nearest_tokens_are_words_of_the_vocabulary_though_the_table_is_long
     nameless = tiny_backbone.embed(torch.arange(vocabulary, vocabulary + 4)).expand(2, -1, -1)
     assert len(list(nearest_tokens(replace(posterior, particles=nameless), tiny_backbone, 4))) == 8
     named = replace(posterior, particles=tiny_backbone.embed(torch.arange(40, 44)).expand(2, -1, -1))
-    first = [line.split(": ")[1].split()[0] for line in nearest_tokens(named, tiny_backbone, 4)]
+    first = [nearest.tokens[0] for nearest in nearest_tokens(named, tiny_backbone, 4)]
     assert first == tiny_backbone.tokenizer.convert_ids_to_tokens([40, 41, 42, 43]) * 2
 
 

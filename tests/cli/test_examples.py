@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from typing import Any
 
 import pytest
+import typer
 
-from bmtpt.cli import COMMANDS, TASK_COMMANDS
+from bmtpt.cli import COMMANDS, TASK_COMMANDS, app
 from bmtpt.tasks.sources import Rows, from_memory
 from bmtpt.tasks.spec import Offline
 
@@ -36,7 +38,7 @@ def small_wheel(offline: Offline) -> Rows:
 
 @pytest.fixture(scope="module")
 def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, Any]:
-    """What each example printed, by its command."""
+    """What each example printed, by its command; and after it the same with `--json`, of commands that have it."""
     pytest.importorskip("peft")
     place = tmp_path_factory.mktemp("examples")
     rows = "".join(f"a {word} film {n},a text,{word}\n" for n in range(5) for word in ("positive", "negative"))
@@ -61,7 +63,16 @@ def ran(bmtpt, tmp_path_factory, tiny_t5_folder, tiny_quickstart) -> dict[str, A
             words = shlex.split(f"{command} {FASTER.get(name, '')}")
             stdin = shlex.split(text)[1] + "\n" if text else ""
             found[name] = bmtpt(*words[1:], stdin=stdin)
+            if has_json(name):
+                found[f"{name} --json"] = bmtpt(*words[1:], "--json")
     return found
+
+
+def has_json(name: str) -> bool:
+    command: Any = typer.main.get_command(app)
+    for word in name.split():
+        command = command.commands[word]
+    return any("--json" in option.opts for option in command.params)
 
 
 def examples() -> dict[str, str]:
@@ -74,3 +85,16 @@ def examples() -> dict[str, str]:
 def test_the_example_of_a_command_runs(ran, name):
     assert ran[name].code == 0, ran[name].err
     assert ran[name].out
+
+
+@pytest.mark.parametrize("name", examples())
+def test_a_command_that_prints_a_table_prints_json_alone_if_asked(ran, name):
+    if not has_json(name):
+        assert "───" not in ran[name].out, f"bmtpt {name} prints a table and has no --json"
+        return
+    asked = ran[f"{name} --json"]
+    assert asked.code == 0, asked.err
+    records = [json.loads(line) for line in asked.out.splitlines()]
+    by_table = {record.get("table", "only"): set(record) for record in records}
+    assert all(set(record) == by_table[record.get("table", "only")] for record in records)
+    assert by_table

@@ -27,7 +27,9 @@ def ran(bmtpt, tmp_path_factory, tiny_quickstart) -> tuple[Path, Any]:
 def test_it_tells_its_speed_its_progress_what_came_out_and_how_to_go_on(bmtpt, ran):
     folder, printed = ran
     assert printed.code == 0, printed.err
-    assert re.search(r"^A step of the source stage takes \d\.\d\d s here, so the scale is 'small' \(2 ste", printed.out)
+    assert re.search(
+        r"^A step of the source stage takes \d\.\d\d s here, so the scale is 'small' \(2 ste", printed.err, re.M
+    )
     assert re.search(r"^m2: 2 of 2, finished in \d+ s$", printed.err, re.MULTILINE)
     shown = " ".join(printed.out.split())
     assert re.search(r"On sentiment, 8 labelled examples take accuracy from \d+ \(an untrained prompt; ", shown)

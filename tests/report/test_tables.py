@@ -238,3 +238,40 @@ def test_published_scores_are_shown_next_to_ours_with_the_cautions(result):
 def test_targets_without_published_scores_are_refused(result):
     with pytest.raises(ArtifactError, match="nothing is published for mine"):
         published_table(lines_of([result("bmtpt", "mine", 0, 1.0)]))
+
+
+# Records
+
+
+def test_records_of_scores_are_what_the_table_rounds(study):
+    table = score_table(lines_of(study))
+    found = {(each["method"], each["target"]): each for each in table.records}
+    assert len(found) == len(table.records) == 3 * 3 + 3
+    for method in ("pt", "spot", "bmtpt"):
+        for target in ("cb", "rte", "paws"):
+            own, record = values(study, method, target), found[method, target]
+            assert record["mean"] == pytest.approx(own.mean(), rel=1e-15)
+            assert record["standard_error"] == pytest.approx(own.std(ddof=1) / 2, rel=1e-14)
+            assert (record["table"], record["shots"], record["units"], record["runs"]) == ("scores", 32, 4, 4)
+            assert (record["trained_parameters"], record["data"], record["moved"]) == (1234, "cut", None)
+        over = found[method, "mean over targets"]
+        assert over["mean"] == pytest.approx(np.mean([values(study, method, t) for t in ("cb", "rte", "paws")]))
+        assert over["units"] is None
+
+
+def test_records_of_differences_are_scipys_intervals(study):
+    records = difference_table(lines_of(study)).records
+    found = {each["target"]: each for each in records if each["baseline"] == "pt"}
+    assert [*found] == ["cb", "rte", "paws", "all together", "targets as a sample"]
+    difference = values(study, "bmtpt", "rte") - values(study, "pt", "rte")
+    low, high = stats.ttest_1samp(difference, 0).confidence_interval(0.95)
+    shown = [found["rte"][key] for key in ("difference", "low", "high", "units", "shots", "method")]
+    assert shown == pytest.approx([difference.mean(), low, high, 4, 32, "bmtpt"])
+
+
+def test_records_next_to_published_scores_say_which_are_published(result):
+    rows = [result("bmtpt", "cola", seed, 40.0 + seed, data="cut", shots=16) for seed in range(3)]
+    ours, *theirs = published_table(lines_of(rows)).records
+    assert (ours["method"], ours["mean"], ours["shots"], ours["published"]) == ("bmtpt", 41.0, 16, False)
+    assert {each["published"] for each in theirs} == {True}
+    assert next(each["mean"] for each in theirs if each["method"] == "MPT") == 62.4

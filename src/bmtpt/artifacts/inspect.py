@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -73,7 +74,22 @@ def _prompt_facts(prompt: Prompt) -> dict[str, str]:
     }
 
 
-def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[str]:
+def artifact_record(artifact: Posterior | Prompt) -> dict[str, Any]:
+    """Return the card as JSON holds it, the `shape` [M, P, D] of the prompts and the `rms_per_prompt`."""
+    prompts = _prompts(artifact)
+    rms = prompts.pow(2).mean(dim=(1, 2)).sqrt().tolist()
+    return {**artifact.card.model_dump(mode="json"), "shape": list(prompts.shape), "rms_per_prompt": rms}
+
+
+class NearestTokens(NamedTuple):
+    """The tokens whose embeddings are the nearest to one row of one prompt."""
+
+    prompt: int
+    row: int
+    tokens: list[str]
+
+
+def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) -> Iterator[NearestTokens]:
     """Yield the nearest vocabulary tokens (by cosine) of each prompt's first rows."""
     require_backbone(artifact.card.backbone, backbone)
     # A T5's table is longer than its vocabulary; the extra rows have no token.
@@ -82,8 +98,7 @@ def nearest_tokens(artifact: Posterior | Prompt, backbone: Backbone, rows: int) 
     for m, prompt in enumerate(_prompts(artifact)):
         cosine = normalize(prompt[:rows].to(table.device), dim=1) @ directions.T  # [rows, V]
         for row, ids in enumerate(cosine.topk(NEAREST, dim=1).indices.tolist()):
-            words = " ".join(backbone.tokenizer.convert_ids_to_tokens(ids))
-            yield f"prompt {m}, row {row}: {words}"
+            yield NearestTokens(m, row, backbone.tokenizer.convert_ids_to_tokens(ids))
 
 
 def _prompts(artifact: Posterior | Prompt) -> Float[Tensor, "M P D"]:

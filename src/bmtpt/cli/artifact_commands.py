@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -14,12 +13,13 @@ import typer
 
 from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import doing, note, note_answers_cut, note_cut, say, show_fact, show_table
+from bmtpt.cli.console import doing, note, note_answers_cut, note_cut, print_json, say, show_fact, show_table
 from bmtpt.cli.options import (
     Data,
     Defaults,
     Device,
     Engine,
+    Json,
     NormaliseOption,
     OtherBackbone,
     Overwrite,
@@ -39,6 +39,7 @@ from bmtpt.report.table import Table
 from bmtpt.types import Normalise, OnError, ScorerKind, StreamFormat
 
 if TYPE_CHECKING:
+    from bmtpt.artifacts.inspect import NearestTokens
     from bmtpt.artifacts.saved import Prompt
     from bmtpt.inference.evaluation import Evaluation
 
@@ -60,7 +61,7 @@ def evaluate(
     scorer: Scorer = None,
     normalise: NormaliseOption = None,
     split: Annotated[str, typer.Option("--split", help=f"{choices(Split)}.")] = "test",
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON result line per metric.")] = False,
+    as_json: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", help="Write each row and its answer: .csv, .jsonl or .parquet.")
@@ -87,8 +88,8 @@ def evaluate(
     from bmtpt.stages import evaluate as stage
     from bmtpt.tasks import load_data, load_task, saved_task
 
-    for table in filter(None, (predictions, confusion)):
-        require_table(table, overwrite=overwrite)
+    for file in filter(None, (predictions, confusion)):
+        require_table(file, overwrite=overwrite)
     loaded = Prompt.load(prompt)
     rows = load_data(load_task(task) if task else saved_task(loaded.card.task_definition), data)
     how_to_run = execution_of(device, precision, engine, token_budget=token_budget, shard_weights=shard_weights)
@@ -108,16 +109,13 @@ def evaluate(
     if confusion and matrix is not None and writes:
         write_table(confusion, matrix.reset_index().to_dict("records"), overwrite=overwrite)
     _note_evaluation(evaluation)
-    if as_json:
-        for result in results:
-            print(result.model_dump_json())
-        return
     title = f"{rows.task.name}: {len(examples):,} rows of '{split}' ({rows.status})"
     figures = tuple((name, f"{value:.4g}") for name, value in evaluation.figures.items())
-    show_table(Table(("metric", "value"), figures), title)
-    if matrix is not None and len(matrix) <= MOST_LABELS:
+    table = Table(("metric", "value"), figures, records=tuple(result.model_dump(mode="json") for result in results))
+    show_table(table, title, as_json=as_json)
+    if matrix is not None and len(matrix) <= MOST_LABELS and not as_json:
         counts = ((str(label), *map(str, row)) for label, *row in matrix.itertuples())
-        show_table(Table(("label \\ prediction", *map(str, matrix.columns)), tuple(counts)))
+        show_table(Table(("label \\ prediction", *map(str, matrix.columns)), tuple(counts)), as_json=False)
 
 
 def _note_evaluation(evaluation: Evaluation) -> None:
@@ -166,7 +164,7 @@ def predict(
     require_one_of("--format", form, StreamFormat)
     require_one_of("--on-error", on_error, OnError)
     require_one_of("--normalise", normalise, Normalise)
-    from bmtpt.inference.answer_file import answer_line, answer_row, json_line, require_table, written_table
+    from bmtpt.inference.answer_file import answer_line, answer_row, require_table, written_table
     from bmtpt.inference.predict import answered
     from bmtpt.inference.rows import file_rows, stream_rows
     from bmtpt.tasks import saved_task
@@ -181,8 +179,6 @@ def predict(
     name_of_model = backbone or next(iter(prompts.values())).card.backbone.name
     how_to_run = execution_of(device, precision, engine, token_budget=token_budget, shard_weights=shard_weights)
     model = load_backbone(name_of_model, how_to_run)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # JSON is, whatever the terminal's locale says
     if piped and sys.stdin.isatty():
         note("reading from standard input; Ctrl-D ends it")
     words = list(dict.fromkeys(word for task in tasks.values() if task.fixed_words for word in task.label_words))
@@ -194,7 +190,7 @@ def predict(
             tally.update(["error"] if isinstance(answer, DataError) else list(answer))
             line = answer_line(row, answer, several=len(prompts) > 1)
             if table is None:
-                print(json_line(line), flush=True)
+                print_json(line)
             else:
                 table.add(line if table.kind == "jsonl" else answer_row(row, answer, words))
     if out and table:
@@ -222,21 +218,28 @@ def _by_task(folders: Sequence[Path]) -> dict[str, Prompt]:
 def inspect(
     folder: Annotated[Path, typer.Argument(help="Folder of a posterior or a prompt.")],
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Nearest vocabulary tokens of this many rows.")] = 0,
+    as_json: Json = False,
     backbone: OtherBackbone = None,
     device: Device = "auto",
     config: Defaults = None,
 ) -> None:
     """Show an artifact: card, shapes, rms per particle, parameter share, nearest vocabulary tokens per row."""
-    from bmtpt.artifacts.inspect import describe_artifact, nearest_tokens
+    from bmtpt.artifacts.inspect import artifact_record, describe_artifact, nearest_tokens
     from bmtpt.artifacts.saved import read_artifact
 
     artifact = read_artifact(folder)
-    for key, value in describe_artifact(artifact).items():
-        show_fact(key, value)
+    nearest: Sequence[NearestTokens] = ()
     if tokens:
         model = load_backbone(backbone or artifact.card.backbone.name, execution_of(device, "float32"))
-        for line in nearest_tokens(artifact, model, tokens):
-            say(line)
+        nearest = list(nearest_tokens(artifact, model, tokens))
+    if as_json:
+        found = [each._asdict() for each in nearest]
+        print_json(artifact_record(artifact) | ({"nearest_tokens": found} if tokens else {}))
+        return
+    for key, value in describe_artifact(artifact).items():
+        show_fact(key, value)
+    for each in nearest:
+        say(f"prompt {each.prompt}, row {each.row}: {' '.join(each.tokens)}")
 
 
 def export(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -51,8 +54,21 @@ def show_fact(name: str, text: str) -> None:
     OUT.print(fact, soft_wrap=True)
 
 
-def show_table(table: Table, title: str = "") -> None:
-    """Print a table and the notes under it so that it fits, as several if it must (see `fitted`)."""
+def print_json(record: Mapping[str, Any]) -> None:
+    """Print a record as a line of JSON, in UTF-8 whatever the locale says; a number that is not finite is null."""
+    from bmtpt.inference.answer_file import json_line
+
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding != "utf-8":
+        sys.stdout.reconfigure(encoding="utf-8")
+    print(json_line(record), flush=True)
+
+
+def show_table(table: Table, title: str = "", *, as_json: bool) -> None:
+    """Print a table and the notes under it so that it fits, as several if it must (see `fitted`); or its records."""
+    if as_json:
+        for record in table.records:
+            print_json(record)
+        return
     if title:
         tell(title)
     for part in fitted(table, columns()):
@@ -60,6 +76,16 @@ def show_table(table: Table, title: str = "") -> None:
         say("")
     for line in table.notes:
         tell(line)
+
+
+def show_verdict(sentence: str, metric: str, *, as_json: bool) -> None:
+    """Print what the scores of a metric say about the methods."""
+    if as_json:
+        print_json({"table": "verdict", "metric": metric, "sentence": sentence})
+    else:
+        say("")
+        tell(sentence)
+        say("")
 
 
 def note(text: str) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from bmtpt.cli.common import load_backbone
 from bmtpt.cli.console import doing, show_table, tell
-from bmtpt.cli.options import Data, Device, Engine, PrecisionOption, complete_task, execution_of
+from bmtpt.cli.options import Data, Device, Engine, Json, PrecisionOption, complete_task, execution_of
 
 
 def headroom(
@@ -24,13 +24,12 @@ def headroom(
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the prompt, the rows and the draws.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per way to answer.")] = False,
+    as_json: Json = False,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
 ) -> None:
     """Say what there is to win on a task: constant, untrained, with few labels and with all, in about a minute."""
-    import json
     from dataclasses import asdict
 
     from bmtpt.report.table import Table
@@ -41,11 +40,10 @@ def headroom(
     model = load_backbone(backbone, execution_of(device, precision, engine))
     with doing("reading texts"):
         found = measure(model, rows, shots, seed=seed)
-    if as_json:
-        for way in found.ways:
-            print(json.dumps({"task": rows.task.name, "test_rows": found.test_rows, **asdict(way)}))
-        return
+    heads = ("answers by", "labels", "accuracy", "NLL (lower is better)")
     lines = tuple((way.name, f"{way.labels:,}", f"{way.accuracy:.1f}", f"{way.nll:.2f}") for way in found.ways)
-    title = f"{rows.task.name}: {found.test_rows} test rows ({rows.status})"
-    show_table(Table(("answers by", "labels", "accuracy", "NLL (lower is better)"), lines), title)
-    tell(found.verdict)
+    shared = {"task": rows.task.name, "test_rows": found.test_rows}
+    table = Table(heads, lines, records=tuple(shared | asdict(way) for way in found.ways))
+    show_table(table, f"{rows.task.name}: {found.test_rows} test rows ({rows.status})", as_json=as_json)
+    if not as_json:
+        tell(found.verdict)

@@ -141,6 +141,7 @@ TokenBudget = Annotated[int, typer.Option("--token-budget", min=1, help="Most to
 ShardWeights = Annotated[
     bool, typer.Option("--shard-weights", help="Spread the model's weights over the ranks of torchrun.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON object per row in place of tables (docs/usage.md).")]
 MemoryOption = Annotated[str, typer.Option("--memory", help=f"{choices(Memory)}.")]
 
 

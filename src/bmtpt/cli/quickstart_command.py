@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.console import doing, say, tell
-from bmtpt.cli.options import Device, Jobs, PrecisionOption, StudyFolder, execution_of
+from bmtpt.cli.console import ERR, doing, say, tell
+from bmtpt.cli.options import Device, Jobs, Json, PrecisionOption, StudyFolder, execution_of
 from bmtpt.cli.progress import Expected, duration
 from bmtpt.cli.study_commands import run_and_report
 
@@ -37,6 +37,7 @@ def quickstart(
     jobs: Jobs = None,
     device: Device = "auto",
     precision: PrecisionOption = "auto",
+    as_json: Json = False,
 ) -> None:
     """Run the whole method on a real T5 and real data, without any hub (under 4 minutes on 2 cores)."""
     from bmtpt.studies.run import prompt_folder
@@ -47,11 +48,16 @@ def quickstart(
     with doing("timing a few steps"):
         sized = sized_study(QUICKSTART, out, SOURCE_STAGE_SECONDS, execution)
     study, seconds = sized.study, START_SECONDS + WHOLE_OVER_SOURCE_STAGE * sized.seconds
-    say(
+    ERR.print(
         f"A step of the source stage takes {sized.seconds_per_step:.2f} s here, so the scale is '{sized.scale}' "
-        f"({study.learn.steps} steps): about {duration(seconds)} in all."
+        f"({study.learn.steps} steps): about {duration(seconds)} in all.",
+        highlight=False,
+        soft_wrap=True,
     )
-    results = run_and_report(study, out, jobs, execution, Expected(seconds, sized.seconds_per_step))
+    expected = Expected(seconds, sized.seconds_per_step)
+    results = run_and_report(study, out, jobs, execution, expected, as_json=as_json)
+    if as_json:
+        return
     say("")
     tell(what_it_shows(results))
     target = load_task(study.targets[-1]).name

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bmtpt.cli.console import ERR, doing, say, show_table, tell
+from bmtpt.cli.console import ERR, doing, say, show_table, show_verdict
 from bmtpt.cli.options import (
     Defaults,
     Device,
     Engine,
     Jobs,
+    Json,
     MemoryOption,
     Names,
     On,
@@ -60,6 +61,7 @@ def study(
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
     memory: MemoryOption = "keep",
+    as_json: Json = False,
     config: Defaults = None,
 ) -> None:
     """Run a study: methods × targets × shots × seeds, into result lines, a table and a report."""
@@ -73,7 +75,7 @@ def study(
     spec = load_study(name, scale, changes)
     spec = spec.as_in_the_paper() if preset == "paper" else spec
     execution = execution_of(device, precision, engine, memory)
-    run_and_report(spec.for_tuning() if tuning else spec, out, jobs, execution, on=on)
+    run_and_report(spec.for_tuning() if tuning else spec, out, jobs, execution, on=on, as_json=as_json)
 
 
 def _number(text: str) -> int | str | None:
@@ -90,12 +92,14 @@ def run_and_report(
     execution: Execution,
     expected: Expected | None = None,
     on: str = "local",
+    as_json: bool = False,
 ) -> list[Result]:
     """Run a study, print its tables, verdicts and where everything is; return its result lines.
 
     Args:
         expected: What it should take, if that was measured, for the time left.
         on: Where its jobs run.
+        as_json: Print the tables and verdicts as JSON, and nothing else.
 
     Raises:
         IncompleteStudyError: Jobs failed; what is done is reported nevertheless.
@@ -125,14 +129,12 @@ def run_and_report(
         with doing("drawing the report"):
             report = write_report(shown, out / "report.html")
     for group in by_measure(frame(results)):
-        show_table(score_table(group))
-        say("")
-        tell(verdict(group))
-    say(f"\n{'results':<11}{out / RESULTS}")
-    for name, place in there.items():
-        if place.exists():
+        show_table(score_table(group), as_json=as_json)
+        show_verdict(verdict(group), group.metric.iloc[0], as_json=as_json)
+    written = {"results": out / RESULTS, **there, "report": report}
+    for name, place in written.items():
+        if place.exists() and not as_json:
             say(f"{name:<11}{place}")
-    say(f"{'report':<11}{report}")
     if incomplete:
         raise incomplete
     return results

@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.console import ERR, doing, say, say_next
+from bmtpt.cli.console import ERR, doing, print_json, say, say_next
 from bmtpt.cli.options import (
     Defaults,
     Device,
     Engine,
     Jobs,
+    Json,
     MemoryOption,
     Names,
     On,
@@ -50,6 +51,7 @@ def sweep(
     precision: PrecisionOption = "auto",
     engine: Engine = "auto",
     memory: MemoryOption = "keep",
+    as_json: Json = False,
     config: Defaults = None,
 ) -> None:
     """Search settings on a study's tuning targets; the best become config files of learn and adapt."""
@@ -68,7 +70,12 @@ def sweep(
         )  # fmt: skip
     with doing("drawing the report"):
         report = write_sweep_page(out / "report.html", spec.name, found, metric)
-    if best := best_of(found, metric):
+    best = best_of(found, metric)
+    if as_json:
+        for trial in found:
+            print_json(trial._asdict() | {"score": trial.score, "state": trial.state, "best": trial is best})
+        return
+    if best:
         settings = ", ".join(f"{option} = {value}" for option, value in best.settings.items())
         say(f"best of {len(found)} trials: trial {best.number}, mean {metric} {best.score:.4g}, {settings}")
     for what, place in {"settings": out / "learn.yaml", "": out / "adapt.yaml", "report": report}.items():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bmtpt.cli.console import say, show_table, tell
+from bmtpt.cli.console import show_table, show_verdict
+from bmtpt.cli.options import Json
 from bmtpt.report.table import Table, to_markdown
 
 
@@ -61,15 +63,18 @@ def table(
             help="Markdown, or what fits the terminal. \\[default: text on a terminal, Markdown elsewhere]",
         ),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Print result lines as tables, with paired differences and a verdict."""
-    from bmtpt.errors import ArtifactError
+    from bmtpt.errors import ArtifactError, SettingsError
     from bmtpt.report.gains import floor_table, gain_table
     from bmtpt.report.lines import by_measure, frame, of_metric, on_targets, with_shots, with_source_stages
     from bmtpt.report.statistics import contenders, judged_of, pairs_to_compare, verdict
     from bmtpt.report.tables import difference_table, published_table, score_table
     from bmtpt.results import read_results
 
+    if markdown and as_json:
+        raise SettingsError("--markdown and --json exclude each other; give one of them")
     results = read_results(files)
     if not results:
         raise ArtifactError(f"{files[0]} holds no result lines yet; name a file of a study that has run")
@@ -80,32 +85,33 @@ def table(
         lines = with_shots(lines, shots)
     if targets:
         lines = on_targets(lines, targets)
-    in_markdown = not sys.stdout.isatty() if markdown is None else markdown
+    if markdown is None:
+        markdown = not (as_json or sys.stdout.isatty())
+    show = partial(_show, markdown=markdown, as_json=as_json)
     if published:
-        _print(published_table(by_measure(lines)[0]), in_markdown)
+        show(published_table(by_measure(lines)[0]))
         return
     groups = [of_metric(lines, metric)] if metric else by_measure(lines)
     for group in groups[:1] if gains or floors else groups:
         names = contenders(group)
         judged = method or judged_of(names)
         if gains:
-            _print(gain_table(group, judged), in_markdown)
+            show(gain_table(group, judged))
         if floors:
-            _print(floor_table(group, judged, floors), in_markdown)
+            show(floor_table(group, judged, floors))
         if gains or floors:
             continue
-        _print(score_table(group), in_markdown)
-        _print(verdict(group, judged), in_markdown)
+        show(score_table(group))
+        if markdown:
+            print(f"\n{verdict(group, judged)}\n")
+        else:
+            show_verdict(verdict(group, judged), group.metric.iloc[0], as_json=as_json)
         if differences and (method or pairs_to_compare(names, judged)):
-            _print(difference_table(group, judged), in_markdown)
+            show(difference_table(group, judged))
 
 
-def _print(what: Table | str, in_markdown: bool) -> None:
-    if in_markdown:
-        print(to_markdown(what) if isinstance(what, Table) else f"\n{what}\n")
-    elif isinstance(what, Table):
-        show_table(what)
+def _show(table: Table, *, markdown: bool, as_json: bool) -> None:
+    if markdown:
+        print(to_markdown(table))
     else:
-        say("")
-        tell(what)
-        say("")
+        show_table(table, as_json=as_json)

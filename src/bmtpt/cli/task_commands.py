@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.console import columns, say, show_fact
-from bmtpt.cli.options import Data, complete_task
+from bmtpt.cli.console import columns, print_json, say, show_fact
+from bmtpt.cli.options import Data, Json, complete_task
 from bmtpt.errors import SettingsError
 from bmtpt.report.terminal import folded
 
@@ -17,17 +17,22 @@ from bmtpt.report.terminal import folded
 def list_tasks(
     context: typer.Context,
     folder: Annotated[Path | None, typer.Option("--dir", help="Also list the task files (*.yaml) here.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List the tasks: rows (train / select / test), metrics (* headline), where from, template → labels."""
     if context.invoked_subcommand:
         return
     from bmtpt.tasks import builtin_tasks, describe
+    from bmtpt.tasks.check import task_record
 
     if folder and not folder.is_dir():
         raise SettingsError(f"there is no folder {folder}; --dir names one with task files (*.yaml)")
     own = sorted(folder.glob("*.yaml")) if folder else []
     tasks: list[str | Path] = [*builtin_tasks(), *own]
     for task in tasks:
+        if as_json:
+            print_json(task_record(task))
+            continue
         facts = describe(task)
         show_fact(facts["name"], f"rows {facts['rows']}; metrics {facts['metrics']}; from {facts['data']}")
         say(indent(folded(f"{facts['text']} → {facts['labels']}", columns() - 4), "    "))

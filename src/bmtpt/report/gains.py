@@ -10,8 +10,8 @@ import pandas as pd
 from bmtpt.errors import ArtifactError
 from bmtpt.report.names import MEASURES, direction, display_name
 from bmtpt.report.statistics import Interval, check_known, contenders, few_stages, interval, paired, together, unit_name
-from bmtpt.report.table import Table
-from bmtpt.report.tables import FEW_STAGES, interval_text, mean_and_error
+from bmtpt.report.table import Table, records_of
+from bmtpt.report.tables import FEW_STAGES, interval_record, interval_text, mean_and_error
 
 BETTER, WORSE = "▲", "▼"
 FEWEST_TARGETS = 3
@@ -77,7 +77,14 @@ def gain_table(lines: pd.DataFrame, method: str) -> Table:
     if direction(metric):
         text.loc["clearly better, clearly worse"] = counts
     body = tuple(text.itertuples(name=None))
-    return Table((f"{display_name(method)} minus", *text.columns), body, _notes(lines, method, size))
+    heads, notes = (f"{display_name(method)} minus", *text.columns), _notes(lines, method, size)
+    records = [
+        {"method": method, "baseline": gain.other, "shots": gain.shots, "metric": metric, "over": over}
+        | interval_record(each)
+        for gain in found.itertuples()
+        for over, each in ((f"{unit_name(lines)}s", gain.stages), ("targets", gain.tasks))
+    ]
+    return Table(heads, body, notes, records=records_of("gains", pd.DataFrame(records)))
 
 
 def _sign(found: Interval | None, metric: str) -> str:
@@ -124,6 +131,8 @@ def floor_table(lines: pd.DataFrame, method: str, floors: Sequence[str]) -> Tabl
         )
     columns: dict[str, dict[str, str]] = {}
     counts: dict[str, str] = {}
+    records: list[pd.DataFrame] = []
+    places = lines.groupby("row")[["target", "shots"]].first()
     for floor in floors:
         difference, name = paired(lines, method, floor), display_name(floor)
         means, errors = difference.mean(), difference.sem()
@@ -132,10 +141,13 @@ def floor_table(lines: pd.DataFrame, method: str, floors: Sequence[str]) -> Tabl
             row: mean_and_error(means[row], errors[row], metric) + f" {WORSE}" * bool(under[row]) for row in means.index
         }
         counts[name] = f"{under.sum()} of {errors.notna().sum()}"
+        found = pd.DataFrame({"difference": means, "standard_error": errors, "under": under})
+        records.append(places.loc[means.index].assign(method=method, baseline=floor, metric=metric).join(found))
     text = pd.DataFrame(columns).fillna("–")
     text.loc["under on"] = counts
     note = (
         f"{display_name(method)} minus the baseline in {_unit(metric)}, paired, ± standard error over "
         f"{unit_name(lines)}s. {WORSE}: more than one standard error worse."
     )
-    return Table(("target", *text.columns), tuple(text.itertuples(name=None)), (note,))
+    body = tuple(text.itertuples(name=None))
+    return Table(("target", *text.columns), body, (note,), records=records_of("floors", pd.concat(records)))

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+COUNTS = ("shots", "units", "runs", "trained_parameters")
+"""Columns of records that hold whole numbers."""
+
+Records = tuple[Mapping[str, Any], ...]
 
 
 class Best(str):
@@ -13,12 +24,25 @@ class Best(str):
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Texts by row; the first `words` columns are words, the others numbers."""
+    """Texts by row, and what they say.
+
+    Attributes:
+        words: So many first columns are words, the others numbers.
+        records: The same for programs: plain keys, unrounded numbers.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     words: int = 1
+    records: Records = ()
+
+
+def records_of(table: str, frame: pd.DataFrame) -> Records:
+    """Return a frame's rows as records that name their table; what is not known is None."""
+    frame = frame.astype({name: "Int64" for name in COUNTS if name in frame})  # a missing one has made floats of them
+    plain = frame.astype(object).where(frame.notna(), None)
+    return tuple({"table": table, **row} for row in plain.to_dict("records"))
 
 
 def to_markdown(table: Table) -> str:

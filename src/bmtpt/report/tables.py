@@ -25,7 +25,7 @@ from bmtpt.report.statistics import (
     together,
     unit_name,
 )
-from bmtpt.report.table import Best, Table
+from bmtpt.report.table import Best, Records, Table, records_of
 from bmtpt.yaml_files import read_yaml
 
 MEAN, ALL, SAMPLE = "mean over targets", "all together", "targets as a sample"
@@ -36,6 +36,26 @@ NO_SOURCES = (
     "seeds are then too narrow."
 )
 
+
+SCORE_KEYS = {
+    "contender": "method",
+    "target": "target",
+    "shots": "shots",
+    "metric": "metric",
+    "mean": "mean",
+    "error": "standard_error",
+    "units": "units",
+    "runs": "runs",
+    "constant": "constant_answer",
+    "data": "data",
+    "moved": "moved",
+    "trained": "trained_parameters",
+    "share": "trained_share",
+    "kept": "kept_bytes",
+    "seconds": "seconds",
+    "answering": "predict_seconds",
+}
+"""Keys of a score's record by column of `scores`."""
 
 FEW_STAGES = (
     f"A finding needs {ENOUGH_STAGES} source stages. Intervals over fewer are wide, and now and then narrow by chance; "
@@ -73,7 +93,15 @@ def score_table(lines: pd.DataFrame) -> Table:
             text["ms per answer"] = 1000 * own["answering"].mean()
             text["ms per answer"] = text["ms per answer"].map(lambda ms: figure(ms, "predict_seconds"))
     text = text.fillna("–").rename(index=display_name)
-    return _table(text, "method", len(rows) >= len(names), _notes(lines, found))
+    return _table(text, "method", len(rows) >= len(names), _notes(lines, found), _score_records(found, mean, error))
+
+
+def _score_records(found: pd.DataFrame, mean: pd.DataFrame, error: pd.DataFrame) -> Records:
+    scores = found.rename(columns=SCORE_KEYS)[[*SCORE_KEYS.values()]]
+    if MEAN in mean:
+        over = {"method": mean.index, "target": MEAN, "metric": found.metric.iloc[0]}
+        scores = pd.concat([scores, pd.DataFrame(over | {"mean": mean[MEAN], "standard_error": error[MEAN]})])
+    return records_of("scores", scores)
 
 
 def _ranked(mean: pd.Series, error: pd.Series, metric: str) -> pd.Series:
@@ -101,12 +129,12 @@ def _trained(cells: pd.DataFrame) -> str:
     return (low if low == high else f"{low} to {high}") + share
 
 
-def _table(text: pd.DataFrame, label: str, targets_down: bool, notes: Sequence[str]) -> Table:
+def _table(text: pd.DataFrame, label: str, targets_down: bool, notes: Sequence[str], records: Records) -> Table:
     """Make a table of texts whose columns are targets; `label` names its rows."""
     if targets_down:
         text, label = text.T, "target"
     body = tuple((str(name), *row) for name, *row in text.reset_index().to_numpy())
-    return Table((label, *text.columns), body, tuple(notes))
+    return Table((label, *text.columns), body, tuple(notes), records=records)
 
 
 def _notes(lines: pd.DataFrame, found: pd.DataFrame) -> list[str]:
@@ -168,6 +196,8 @@ def difference_table(lines: pd.DataFrame, method: str = "bmtpt") -> Table:
     if method not in {method_and_variant(name)[0] for name in names}:
         check_known(lines, method)
     columns: dict[str, dict[str, str]] = {}
+    records: list[dict[str, Any]] = []
+    places = lines.groupby("row")[["target", "shots"]].first().to_dict("index")
     for left, right in pairs_to_compare(names, method):
         found = paired(lines, left, right)
         intervals: dict[str, Interval | None] = {row: interval(found[row].dropna()) for row in found}
@@ -177,6 +207,9 @@ def difference_table(lines: pd.DataFrame, method: str = "bmtpt") -> Table:
             intervals[SAMPLE] = interval(found.mean())
         pair = f"{display_name(left)} − {display_name(right)}"
         columns[pair] = {row: interval_text(each, metric) for row, each in intervals.items()}
+        for row, each in intervals.items():
+            place = places.get(row, {"target": row, "shots": None})
+            records.append({"method": left, "baseline": right, **place, "metric": metric} | interval_record(each))
     text = pd.DataFrame(columns).T.fillna("–")
     rows = [row for row in dict.fromkeys(lines.row) if row in text]
     text = text[[*rows, *(name for name in (ALL, SAMPLE) if name in text)]]
@@ -187,7 +220,13 @@ def difference_table(lines: pd.DataFrame, method: str = "bmtpt") -> Table:
     elif text.size > 1:
         count = len(rows) * len(text)
         notes.append(f"Of {count} differences about one in 20 would have an interval without 0 by chance alone.")
-    return _table(text, "difference", len(rows) >= len(text), notes)
+    return _table(text, "difference", len(rows) >= len(text), notes, records_of("differences", pd.DataFrame(records)))
+
+
+def interval_record(found: Interval | None) -> dict[str, Any]:
+    """Return a difference with its interval for programs."""
+    mean, low, high, n = found or (None, None, None, 0)
+    return {"difference": mean, "low": low, "high": high, "units": n}
 
 
 def interval_text(found: Interval | None, metric: str) -> str:
@@ -237,4 +276,16 @@ def published_table(lines: pd.DataFrame) -> Table:
         notes.append(f"Our rows of {other} are not the official ones.")
     rows = (*sorted(ours, key=lambda row: order[row[0]]), *theirs)
     header = ("method", "shots", "backbone and source", TRAINED, *targets)
-    return Table(header, rows, (*notes, *published["cautions"]), words=3)
+    return Table(header, rows, (*notes, *published["cautions"]), 3, _published_records(found, backbone, targets))
+
+
+def _published_records(found: pd.DataFrame, backbone: str, targets: Sequence[str]) -> Records:
+    ours = found.rename(columns=SCORE_KEYS).assign(backbone=backbone, published=False)
+    theirs = [
+        {"method": method["name"], "target": target, "mean": float(score), "backbone": "T5-base", "published": True}
+        for method in read_published()["methods"]
+        for target, score in method["scores"].items()
+        if target in targets
+    ]
+    keys = ["method", "target", "shots", "metric", "mean", "standard_error", "backbone", "published"]
+    return records_of("published", pd.concat([ours, pd.DataFrame(theirs)])[keys])

@@ -150,7 +150,6 @@ def describe(name_or_path: str | Path) -> dict[str, str]:
     """Return what `bmtpt tasks` prints of a task: title, rows, split, labels, metrics, template, places."""
     spec = load_task(name_or_path)
     rows = " / ".join(f"{size:,}" for size in spec.published) if spec.published else "-"
-    places = {"hub": spec.hub and spec.hub.path, "folder": spec.folder, "offline": spec.offline}
     metrics = [f"{metric}*" if metric == spec.primary else metric for metric in spec.metrics]
     return {
         "name": spec.name,
@@ -161,8 +160,31 @@ def describe(name_or_path: str | Path) -> dict[str, str]:
         "metrics": ", ".join(metrics),
         "text": spec.text,
         "length": str(spec.max_length),
-        "data": ", ".join(place for place, value in places.items() if value) or "own file",
+        "data": ", ".join(_places(spec)),
     }
+
+
+def task_record(name_or_path: str | Path) -> dict[str, Any]:
+    """Return what `bmtpt tasks --json` prints of a task; `rows` are null where the published sizes are not known."""
+    spec = load_task(name_or_path)
+    return {
+        "task": spec.name,
+        "title": spec.title or spec.name,
+        "kind": spec.kind,
+        "text": spec.text,
+        "labels": list(spec.label_words),
+        "metrics": list(spec.metrics),
+        "headline": spec.primary,
+        "rows": dict(zip(("train", "select", "test"), spec.published, strict=True)) if spec.published else None,
+        "split": spec.split,
+        "max_length": spec.max_length,
+        "from": _places(spec),
+    }
+
+
+def _places(spec: TaskSpec) -> list[str]:
+    places = {"hub": spec.hub and spec.hub.path, "folder": spec.folder, "offline": spec.offline}
+    return [place for place, value in places.items() if value] or ["own file"]
 
 
 def token_percentiles(examples: Sequence[Example], tokenizer: Any) -> dict[int, int]:
