@@ -50,6 +50,9 @@ OnError = Literal["stop", "report"]
 Annealing = Literal["none", "linear", "cyclic"]
 """How the factor on the score changes over time (`posterior/svgd.py`)."""
 
+TrackerName = Literal["tensorboard", "trackio", "wandb", "mlflow"]
+"""Where a run's figures go besides its folder (`train/trackers.py`)."""
+
 PresetName = Literal["default", "paper"]
 """Sets of settings: what won by our measurements or is left as in the paper, and the paper to the letter."""
 

@@ -15,6 +15,8 @@ import bmtpt
 from bmtpt.errors import ArtifactError, BackboneError, BmtptError, DataError, SettingsError
 from bmtpt.inference.score import Reader, label_probabilities, make_scorer
 from bmtpt.tasks.tokens import tokenise
+from bmtpt.train import trackers
+from bmtpt.train.trackers import Opened
 from bmtpt.types import Example
 
 TINY = {"steps": 4, "evaluate_every": 2}
@@ -42,6 +44,23 @@ def prompt(posterior, tickets):
 def test_the_public_names_are_shown_and_exist():
     assert dir(bmtpt) == bmtpt.__all__ == sorted(bmtpt.__all__)
     assert all(callable(getattr(bmtpt, name)) for name in bmtpt.__all__)
+
+
+def test_a_run_is_tracked_with_its_configuration(posterior, tickets, tmp_path, monkeypatch):
+    runs, logged = [], []
+
+    def opened(run):
+        runs.append(run)
+        return Opened(lambda figures, step: logged.append((step, sorted(figures))), lambda failed: None)
+
+    monkeypatch.setitem(trackers._OPEN, "tensorboard", opened)
+    posterior.adapt(tickets, shots=32, track="tensorboard", folder=tmp_path / "run", **TINY)
+    (run,) = runs
+    assert (run.folder, run.settings["shots"], run.settings["tasks"]) == (tmp_path / "run", 32, ["team"])
+    assert [step for step, names in logged if "step/loss/team" in names] == [1, 2, 3, 4]
+    assert [step for step, names in logged if "validation/score" in names] == [0, 2, 4]
+    with pytest.raises(SettingsError, match="did you mean 'wandb'"):
+        posterior.adapt(tickets, track="wandbb")
 
 
 def test_importing_the_package_imports_no_torch():

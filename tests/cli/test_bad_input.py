@@ -89,6 +89,7 @@ BAD: list[tuple[str, list[str]]] = [
     # options
     (f"{LEARN}", ["'source' is missing"]),
     (f"{LEARN} {GOOD} --kernel rbff", ["'rbff'", "did you mean 'rbf'"]),
+    (f"{LEARN} {GOOD} --track tensorbord", ["'track'", "did you mean 'tensorboard'"]),
     (f"{LEARN} {GOOD} --steps abc", ["'steps'", "'abc'", "integer"]),
     (f"{LEARN} {GOOD} --bandwidth mediam", ["'bandwidth'", "'median'"]),
     (f"{LEARN} {GOOD} --particle-init prompt --init-steps 5", ["init_steps is 5"]),
@@ -415,6 +416,9 @@ def test_a_refused_overwrite_leaves_the_finished_run_as_it_was(bmtpt, place):
 def test_missing_extras_name_the_pip_command(bmtpt, place, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     assert "pip install 'bmtpt[peft]'" in sentence_of(bmtpt("export", "prompt", "--out", "new"))
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'bmtpt[wandb]'" in sentence_of(bmtpt(*f"{ADAPT} {TARGET} --track wandb".split()))
+    assert not (place / "new").exists()
     monkeypatch.setitem(sys.modules, "onnx", None)
     monkeypatch.setenv("BMTPT_CACHE", str(place / "cache"))
     monkeypatch.setattr("bmtpt.backbone.model.embedded.Embedded.checked_files", lambda _: place)

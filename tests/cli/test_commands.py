@@ -368,6 +368,14 @@ def test_a_prompt_comes_back_from_peft_with_the_same_scores(bmtpt, tmp_path, run
     assert scores[0] == scores[1]
 
 
+def test_a_tracked_run_leaves_its_curves_in_its_folder(bmtpt, tmp_path, runs, tiny_task_folder):
+    pytest.importorskip("tensorboard")
+    target = ["--target", tiny_task_folder / "sentiment.yaml", "--shots", "8", "--steps", "2"]
+    ran = bmtpt("adapt", "--posterior", runs / "post", *target, "--track", "tensorboard", "--out", tmp_path / "tracked")
+    assert ran.code == 0, ran.err
+    assert list((tmp_path / "tracked" / "tensorboard").glob("events.out.tfevents.*"))
+
+
 def test_an_export_for_an_embedded_backbone_names_a_folder_that_hugging_face_loads(bmtpt, tmp_path, runs):
     from bmtpt.artifacts.saved import Prompt
     from bmtpt.backbone.model.offline import OFFLINE

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 import torch
 from jaxtyping import Float
+from pydantic import BaseModel
 from torch import Tensor
 
 from bmtpt.api.given import Artifact, as_backbone, as_run_folder, as_settings
@@ -27,6 +28,8 @@ from bmtpt.stages import target as target_stage
 from bmtpt.stages.readout_prior import with_readout_prior
 from bmtpt.tasks import TaskData, TaskSpec
 from bmtpt.train.events import Listener
+from bmtpt.train.trackers import require_tracker, tracked
+from bmtpt.types import TrackerName
 
 Progress = bool | Listener | None
 Settings = AdaptSettings | Mapping[str, Any] | None
@@ -42,6 +45,7 @@ def learn(
     resume: bool = False,
     overwrite: bool = False,
     progress: Progress = None,
+    track: TrackerName | None = None,
     **options: Any,
 ) -> Posterior:
     """Learn a posterior over soft prompts from source tasks.
@@ -54,6 +58,7 @@ def learn(
         resume: Continue the unfinished run in the folder.
         overwrite: Replace the run in the folder.
         progress: True or False shows or hides a progress bar; a function is called with every event.
+        track: Also log losses, diagnostics, scores and settings to "tensorboard", "trackio", "wandb" or "mlflow".
 
     Raises:
         BmtptError: Something is wrong that you can change; one sentence says what.
@@ -61,9 +66,14 @@ def learn(
     """
     chosen = as_settings(LearnSettings, settings, options)
     place = as_run_folder(folder, resume, overwrite)
+    require_tracker(track)
     model = as_backbone(backbone)
     sources = [as_data(each, model) for each in _several(tasks)]
-    with _listening(progress, "learn") as listener:
+    config = _config(model, sources, chosen)
+    with (
+        _listening(progress, "learn") as shown,
+        tracked(track, shown, config, folder=place, resume=resume) as listener,
+    ):
         found = source_stage.learn(
             model, sources, chosen, folder=place, resume=resume, overwrite=overwrite, listener=listener
         )
@@ -107,6 +117,7 @@ class Posterior(Artifact[artifacts.Posterior]):
         resume: bool = False,
         overwrite: bool = False,
         progress: Progress = None,
+        track: TrackerName | None = None,
         **options: Any,
     ) -> Prompt | dict[str, Prompt]:
         """Adapt the posterior to a target task by MAP, or to several that are trained together and share A.
@@ -116,7 +127,7 @@ class Posterior(Artifact[artifacts.Posterior]):
             settings: Settings of the target stage; single ones may be given as keywords: `adapt(task, shots=32)`.
             unlabelled: Texts or rows of one task without labels, as `Prompt.predict` takes them; at most 256 of them
                 help its `readout`.
-            folder, resume, overwrite, progress: As for `learn`; several tasks get a folder each inside.
+            folder, resume, overwrite, progress, track: As for `learn`; several tasks get a folder each inside.
 
         Returns:
             The task's prompt; for a list, prompts by task name.
@@ -126,12 +137,17 @@ class Posterior(Artifact[artifacts.Posterior]):
         """
         chosen = as_settings(AdaptSettings, settings, options)
         place = as_run_folder(folder, resume, overwrite)
+        require_tracker(track)
         targets = [as_data(each, self.backbone) for each in _several(task)]
         if unlabelled is not None:
             if len(targets) > 1:
                 raise SettingsError("unlabelled texts belong to one task, and several are given; adapt it alone")
             targets = [replace(targets[0], unlabelled=tuple(examples_of(unlabelled, targets[0].task)))]
-        with _listening(progress, "adapt") as listener:
+        config = _config(self.backbone, targets, chosen)
+        with (
+            _listening(progress, "adapt") as shown,
+            tracked(track, shown, config, folder=place, resume=resume) as listener,
+        ):
             found = target_stage.adapt_together(
                 self._saved, targets, chosen,
                 backbone=self.backbone, folder=place, resume=resume, overwrite=overwrite, listener=listener,
@@ -167,6 +183,11 @@ class Posterior(Artifact[artifacts.Posterior]):
 
 def _several(tasks: Any) -> Sequence[Any]:
     return tasks if isinstance(tasks, Sequence) and not isinstance(tasks, ONE_TASK) else [tasks]
+
+
+def _config(backbone: Backbone, tasks: Sequence[TaskData], settings: BaseModel) -> dict[str, Any]:
+    """Return what a tracker shows as a run's configuration."""
+    return {"backbone": backbone.name, "tasks": [data.task.name for data in tasks], **settings.model_dump(mode="json")}
 
 
 @contextmanager

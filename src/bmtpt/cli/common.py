@@ -1,15 +1,16 @@
-"""What several commands do: load a model or tasks, and save the resolved settings next to the result."""
+"""What several commands do: load a model or tasks, listen to a run, and save its settings next to the result."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from bmtpt.cli.console import OUT, doing
+from bmtpt.cli.console import ERR, OUT, doing
 from bmtpt.errors import DataError, SettingsError
 
 if TYPE_CHECKING:
@@ -33,7 +34,20 @@ def print_settings(settings: BaseModel) -> None:
     OUT.print(as_yaml(settings), markup=False, highlight=False, end="")
 
 
-def saving_settings(folder: Path, settings: BaseModel, listener: Listener) -> Listener:
+@contextmanager
+def listening(stage: str, settings: Any, resume: bool) -> Iterator[Listener | None]:
+    """Yield the listener of a run: it shows how the run goes, saves its settings and feeds its tracker."""
+    from bmtpt.cli.progress import TrainingProgress
+    from bmtpt.train.trackers import tracked
+
+    with TrainingProgress(ERR, stage) as progress:
+        saving = _saving_settings(settings.out, settings, progress)
+        config = settings.model_dump(mode="json")
+        with tracked(settings.track, saving, config, folder=settings.out, resume=resume) as listener:
+            yield listener
+
+
+def _saving_settings(folder: Path, settings: BaseModel, listener: Listener) -> Listener:
     """Save the settings at the first event: a run that is refused before it starts changes nothing."""
     from bmtpt.artifacts.files import write_text_atomically
 

@@ -5,16 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from bmtpt.cli.common import load_backbone, load_tasks, part, print_settings, saving_settings, with_unlabelled
-from bmtpt.cli.console import ERR, note_cut, say, say_next, tell
+from bmtpt.cli.common import listening, load_backbone, load_tasks, part, print_settings, with_unlabelled
+from bmtpt.cli.console import note_cut, say, say_next, tell
 from bmtpt.cli.options import Config, ExecutionOptions, Overwrite, Preset, Resume, ShowConfig, with_settings
 from bmtpt.parallel.torchrun import place
 from bmtpt.settings import AdaptSettings, LearnSettings, resolve
+from bmtpt.types import TrackerName
 
 
-class LearnOptions(ExecutionOptions, LearnSettings):
+class TrackOptions(BaseModel):
+    """Where the run's figures go besides its folder.
+
+    Attributes:
+        track: Also log losses, diagnostics, scores and settings to tensorboard, trackio, wandb or mlflow.
+    """
+
+    track: TrackerName | None = None
+
+
+class LearnOptions(TrackOptions, ExecutionOptions, LearnSettings):
     """Options of `bmtpt learn`.
 
     Attributes:
@@ -30,7 +41,7 @@ class LearnOptions(ExecutionOptions, LearnSettings):
     out: Path
 
 
-class AdaptOptions(ExecutionOptions, AdaptSettings):
+class AdaptOptions(TrackOptions, ExecutionOptions, AdaptSettings):
     """Options of `bmtpt adapt`.
 
     Attributes:
@@ -66,14 +77,15 @@ def learn(
         print_settings(settings)
         return
     from bmtpt.artifacts.folder import output_folder
-    from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages import source
+    from bmtpt.train.trackers import require_tracker
 
+    require_tracker(settings.track)
     own = settings.out if place().first else None
     with output_folder(own, "posterior", resume=resume, overwrite=overwrite):
         sources = load_tasks(settings.source, settings.data)
         backbone = load_backbone(settings.backbone, settings.execution)
-        with TrainingProgress(ERR, "learn") as progress:
+        with listening("learn", settings, resume) as listener:
             posterior = source.learn(
                 backbone,
                 sources,
@@ -81,7 +93,7 @@ def learn(
                 folder=settings.out,
                 resume=resume,
                 overwrite=overwrite,
-                listener=saving_settings(settings.out, settings, progress),
+                listener=listener,
             )
     facts = posterior.card.diagnostics
     note_cut(sum(facts["texts_cut"].values()))
@@ -109,9 +121,10 @@ def adapt(
     from bmtpt.artifacts.folder import output_folder
     from bmtpt.artifacts.inspect import describe_artifact
     from bmtpt.artifacts.saved import Posterior
-    from bmtpt.cli.progress import TrainingProgress
     from bmtpt.stages.target import adapt_together
+    from bmtpt.train.trackers import require_tracker
 
+    require_tracker(settings.track)
     posterior = Posterior.load(settings.posterior)
     own = settings.out if place().first else None
     with output_folder(own, "prompt", resume=resume, overwrite=overwrite):
@@ -119,7 +132,7 @@ def adapt(
         if settings.unlabelled:
             targets = with_unlabelled(targets, settings.unlabelled)
         backbone = load_backbone(settings.backbone or posterior.card.backbone.name, settings.execution)
-        with TrainingProgress(ERR, "adapt") as progress:
+        with listening("adapt", settings, resume) as listener:
             prompts = adapt_together(
                 posterior,
                 targets,
@@ -128,7 +141,7 @@ def adapt(
                 folder=settings.out,
                 resume=resume,
                 overwrite=overwrite,
-                listener=saving_settings(settings.out, settings, progress),
+                listener=listener,
             )
     for (name, prompt), target in zip(prompts.items(), targets, strict=True):
         folder = settings.out if len(prompts) == 1 else settings.out / name
