@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import time
 from typing import Any
 
@@ -12,6 +13,8 @@ from rich.console import Console
 
 from bmtpt.cli import progress
 from bmtpt.cli.progress import Expected, TrainingProgress, duration, last_step
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3\d|4\d|9\d)[;m]")
 
 
 def piped() -> tuple[Console, io.StringIO]:
@@ -100,14 +103,65 @@ def test_source_stages_of_other_processes_are_shown_from_their_event_logs(tmp_pa
     assert "jobs: 0 of 4, source stage m3: step 7, loss sst2 0.60" in out.getvalue()
 
 
-def test_a_terminal_gets_one_bar(clock):
+def on_terminal(width: int = 80) -> tuple[Console, io.StringIO]:
     out = io.StringIO()
-    with TrainingProgress(Console(file=out, force_terminal=True, width=120), "learn") as heard:
+    return Console(file=out, force_terminal=True, width=width, height=25), out
+
+
+def learn_ten_steps(console: Console, clock: list[float]) -> None:
+    with TrainingProgress(console, "learn") as heard:
         for number in range(10):
-            heard(step(number))
+            heard(step(number, loss={"sst2": [2.0 - 0.1 * number, 1.0 - 0.1 * number], "mrpc": [0.1 * number + 0.5]}))
             clock[0] += 1
-    assert "━" in out.getvalue()
-    assert "10/10" in out.getvalue()
+        heard({"event": "validating", "step": 9, "steps": 10})
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_a_terminal_gets_one_bar_and_the_curve_and_last_loss_of_each_task(clock, width):
+    console, out = on_terminal(width)
+    learn_ten_steps(console, clock)
+    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n")
+    *_, bar, first, second = (line for line in text.splitlines() if line.strip())
+    assert "━" in bar
+    assert "10/10" in bar
+    assert "validating" in bar
+    assert first.split() == ["sst2", "█▇▆▆▅▄▃▃▂▁", "0.60"]
+    assert second.split() == ["mrpc", "▁▂▃▃▄▅▆▆▇█", "1.40"]
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_without_colour_a_terminal_gets_no_colour(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    coloured, out = on_terminal()
+    learn_ten_steps(coloured, clock)
+    assert COLOUR.search(out.getvalue())
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain, out = on_terminal()
+    learn_ten_steps(plain, clock)
+    assert "█" in out.getvalue()
+    assert not COLOUR.search(out.getvalue())
+
+
+def test_a_dumb_terminal_gets_plain_lines(clock, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    console, out = on_terminal()
+    learn_ten_steps(console, clock)
+    assert out.getvalue().splitlines() == ["learn: 1 of 10, loss sst2 1.50 mrpc 0.50", "learn: 10 of 10, validating"]
+
+
+def test_a_terminal_shows_the_curves_of_another_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOOKS", 0.01)
+    console, out = on_terminal()
+    log = tmp_path / "sources" / "seed0" / "m3" / "events.jsonl"
+    log.parent.mkdir(parents=True)
+    with TrainingProgress(console, folder=tmp_path) as heard:
+        heard({"event": "jobs", "stage": "jobs", "step": 0, "steps": 4, "name": "starting"})
+        until = time.time() + 20
+        for number, wanted in enumerate(["sst2  ▁ ", "sst2  ▁█ "]):
+            log.write_text(json.dumps(step(number, loss={"sst2": [1.0 + number]})) + "\n")
+            while wanted not in re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()) and time.time() < until:
+                time.sleep(0.01)
+        assert time.time() < until
 
 
 def test_a_run_that_never_begins_prints_nothing():

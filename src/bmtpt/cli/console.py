@@ -18,7 +18,8 @@ from bmtpt.report.table import Table
 from bmtpt.report.terminal import INDENT, fitted, folded
 
 OUT = Console()
-ERR = Console(stderr=True)
+ERR = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+"""FORCE_COLOR colours a log, but nothing can be redrawn in it."""
 
 WITHOUT_TERMINAL = 80
 """Columns of what is piped or kept in a file."""
@@ -39,7 +40,7 @@ def columns() -> int:
 
     Without a terminal they are 80 unless COLUMNS is set, wherever a log or a document is made.
     """
-    return OUT.width if OUT.is_terminal or "COLUMNS" in os.environ else WITHOUT_TERMINAL
+    return OUT.width if sys.stdout.isatty() or "COLUMNS" in os.environ else WITHOUT_TERMINAL
 
 
 def tell(text: str) -> None:
@@ -96,7 +97,7 @@ def note(text: str) -> None:
 @contextmanager
 def doing(what: str) -> Iterator[None]:
     """Show what goes on without steps to count: a spinner on a terminal, a line elsewhere."""
-    if ERR.is_terminal:
+    if ERR.is_interactive:
         with ERR.status(what):
             yield
     else:
