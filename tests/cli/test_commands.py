@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -100,28 +99,6 @@ def test_every_choice_of_a_setting_is_in_the_help(name):
     assert lists["optimiser"] == ["'adamw', 'adafactor', 'sgd'"]
     for key, found in lists.items():
         assert all(value in options[key].help for each in found for value in re.findall(r"'(\w+)'", each)), key
-
-
-def test_a_shell_completes_the_names_of_built_in_tasks():
-    words = {
-        "learn --source ss": "sst2",
-        "adapt --target cola": "cola",
-        "tasks show ss": "sst2",
-        "evaluate --task sciq": "sciq",
-    }
-    for line, wanted in words.items():
-        shell = {"_BMTPT_COMPLETE": "complete_bash", "COMP_WORDS": f"bmtpt {line}", "COMP_CWORD": "3"}
-        code = "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt']\nmain()"
-        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | shell)
-        assert ran.stdout.split() == [wanted]
-
-
-def test_without_colour_nothing_is_coloured(bmtpt, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    code = "import sys\nfrom bmtpt.cli import main\nsys.argv = ['bmtpt', 'learn', '--kernel', 'rbff']\nmain()"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert not re.findall(r"\x1b\[\d*;?(3\d|4\d|9\d)", ran.stdout + ran.stderr)
 
 
 def test_the_first_help_loads_nothing_heavy():

@@ -5,6 +5,7 @@ Every command is registered here; a user's mistake becomes one sentence and exit
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -111,6 +112,9 @@ def main() -> None:
     # Waiting threads must sleep, not spin: with any other busy process on 2 cores, spinning made a step many times
     # slower. OpenMP reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")  # a terminal without Unicode shows ? for what it has no letter for
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         with one_voice(arguments), log_shown():

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 import typer
 
 from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.cli.common import load_backbone
+from bmtpt.cli.completion import among, complete_backbone, complete_method, complete_task
 from bmtpt.cli.console import doing, note, note_answers_cut, note_cut, print_json, say, show_fact, show_table
 from bmtpt.cli.options import (
     Data,
@@ -29,7 +30,6 @@ from bmtpt.cli.options import (
     ShardWeights,
     TokenBudget,
     choices,
-    complete_task,
     execution_of,
     require_one_of,
 )
@@ -60,7 +60,9 @@ def evaluate(
     data: Data = "hub",
     scorer: Scorer = None,
     normalise: NormaliseOption = None,
-    split: Annotated[str, typer.Option("--split", help=f"{choices(Split)}.")] = "test",
+    split: Annotated[
+        str, typer.Option("--split", help=f"{choices(Split)}.", autocompletion=among(get_args(Split)))
+    ] = "test",
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
     predictions: Annotated[
@@ -145,10 +147,19 @@ def predict(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", help=f"Of the input: {choices(StreamFormat)}; default: by ending, or the first line."),
+        typer.Option(
+            "--format",
+            help=f"Of the input: {choices(StreamFormat)}; default: by ending, or the first line.",
+            autocompletion=among(get_args(StreamFormat)),
+        ),
     ] = None,
     on_error: Annotated[
-        str, typer.Option("--on-error", help=f"A row that cannot be answered: {choices(OnError)}.")
+        str,
+        typer.Option(
+            "--on-error",
+            help=f"A row that cannot be answered: {choices(OnError)}.",
+            autocompletion=among(get_args(OnError)),
+        ),
     ] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
     normalise: NormaliseOption = None,
@@ -245,7 +256,10 @@ def inspect(
 def export(
     prompt: Annotated[Path, typer.Argument(help="Folder of a prompt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    to: Annotated[str, typer.Option("--to", help=f"Format: {choices(ExportFormat)}.")] = "peft",
+    to: Annotated[
+        str,
+        typer.Option("--to", help=f"Format: {choices(ExportFormat)}.", autocompletion=among(get_args(ExportFormat))),
+    ] = "peft",
     config: Defaults = None,
 ) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter (an ensemble as several), or as requests to a vLLM server."""
@@ -273,7 +287,9 @@ def import_(
         str,
         typer.Option("--task", help="Name or YAML file of the task it was tuned for.", autocompletion=complete_task),
     ],
-    backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")],
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Hub id, folder or offline.", autocompletion=complete_backbone)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
     number: Annotated[
         int, typer.Option("--number", min=0, help="Which task of a MULTITASK_PROMPT_TUNING adapter.")
@@ -302,6 +318,7 @@ def report(
         typer.Option(
             "--method",
             help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. (default: bmtpt)",
+            autocompletion=complete_method,
         ),
     ] = None,
     config: Defaults = None,

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from bmtpt.cli.common import load_backbone
+from bmtpt.cli.completion import complete_backbone, complete_task
 from bmtpt.cli.console import doing, show_table, tell
-from bmtpt.cli.options import Data, Device, Engine, Json, PrecisionOption, complete_task, execution_of
+from bmtpt.cli.options import Data, Device, Engine, Json, PrecisionOption, execution_of
 
 
 def headroom(
@@ -16,7 +17,9 @@ def headroom(
         str, typer.Argument(help="A task's name, or the path of its YAML file.", autocompletion=complete_task)
     ],
     data: Data = "hub",
-    backbone: Annotated[str, typer.Option("--backbone", help="Hub id, folder or offline.")] = "offline",
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Hub id, folder or offline.", autocompletion=complete_backbone)
+    ] = "offline",
     shots: Annotated[
         list[int] | None,
         typer.Option(

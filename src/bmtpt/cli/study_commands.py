@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from bmtpt.cli.completion import among, complete_method, complete_study, complete_task
 from bmtpt.cli.console import ERR, doing, say, show_table, show_verdict
 from bmtpt.cli.options import (
     Defaults,
@@ -23,7 +24,6 @@ from bmtpt.cli.options import (
     StudyData,
     StudyFolder,
     StudySources,
-    complete_task,
     execution_of,
     require_one_of,
 )
@@ -37,7 +37,12 @@ if TYPE_CHECKING:
 
 
 def study(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A study of bmtpt, or a study's YAML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|FILE", help="A study of bmtpt, or a study's YAML file.", autocompletion=complete_study
+        ),
+    ],
     out: StudyFolder,
     scale: Scale = None,
     data: StudyData = None,
@@ -48,12 +53,19 @@ def study(
     ] = None,
     shots: Annotated[Names, typer.Option("--shots", help="Training examples, in place of the file's.")] = None,
     seeds: Annotated[Names, typer.Option("--seed", help="In place of the file's.")] = None,
-    methods: Annotated[Names, typer.Option("--method", help="In place of the file's.")] = None,
+    methods: Annotated[
+        Names, typer.Option("--method", help="In place of the file's.", autocompletion=complete_method)
+    ] = None,
     tuning: Annotated[
         bool, typer.Option("--tuning", help="Run on the targets that are for tuning settings and are not reported.")
     ] = False,
     preset: Annotated[
-        str | None, typer.Option("--preset", help="paper: its settings in place of the file's, in every stage.")
+        str | None,
+        typer.Option(
+            "--preset",
+            help="paper: its settings in place of the file's, in every stage.",
+            autocompletion=among(get_args(PresetName)),
+        ),
     ] = None,
     jobs: Jobs = None,
     on: On = "local",

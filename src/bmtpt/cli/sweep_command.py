@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bmtpt.cli.completion import complete_method, complete_metric, complete_study, complete_task
 from bmtpt.cli.console import ERR, doing, print_json, say, say_next
 from bmtpt.cli.options import (
     Defaults,
@@ -22,19 +23,30 @@ from bmtpt.cli.options import (
     StudyData,
     StudyFolder,
     StudySources,
-    complete_task,
     execution_of,
 )
 
 
 def sweep(
-    name: Annotated[str, typer.Argument(metavar="FILE|NAME", help="A study's YAML file with a 'sweep', or its name.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|NAME", help="A study's YAML file with a 'sweep', or its name.", autocompletion=complete_study
+        ),
+    ],
     out: StudyFolder,
     trials: Annotated[int, typer.Option("--trials", min=1, help="How many there should be in the end.")] = 20,
     metric: Annotated[
-        str, typer.Option("--metric", help="Score, averaged over the tuning targets, shots and seeds.")
+        str,
+        typer.Option(
+            "--metric",
+            help="Score, averaged over the tuning targets, shots and seeds.",
+            autocompletion=complete_metric,
+        ),
     ] = "nll",
-    method: Annotated[str, typer.Option("--method", help="Whose settings are searched.")] = "bmtpt",
+    method: Annotated[
+        str, typer.Option("--method", help="Whose settings are searched.", autocompletion=complete_method)
+    ] = "bmtpt",
     seed: Annotated[
         int, typer.Option("--seed", min=0, help="Of the search: the same one tries the same settings.")
     ] = 0,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from bmtpt.cli.completion import complete_method, complete_metric, complete_task
 from bmtpt.cli.console import show_table, show_verdict
 from bmtpt.cli.options import Json
 from bmtpt.report.table import Table, to_markdown
@@ -22,6 +23,7 @@ def table(
             "--method",
             help="The method, or one variant such as 'bmtpt\\[particles=7]', that is compared. "
             "\\[default: bmtpt, or svgd where there are no prompts]",
+            autocompletion=complete_method,
         ),
     ] = None,
     metric: Annotated[
@@ -29,12 +31,16 @@ def table(
         typer.Option(
             "--metric",
             help="In place of the headline ones: nll, ece, spread, …; or a cost: seconds, steps, kept_bytes, …",
+            autocompletion=complete_metric,
         ),
     ] = None,
     shots: Annotated[
         int | None, typer.Option("--shots", min=1, help="Only the lines with this many training examples.")
     ] = None,
-    targets: Annotated[list[str] | None, typer.Option("--target", help="Only the lines of these targets.")] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="Only the lines of these targets.", autocompletion=complete_task),
+    ] = None,
     source_stages: Annotated[
         int | None,
         typer.Option(
@@ -51,7 +57,11 @@ def table(
     ] = False,
     floors: Annotated[
         list[str] | None,
-        typer.Option("--floor", help="Only whether --method is on a target more than a standard error under this one."),
+        typer.Option(
+            "--floor",
+            help="Only whether --method is on a target more than a standard error under this one.",
+            autocompletion=complete_method,
+        ),
     ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Show published scores next to these, with what limits the comparison.")

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from bmtpt.cli.completion import complete_backbone, complete_data, complete_task
 from bmtpt.cli.console import columns, print_json, say, show_fact
-from bmtpt.cli.options import Data, Json, complete_task
+from bmtpt.cli.options import Data, Json
 from bmtpt.errors import SettingsError
 from bmtpt.report.terminal import folded
 
@@ -44,7 +45,9 @@ def show_task(
     ],
     rows: Annotated[int, typer.Option("--rows", min=1, help="Examples to print.")] = 3,
     data: Data = "hub",
-    backbone: Annotated[str, typer.Option("--backbone", help="Whose tokenizer counts tokens.")] = "offline",
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Whose tokenizer counts tokens.", autocompletion=complete_backbone)
+    ] = "offline",
 ) -> None:
     """Print a task's text-to-text examples and the percentiles of their length in tokens."""
     from bmtpt.backbone.model.load import load_tokenizer
@@ -64,8 +67,14 @@ def show_task(
 
 def check_task(
     file: Annotated[Path, typer.Argument(help="A task's YAML file.")],
-    data: Annotated[str | None, typer.Option("--data", help="hub, offline or a folder, if not its own files.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Also count tokens, with its tokenizer.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="hub, offline or a folder, if not its own files.", autocompletion=complete_data),
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", help="Also count tokens, with its tokenizer.", autocompletion=complete_backbone),
+    ] = None,
 ) -> None:
     """Validate a task file and every row it leads to; count the rows of each label in each part."""
     from bmtpt.backbone.model.load import load_tokenizer
