@@ -138,9 +138,8 @@ def test_with_reduce_fast_gradients_differ_by_no_more_than_rounding(engine, rank
         assert all(torch.equal(found[f"{engine}, fast"][call][1], gradient) for found in ranks[1])
 
 
-# T5's decoder blocks each add up what reaches the encoder's states before the blocks are added: another order.
 @pytest.mark.parametrize(
-    ("name", "like", "most"), [("sharded", "sharded", 5e-7), ("sharded causal", "generic causal", 3e-7)]
+    ("name", "like", "most"), [("sharded", "sharded", 0.0), ("sharded causal", "generic causal", 1e-7)]
 )
 def test_with_spread_weights_losses_have_the_bits_of_one_process_and_gradients_do_to_rounding(
     name, like, most, ranks, alone
@@ -150,7 +149,7 @@ def test_with_spread_weights_losses_have_the_bits_of_one_process_and_gradients_d
         assert all(equal(found[name][call], wanted[call]) for call in ("losses", "readings", "texts"))
         for call in ("gradients", "of choices", "of own prompts"):
             assert torch.equal(found[name][call][0], wanted[call][0])
-            assert difference(found[name][call][1], wanted[call][1]) < most
+            assert difference(found[name][call][1], wanted[call][1]) <= most
 
 
 def test_a_rank_keeps_its_share_of_spread_weights_alone(ranks):

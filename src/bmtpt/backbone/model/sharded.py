@@ -32,4 +32,25 @@ def spread_weights(model: Any, name: str, ranks: Ranks, device: torch.device) ->
     for block in blocks:
         # Each is the root of itself, and a root would by default keep its weights gathered after a forward pass.
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
+        _keep_order_of_sums(block)
     model.to(device)
+
+
+def _keep_order_of_sums(block: Any) -> None:
+    """Let FSDP see a block's first input alone, so that gradients are added up in the order that they have without it.
+
+    It makes each input that it sees a node of the graph. What every block of a decoder reads from the encoder would then be
+    summed block by block, and no longer use by use.
+    """
+    kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def hide(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        kept.append((inputs[1:], named))
+        return inputs[:1], {}
+
+    def show(_: Any, inputs: tuple[Any, ...], __: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        rest, named = kept.pop()
+        return (*inputs, *rest), named
+
+    block.register_forward_pre_hook(hide, prepend=True, with_kwargs=True)
+    block.register_forward_pre_hook(show, with_kwargs=True)
