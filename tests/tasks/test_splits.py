@@ -7,14 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.stats import binom
 
 from bmtpt.errors import DataError
 from bmtpt.tasks import SplitLimits, builtin_tasks, few_shot, load_task
 from bmtpt.tasks.sources import Rows
-from bmtpt.tasks.splits import cut_in_three, halve, hold_out, limit, split_rows, together
+from bmtpt.tasks.splits import cut_in_three, halve, hold_out, limit, split_rows
 from bmtpt.types import Draw, Example
 
 
@@ -181,14 +179,3 @@ def test_examples_without_labels_are_drawn_at_random():
 def test_shots_that_cannot_be_drawn_are_refused(shots):
     with pytest.raises(DataError, match="1 to 10 shots"):
         few_shot(labelled(5, 5), shots, 0)
-
-
-@given(keys=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=30))
-def test_what_shares_a_key_stays_together_and_nothing_else(keys):
-    units = together(*zip(*keys, strict=True))
-    assert sorted(i for unit in units for i in unit) == list(range(len(keys)))
-    assert [unit[0] for unit in units] == sorted(unit[0] for unit in units)
-    links = coo_array(([1] * len(keys), ([a for a, _ in keys], [10 + b for _, b in keys])), shape=(20, 20))
-    _, component = connected_components(links, directed=False)
-    assert len({component[a] for a, _ in keys}) == len(units)
-    assert all(len({component[keys[i][0]] for i in unit}) == 1 for unit in units)

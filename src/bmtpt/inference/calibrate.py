@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,8 +17,8 @@ from bmtpt.posterior.readout import Labelled, Readout, Texts, Widths, read_out
 from bmtpt.posterior.temperature import fit_temperature, log_shares
 from bmtpt.settings import AdaptSettings
 from bmtpt.tasks.metrics import calibration
-from bmtpt.tasks.splits import together
 from bmtpt.tasks.tokens import Tokenised, epoch_rows
+from bmtpt.tasks.units import together
 
 ROWS = 1024
 """Rows that a readout or a temperature is fitted to at most: more would hardly move it, and the fit takes seconds."""
@@ -141,9 +142,11 @@ def _drawn(rows: range, seed: int, most: int | None = None) -> list[int]:
 
 def _folds(texts: Sequence[str], seed: int) -> list[list[int]]:
     """Divide positions into at most `FOLDS` parts; those of one text stay together."""
-    units = together(texts)
-    order = epoch_rows(len(units), len(units), 0, seed=seed, task=0)
-    return [[i for unit in order[k::FOLDS] for i in units[unit]] for k in range(min(FOLDS, len(units)))]
+    unit = together(texts)
+    count = int(unit.max()) + 1
+    order = epoch_rows(count, count, 0, seed=seed, task=0)
+    members = [np.flatnonzero(unit == each).tolist() for each in range(count)]
+    return [[i for each in order[k::FOLDS] for i in members[each]] for k in range(min(FOLDS, count))]
 
 
 def _know(

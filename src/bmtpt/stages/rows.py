@@ -13,8 +13,9 @@ from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.tasks import TaskData, TaskSpec, few_shot, splits
 from bmtpt.tasks.examples import picked, text_key
 from bmtpt.tasks.orders import by_chance
-from bmtpt.tasks.splits import divide, stretches, together
+from bmtpt.tasks.splits import stretches
 from bmtpt.tasks.tokens import Streamed, Tokenised, TrainingRows, tokenise, training_rows, unknown_words
+from bmtpt.tasks.units import divide, together
 from bmtpt.types import Example
 
 log = logging.getLogger("bmtpt")
@@ -211,10 +212,9 @@ def divided(examples: Sequence[Example], share: float, seed: int) -> tuple[Seque
     if len(examples) > splits.LARGE:
         chosen: Sequence[Sequence[int]] = by_chance(map(text_key, examples), len(examples), share, seed)
     else:
-        keys, labels = zip(*((text_key(example), example.label) for example in examples), strict=True)
-        units = together(keys)
         count = min(len(examples) - 1, max(1, round(share * len(examples))))
-        chosen = divide(units, [labels[unit[0]] for unit in units], count, seed)
+        unit = together(map(text_key, examples))
+        chosen = [part.tolist() for part in divide(unit, (each.label for each in examples), count, seed)]
     first, second = (picked(examples, positions) for positions in chosen)
     return first, second
 

@@ -7,8 +7,8 @@ ATTEMPT, MPT and DePT halve small validation sets and hold 1,000 training rows o
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -99,18 +99,19 @@ def split_table(spec: TaskSpec, rows: Rows, seed: int) -> Parts:
     if spec.split == "none":
         return _all(rows), Part(rows, ()), Part(rows, ())
     columns = placeholders(spec.text)
-    if len(rows) > LARGE:  # enough for each label to be in proportion by chance, and too many texts to remember
-        from bmtpt.tasks.orders import by_chance
+    from bmtpt.tasks.orders import Chosen, by_chance
+    from bmtpt.tasks.units import divide, together
 
+    if len(rows) > LARGE:  # enough for each label to be in proportion by chance, and too many texts to compare
         kept = [spec.group] if spec.group else columns
         train, test = by_chance((_cells(row, kept) for row in rows.each()), len(rows), TEST_SHARE, seed)
         return Part(rows, train), Part(rows, ()), Part(rows, test)
-    table = list(rows.each())
-    texts = [_cells(row, columns) for row in table]
-    units = together(texts, [str(row.get(spec.group)) for row in table]) if spec.group else together(texts)
-    labels = [label_key(table[unit[0]].get(spec.label)) if spec.labels else "" for unit in units]
-    first, second = divide(units, labels, round(TEST_SHARE * len(table)), seed)
-    return Part(rows, sorted(first)), Part(rows, ()), Part(rows, sorted(second))
+    texts = (_cells(row, columns) for row in rows.each())
+    groups = [(str(row.get(spec.group)) for row in rows.each())] if spec.group else []
+    labels = (label_key(row.get(spec.label)) if spec.labels else "" for row in rows.each())
+    first, second = divide(together(texts, *groups), labels, round(TEST_SHARE * len(rows)), seed)
+    train, test = Chosen.of([first], len(rows)), Chosen.of([second], len(rows))
+    return Part(rows, train), Part(rows, ()), Part(rows, test)
 
 
 def _cells(row: Row, columns: Sequence[str]) -> tuple[str, ...]:
@@ -137,30 +138,6 @@ def part_of(spec: TaskSpec, row: Row) -> str:
     return part
 
 
-def together(*keys: Sequence[Hashable]) -> list[list[int]]:
-    """Return the positions that stay together, in order: those that share a key, directly or through others.
-
-    >>> together(["a", "b", "a", "c"], [1, 2, 3, 3])
-    [[0, 2, 3], [1]]
-    """
-    unit = list(range(len(keys[0])))  # of each position, the first that it is known to belong to
-
-    def first(i: int) -> int:
-        while unit[i] != i:
-            unit[i] = i = unit[unit[i]]
-        return i
-
-    for column in keys:
-        seen: dict[Hashable, int] = {}
-        for i, key in enumerate(column):
-            one, other = first(seen.setdefault(key, i)), first(i)
-            unit[max(one, other)] = min(one, other)
-    found: dict[int, list[int]] = defaultdict(list)
-    for i in range(len(unit)):
-        found[first(i)].append(i)
-    return list(found.values())
-
-
 def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Parts:
     """Use each file as the part it is named for, or apply ``halve`` or ``hold_out`` to train and validation."""
     if "train" not in found:
@@ -169,41 +146,6 @@ def split_files(spec: TaskSpec, found: Mapping[PartName, Rows], seed: int) -> Pa
         return split_rows(spec, [found.get(part) for part in SPLIT_NAMES[spec.split]], seed)
     nothing = Part(next(iter(found.values())), ())
     return tuple(_all(found[part]) if part in found else nothing for part in PARTS)
-
-
-def divide(
-    units: Sequence[Sequence[int]], labels: Sequence[Hashable], count: int, seed: int
-) -> tuple[list[int], list[int]]:
-    """Divide rows in two, each with the labels in about their proportions, and the rows of a unit in the same part.
-
-    Args:
-        units: Rows that stay together (`together`).
-        labels: Label of each unit.
-        count: Most rows of the second part; of two units or more, one goes there however many rows it has.
-        seed: Seed of the order.
-    """
-    first, second = list[int](), list[int]()
-    left = count
-    for unit in reversed(_spread(labels, seed)):
-        takes = len(units[unit]) <= left
-        (second if takes else first).append(unit)
-        left -= len(units[unit]) if takes else 0
-    if count and not second and len(first) > 1:
-        second.append(first.pop(0))
-    one, other = ([i for unit in reversed(part) for i in units[unit]] for part in (first, second))
-    return one, other
-
-
-def _spread(labels: Sequence[Hashable], seed: int) -> list[int]:
-    """Return positions in a random order of which every stretch holds the labels in about their proportions."""
-    shuffled = permutation(len(labels), seed)
-    sizes = Counter(labels)
-    seen: Counter[Hashable] = Counter()
-    depth = {}  # how far into its own label each one is, from 0 to 1: sorted by it, every stretch is proportional
-    for i in shuffled:
-        depth[i] = (seen[labels[i]] + 0.5) / sizes[labels[i]]
-        seen[labels[i]] += 1
-    return sorted(shuffled, key=depth.__getitem__)
 
 
 def halve(validation: Rows, seed: int) -> tuple[Part, Part]:

@@ -39,8 +39,8 @@ def spread_weights(model: Any, name: str, ranks: Ranks, device: torch.device) ->
 def _keep_order_of_sums(block: Any) -> None:
     """Let FSDP see a block's first input alone, so that gradients are added up in the order that they have without it.
 
-    It makes each input that it sees a node of the graph. What every block of a decoder reads from the encoder would then be
-    summed block by block, and no longer use by use.
+    It makes each input that it sees a node of the graph. What every block of a decoder reads from the encoder would
+    then be summed block by block, and no longer use by use.
     """
     kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
