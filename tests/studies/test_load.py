@@ -27,6 +27,7 @@ OURS = {
     "few-labels-parts",
     "headroom",
     "multi-target",
+    "offline-posterior",
     "start",
     "sweep",
     "tuning",
@@ -65,7 +66,8 @@ def test_a_study_lays_its_values_over_what_it_extends_and_a_scale_over_both(tmp_
 def test_studies_that_were_run_with_balanced_draws_keep_them(name):
     others = (LIBRARY.parent / f"{name}.yaml", Path(__file__).parents[2] / "studies" / f"{name}.yaml")
     path = next((path for path in others if path.exists()), None) or find_study(name)
-    assert load_study(path).adapt.draw == ("random" if name.startswith("few-labels") else "balanced")
+    at_random = ("few-labels", "offline-posterior")
+    assert load_study(path).adapt.draw == ("random" if name.startswith(at_random) else "balanced")
 
 
 def test_what_the_caller_gives_goes_over_the_scale(tmp_path):

@@ -1,6 +1,7 @@
 """Posteriors and prompts on the Hugging Face hub: a repository is an artifact's folder, with a README of its card.
 
-`hub:user/name`, or `hub:user/name@revision`, stands for a folder wherever an artifact is read.
+`hub:user/name`, or `hub:user/name@revision`, stands for a folder wherever an artifact is read, and so does the name of
+a posterior that the package brings (`published`).
 """
 
 from __future__ import annotations
@@ -18,14 +19,24 @@ from bmtpt.hub import hub_or_cache
 PREFIX = "hub:"
 README = "README.md"
 LIBRARY = "bmtpt"
+PUBLISHED = Path(__file__).with_name("published")
+
+
+def published() -> tuple[str, ...]:
+    """Return the names of the posteriors that the package brings: those of their backbones."""
+    return tuple(sorted(place.name for place in PUBLISHED.iterdir() if (place / CARD).is_file()))
 
 
 def local(folder: str | Path) -> Path:
     """Return a folder as it is, or, of a name on the hub, the folder in the hub's cache that holds its files.
 
+    A name in `published` stands for that posterior's folder, unless a folder of that name is there.
+
     Raises:
         ArtifactError: The hub has no such repository or revision, or does not answer.
     """
+    if str(folder) in published() and not Path(folder).exists():
+        return PUBLISHED / folder
     if not on_hub(folder):
         return Path(folder)
     name, _, revision = str(folder).removeprefix(PREFIX).partition("@")
