@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ TEXTS = ["the film is good .", "anna sees the dog .", "where is ben ?", "positiv
 WORDS = ["<pad>", "</s>", "<unk>", *OTHER, *GOOD, *BAD, *THINGS, *VERBS, *NAMES, *PLACES, *".,:;?!-'"]
 
 
-def write_t5(folder: Path) -> Path:
+def write_t5(folder: Path, words: Sequence[str] = WORDS) -> Path:
     """Write what `from_pretrained` loads: a T5 v1.1 with an untied head, and a tokenizer (pad 0, end 1, unknown 2)."""
     import torch
     from safetensors.torch import save_file
@@ -92,7 +92,7 @@ def write_t5(folder: Path) -> Path:
     # Written by hand: save_pretrained would note tie_word_embeddings as true, unlike the folders on the hub.
     save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(TINY_T5, indent=2))
-    _write_tokenizer(folder)
+    _write_tokenizer(folder, words)
     return folder
 
 
@@ -172,11 +172,11 @@ def write_tasks(folder: Path) -> Path:
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def _write_tokenizer(folder: Path, vocabulary: Sequence[str]) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="<unk>"))
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     # As T5: special tokens means one end of sequence and nothing else.
     words.post_processor = processors.TemplateProcessing(

@@ -1,12 +1,20 @@
-"""Documents that cannot rot: what they point at exists, and the defaults they state are the real ones."""
+"""Documents that cannot rot: what they point at exists, and the defaults they state are the real ones.
+
+The root's `conftest.py` runs their blocks; here is the list of what it leaves out.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+
+from bmtpt.cli import app
+from reader import LEFT_OUT, is_left_out, statements
 
 ROOT = Path(__file__).parents[1]
 METHOD = ROOT / "docs" / "method.md"
@@ -16,6 +24,8 @@ STATED_DEFAULT = re.compile(r"^\| `([\w/]+\.py)::([\w.]+)` \| (.+?) \|", re.MULT
 SETTINGS = METHOD.read_text(encoding="utf-8").partition("## Settings")[2]
 LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+COMMANDS = typer.main.get_command(app)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # NAME in a path stands for the name of what is added.
 FOUND = set(re.findall(r"`((?:src|tests|docs)/[\w/.]+)`", CONTRIBUTING))
 CONTRIBUTOR_PATHS = sorted(path for path in FOUND if "NAME" not in path)
@@ -72,6 +82,49 @@ def test_links_inside_the_repository_resolve(document):
 @pytest.mark.parametrize("path", CONTRIBUTOR_PATHS)
 def test_a_file_that_contributors_are_sent_to_exists(path):
     assert (ROOT / path).exists()
+
+
+def console(document: Path) -> list[str]:
+    """Return the statements of a document's console blocks."""
+    blocks = BLOCK.findall(document.read_text(encoding="utf-8"))
+    return [statement for language, code in blocks if language == "sh" for statement in statements(code)]
+
+
+def understood(statement: str) -> bool:
+    """Tell whether `bmtpt` takes a command line: there is the command, with these options."""
+    _, *words = shlex.split(statement, comments=True)
+    command = COMMANDS
+    while group := getattr(command, "commands", None):
+        command = group[words.pop(0)]
+    return command.make_context(command.name, words) is not None
+
+
+def test_the_blocks_of_the_documents_are_run_but_for_these():
+    left_out = {page: [each for each in console(ROOT / page) if is_left_out(page, each)] for page in LEFT_OUT}
+    unused = {(page, start) for page in LEFT_OUT for start in LEFT_OUT[page]}
+    unused -= {(page, start) for page, start in unused if any(each.startswith(start) for each in left_out[page])}
+    assert unused == set()
+    # A new statement that is not run changes a number here on purpose, or gets a reader's test.
+    assert {page: len(found) for page, found in left_out.items()} == {
+        "README.md": 2, "docs/index.md": 2, "docs/neighbours.md": 3, "docs/performance.md": 3, "docs/reliability.md": 5, "docs/scaling.md": 7,
+        "docs/serve-container.md": 8, "docs/serve-your-tasks.md": 1, "docs/serve.md": 1, "docs/studies.md": 10,
+        "docs/usage.md": 6,
+    }  # fmt: skip
+
+
+def test_a_command_that_no_test_runs_is_understood():
+    results = [each for page in (ROOT / "docs" / "results").glob("*.md") for each in console(page)]
+    left_out = [each for page in LEFT_OUT for each in console(ROOT / page) if is_left_out(page, each)]
+    ours = [each for each in results + left_out if each.startswith("bmtpt ")]
+    assert len(ours) > 50
+    assert [each for each in ours if not understood(each)] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_is_in_a_language_whose_blocks_are_run_or_are_no_code(document):
+    text = document.read_text(encoding="utf-8")
+    assert {language for language, _ in BLOCK.findall(text)} <= {"python", "sh", "yaml", "json", "text"}
+    assert text.count("\n```") == 2 * len(BLOCK.findall(text))
 
 
 def test_a_stale_name_and_a_dead_link_would_be_found(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -274,25 +273,6 @@ def test_rows_left_open_come_from_the_wheel_with_the_offline_backbone_only(tiny_
     ):  # fmt: skip
         bmtpt.task(name, data).data(backbone)
     assert asked == [("sst2", "offline"), ("sst2", "hub"), ("qqp", "hub"), ("sst2", "folder")]
-
-
-def test_the_librarys_page_runs(tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder):
-    page = (Path(__file__).parents[2] / "docs" / "library.md").read_text(encoding="utf-8")
-    code = page.split("```python\n")[1].split("```")[0]
-    few = "steps=4, evaluate_every=2"
-    sources = f'["{tiny_task_folder}/sentiment.yaml"], prompt_length=4, init_steps=1, {few}'
-    ours = {
-        '"offline"': f'"{tiny_t5_folder}"',
-        '[bmtpt.task("sst2"), bmtpt.task("mrpc"), bmtpt.task("boolq")]': sources,
-        "shots=32": f"shots=32, {few}",
-    }
-    for theirs, tiny in ours.items():
-        assert code.count(theirs) == 1
-        code = code.replace(theirs, tiny)
-    monkeypatch.chdir(tmp_path)
-    TABLE.to_csv("tickets.csv", index=False)
-    exec(compile(code, "library.md", "exec"), {})
-    assert Path("tickets", "card.json").is_file()
 
 
 def test_a_wrong_setting_of_a_settings_object_is_one_sentence():

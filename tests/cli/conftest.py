@@ -8,40 +8,14 @@ Fixtures:
 
 from __future__ import annotations
 
-import io
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
-from unittest.mock import patch
 
 import pytest
 
-
-class Ran(NamedTuple):
-    code: int
-    out: str
-    err: str
-
+from in_process import Ran, run_command
 
 Command = Callable[..., Ran]
-
-
-def run_command(*arguments: str | Path, stdin: str | bytes = "") -> Ran:
-    from bmtpt.cli import main
-
-    out, err = io.StringIO(), io.StringIO()
-    words = ["bmtpt", *map(str, arguments)]
-    code: object = 0
-    given = io.TextIOWrapper(io.BytesIO(stdin if isinstance(stdin, bytes) else stdin.encode()))
-    with redirect_stdout(out), redirect_stderr(err), patch.multiple(sys, argv=words, stdin=given):
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-    assert isinstance(code, int)
-    return Ran(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TASKS = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
 HEAVY = {"torch", "transformers", "datasets", "sklearn", "scipy", "matplotlib", "pyarrow", "numpy", "safetensors"}
 
 
@@ -428,56 +427,6 @@ def test_a_study_runs_once_and_prints_the_same_table_when_it_is_asked_again(
 
 
 # The documents
-
-
-def test_the_commands_of_the_tasks_page_run_in_their_order(
-    bmtpt, tmp_path, monkeypatch, tiny_t5_folder, tiny_task_folder
-):
-    pytest.importorskip("peft")
-    monkeypatch.chdir(tmp_path)
-    teams = ["positive", "negative", "neutral"]  # the tiny tokenizer does not know the page's words
-    known = f"[{', '.join(teams)}]"
-    Path("tickets.yaml").write_text(block(TASKS, "yaml", "name: tickets").replace("[billing, technical, other]", known))
-    rows = [f"subject {i},the text of {teams[i % 3]},{teams[i % 3]}\n" for i in range(60)]
-    Path("tickets.csv").write_text("subject,body,team\n" + "".join(rows))
-    Path("rows.jsonl").write_text('{"subject": "good", "body": "the film ."}\n')
-    ours = {
-        "google/flan-t5-base": str(tiny_t5_folder),
-        "sst2": f"{tiny_task_folder}/sentiment.yaml",
-        "mrpc": f"{tiny_task_folder}/pairs.yaml",
-        "qnli": f"{tiny_task_folder}/answers.yaml",
-    }
-    quick = {"learn": ["--steps", "2", "--prompt-length", "4"], "adapt": ["--steps", "2"]}
-    done = []
-    for line in block(TASKS, "sh", "bmtpt learn").splitlines():
-        _, command, *words = shlex.split(line, comments=True)
-        ran = bmtpt(command, *(ours.get(word, word) for word in words), *quick.get(command, []))
-        assert ran.code == 0, f"{line}\n{ran.err}"
-        done.append(command)
-    assert done == ["tasks", "headroom", "learn", "adapt", "evaluate", "predict", "report", "inspect", "export"]
-    assert (tmp_path / "tickets-peft" / "adapter_config.json").is_file()
-
-
-def test_the_commands_of_the_readme_are_among_those_of_the_tasks_page():
-    tried = {re.sub(r" +#.*", "", line).strip() for line in block(TASKS, "sh", "bmtpt learn").splitlines()}
-    shown = {re.sub(r" +#.*", "", line).strip() for line in block(README, "sh", "bmtpt learn").splitlines()}
-    assert {line for line in shown if not line.startswith("bmtpt serve")} <= tried  # a server: tests/serve
-
-
-def test_the_python_of_the_readme_runs(capsys, tiny_t5_folder, tiny_task_folder):
-    code = block(README, "python", "import bmtpt")
-    small = {
-        'Backbone.from_pretrained("offline")': f"Backbone.from_pretrained({str(tiny_t5_folder)!r})",
-        '("sst2", "mrpc", "boolq")': repr(tuple(f"{tiny_task_folder}/{name}.yaml" for name in ("sentiment", "pairs"))),
-        'adapt("cb"': f"adapt({f'{tiny_task_folder}/answers.yaml'!r}",
-        "prompt_length=20, steps=100": "prompt_length=4, steps=2",
-        "shots=16": "shots=16, steps=2",
-    }
-    for theirs, ours in small.items():
-        assert code.count(theirs) == 1
-        code = code.replace(theirs, ours)
-    exec(compile(code, "README.md", "exec"), {})
-    assert re.fullmatch(r"\{'f1': [\d.]+, 'em': [\d.]+\}\n", capsys.readouterr().out)
 
 
 def test_every_public_name_can_be_called_however_often_it_is_looked_up():
