@@ -6,7 +6,7 @@
   its vocabulary, and every data set to a few made-up rows in its columns and labels.
 - A training run takes two steps, whatever the block says; nothing else of a block is changed.
 - `bmtpt serve` starts a real server at a free port, to which requests to 127.0.0.1:8000 lead from then on.
-- The folder holds what a page speaks of: a CSV and its task, result lines of studies, trained prompts (`HAVING_PROMPTS`).
+- The folder holds what a page speaks of: a CSV and its task, lines of studies, trained prompts (`HAVING_PROMPTS`).
 
 So a block is shown to run, and not to score what the page says: figures come from committed result lines.
 """
@@ -36,7 +36,7 @@ SHOWN_PORT = 8000
 """Of every address in the documents."""
 LABELS = ("billing", "technical", "delivery", "other", "not_entailment", "not_equivalent")
 """Label words of the documents that the tiny model does not know."""
-HAVING_PROMPTS = ("docs/serve.md", "docs/neighbours.md")
+HAVING_PROMPTS = tuple(f"docs/{name}.md" for name in ("choosing", "faq", "neighbours", "serve"))
 """Pages whose reader has learned a posterior and made prompts on an earlier one."""
 TASK = re.compile(r"```yaml\n# (tickets\.yaml)\n(.*?)```", re.DOTALL)
 
@@ -47,11 +47,15 @@ VLLM = "needs a decoder-only prompt and a server; tests/artifacts has both in mi
 RANKS = "starts several processes; tests/parallel does so with the tiny model"
 LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     "README.md": {"make quickstart": MAKES, "make test": MAKES},
+    "docs/compare.md": {"bmtpt study": MINUTES, "bmtpt table": "reads what the study writes"},
     "docs/index.md": {
         "pip install": "changes the environment; tests/test_release.py installs the wheel",
         "bmtpt quickstart": "tests/cli/test_quickstart.py runs it with tiny sizes",
     },
-    "docs/neighbours.md": {"bmtpt export prompts/tickets --to vllm": VLLM, "vllm serve": VLLM, "python tickets-vllm/": VLLM},
+    "docs/neighbours.md": {
+        "bmtpt export prompts/tickets --to vllm": VLLM, "vllm": VLLM, "python tickets-vllm": VLLM, "pip install": MAKES,
+        "bmtpt adapt": "tests/train/test_trackers.py tracks a run", "tensorboard": "a server without end",
+    },
     "docs/performance.md": {"pip download": MINUTES, "python -m pip install": MINUTES, "PYTHONPATH=": MINUTES},
     "docs/reliability.md": {"python benchmarks/": MINUTES},
     "docs/scaling.md": {"torchrun": RANKS, "OMP_NUM_THREADS=1 python": MINUTES, "python benchmarks/": MINUTES},
@@ -68,6 +72,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
         "bmtpt adapt": "reads what the sweep writes; tests/studies/test_sweep.py does",
     },
     "docs/usage.md": {
+        "bmtpt adapt --posterior offline": "is of the real model; tests/artifacts/test_published.py reads it",
         "bmtpt adapt --posterior hub:": "asks the hub; tests/test_hub_exchange.py has a stand-in",
         "python3 -m venv": MAKES, ".venv/bin/": MAKES,
     },

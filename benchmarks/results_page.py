@@ -1,4 +1,4 @@
-"""Fill docs/results.md and docs/results/*.md from result lines, and draw their pictures and the README's.
+"""Fill docs/{results,compare,choosing}.md and docs/results/*.md from result lines, and draw their pictures.
 
 Between the marks under a block of commands goes what its `bmtpt table` lines print. A picture `plots/results-NAME.svg`
 shows the headline scores of `studies/results/NAME.jsonl`, `plots/results-NAME.MEASURE.svg` a measure, and
@@ -14,6 +14,7 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,13 @@ import pandas as pd
 
 from bmtpt.cli import app
 from bmtpt.report.gain_plot import gain_plot
-from bmtpt.report.lines import by_measure, frame, of_metric, with_source_stages
-from bmtpt.report.names import display_names
+from bmtpt.report.lines import by_measure, frame, of_metric, with_shots, with_source_stages
+from bmtpt.report.names import display_name, display_names, figure
 from bmtpt.report.score_plots import score_plot
+from bmtpt.report.statistics import over_targets
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.table import Table, to_markdown
+from bmtpt.report.tables import mean_and_error
 from bmtpt.results import read_results
 from bmtpt.stages.headroom import Answerer, Headroom
 
@@ -36,21 +39,49 @@ COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what is between the marks under them."""
 NO_LINES = "Being computed."
-OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom|gains) -->\n.*?<!-- /\1 -->", re.DOTALL)
+OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom|gains|comparison) -->\n.*?<!-- /\1 -->", re.DOTALL)
 """Tables of this script."""
 PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
+COMPARED = (
+    "zero_shot",
+    "tfidf_logreg",
+    "encoder_logreg",
+    "sentence_logreg",
+    "bmtpt[steps=0,readout=linear,readout_prior=posterior,unlabelled_rows=64,average=starts]",
+    "pt",
+    "pt[readout=linear,unlabelled_rows=64]",
+    "bmtpt[readout=linear,unlabelled_rows=64]",
+    "attempt[readout=linear,unlabelled_rows=64]",
+    "lora",
+)
+"""What a user would take, among the methods and variants of few-labels."""
+COSTS = {
+    "kept_bytes": ("bytes a task", 1),
+    "seconds": ("seconds to fit, 16 labels", 1),
+    "predict_seconds": ("ms an answer", 1000),
+}
+"""What a task costs: the lines' field, its heading, and the factor to the heading's unit."""
 FIRST_STOP = 30  # two checks, 15 steps apart, without a better loss (paper-fewshot.yaml)
 
 
 def pages() -> list[Path]:
-    """Return the answer page and the page of each study."""
-    return [DOCS / "results.md", *sorted((DOCS / "results").glob("*.md"))]
+    """Return the answer page, the pages that advise by it, and the page of each study."""
+    return [
+        *(DOCS / f"{name}.md" for name in ("results", "compare", "choosing")),
+        *sorted((DOCS / "results").glob("*.md")),
+    ]
 
 
 def filled(page: str) -> str:
     """Return a page with every table printed anew."""
-    made = {"never moved": never_moved, "particle starts": particle_starts, "headroom": headroom, "gains": gains}
+    made = {
+        "never moved": never_moved,
+        "particle starts": particle_starts,
+        "headroom": headroom,
+        "gains": gains,
+        "comparison": comparison,
+    }
     page = BLOCK.sub(_with_tables, page)
     return OWN_BLOCK.sub(lambda block: f"<!-- {block[1]} -->\n\n{made[block[1]]()}\n<!-- /{block[1]} -->", page)
 
@@ -121,6 +152,22 @@ def headroom() -> str:
     readouts = ("4 labels", "16 labels", "64 labels", "all labels")
     header = ("target", "test rows", "constant", "untrained", *readouts, "of", "two standard errors", "labels help")
     return to_markdown(Table(header, tuple(rows)))
+
+
+def comparison() -> str:
+    """Return the table of what each tool gets and costs with few labels: means over the targets of few-labels."""
+    lines = frame(read_results(RESULTS / "few-labels.jsonl"))
+    columns: dict[str, Iterable[str]] = {}
+    for metric, shown in {"accuracy": "accuracy", "nll": "NLL"}.items():
+        for shots in (4, 16):
+            found = over_targets(of_metric(with_shots(lines, shots), metric)).loc[[*COMPARED]]
+            columns[f"{shown}, {shots} labels"] = [mean_and_error(*each, metric) for each in found.to_numpy()]
+    many = with_shots(lines, 16)
+    for cost, (shown, unit) in COSTS.items():
+        found = of_metric(many, cost).groupby("contender")["value"].mean().loc[[*COMPARED]]
+        columns[shown] = [figure(unit * value, cost) for value in found]
+    rows = zip(map(display_name, COMPARED), *columns.values(), strict=True)
+    return to_markdown(Table(("method", *columns), tuple(rows)))
 
 
 def gains() -> str:

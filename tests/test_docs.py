@@ -8,12 +8,14 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import typer
 
 from bmtpt.cli import app
+from bmtpt.studies import load_study
 from reader import LEFT_OUT, is_left_out, statements
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,9 @@ LINK = re.compile(r"\[[^\]]*\]\(([^()\s]+)\)")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 COMMANDS = typer.main.get_command(app)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+MEASURED = re.compile(r"\[−?[\d.]+, −?[\d.]+\]|[\d.]+ ± [\d.]+")
+"""An interval, or a mean with its standard error."""
+ADVICE = ["compare.md", "choosing.md", "faq.md"]
 # NAME in a path stands for the name of what is added.
 FOUND = set(re.findall(r"`((?:src|tests|docs)/[\w/.]+)`", CONTRIBUTING))
 CONTRIBUTOR_PATHS = sorted(path for path in FOUND if "NAME" not in path)
@@ -106,9 +111,9 @@ def test_the_blocks_of_the_documents_are_run_but_for_these():
     assert unused == set()
     # A new statement that is not run changes a number here on purpose, or gets a reader's test.
     assert {page: len(found) for page, found in left_out.items()} == {
-        "README.md": 2, "docs/index.md": 2, "docs/neighbours.md": 3, "docs/performance.md": 3, "docs/reliability.md": 5, "docs/scaling.md": 7,
-        "docs/serve-container.md": 8, "docs/serve-your-tasks.md": 1, "docs/serve.md": 1, "docs/studies.md": 10,
-        "docs/usage.md": 6,
+        "README.md": 2, "docs/compare.md": 2, "docs/index.md": 2, "docs/neighbours.md": 6, "docs/performance.md": 3,
+        "docs/reliability.md": 5, "docs/scaling.md": 7, "docs/serve-container.md": 8, "docs/serve-your-tasks.md": 1,
+        "docs/serve.md": 1, "docs/studies.md": 10, "docs/usage.md": 7,
     }  # fmt: skip
 
 
@@ -118,6 +123,24 @@ def test_a_command_that_no_test_runs_is_understood():
     ours = [each for each in results + left_out if each.startswith("bmtpt ")]
     assert len(ours) > 50
     assert [each for each in ours if not understood(each)] == []
+
+
+def test_the_study_that_a_reader_is_given_is_one(tmp_path):
+    (code,) = [
+        code for language, code in BLOCK.findall((ROOT / "docs" / "compare.md").read_text()) if language == "yaml"
+    ]
+    (tmp_path / "compare.yaml").write_text(code)
+    shutil.copytree(ROOT / "examples" / "tickets", tmp_path, dirs_exist_ok=True)
+    study = load_study(tmp_path / "compare.yaml")
+    assert [contender.label for contender in study.contenders() if contender.reread] == ["pt", "bmtpt"]
+
+
+@pytest.mark.parametrize("page", ADVICE)
+def test_the_figures_of_a_page_that_advises_stand_in_the_results(page):
+    results = "".join(each.read_text(encoding="utf-8") for each in (ROOT / "docs" / "results").glob("*.md"))
+    told = MEASURED.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    assert told
+    assert [figure for figure in told if figure not in results] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
