@@ -75,5 +75,11 @@ def test_a_dumb_terminal_gets_no_escapes():
     assert not ESCAPE.search(on_terminal("tasks", TERM="dumb"))
 
 
+def test_a_command_needs_no_standard_error():
+    closed = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command("tasks")], capture_output=True, text=True)
+    assert closed.returncode == 0
+    assert "sst2: rows " in closed.stdout
+
+
 def test_a_terminal_without_unicode_shows_what_it_can():
     assert "40.1 ? 1.4" in piped("table", LINES.with_name("wording.jsonl"), "--text", PYTHONIOENCODING="ascii")

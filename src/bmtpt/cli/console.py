@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.text import Text
@@ -17,8 +17,14 @@ from rich.text import Text
 from bmtpt.report.table import Table
 from bmtpt.report.terminal import INDENT, fitted, folded
 
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a standard stream is a screen; it is None if it was closed."""
+    return stream is not None and stream.isatty()
+
+
 OUT = Console()
-ERR = Console(stderr=True, force_interactive=None if sys.stderr.isatty() else False)
+ERR = Console(stderr=True, force_interactive=None if is_terminal(sys.stderr) else False)
 """FORCE_COLOR colours a log, but nothing can be redrawn in it."""
 
 WITHOUT_TERMINAL = 80
@@ -40,7 +46,7 @@ def columns() -> int:
 
     Without a terminal they are 80 unless COLUMNS is set, wherever a log or a document is made.
     """
-    return OUT.width if sys.stdout.isatty() or "COLUMNS" in os.environ else WITHOUT_TERMINAL
+    return OUT.width if is_terminal(sys.stdout) or "COLUMNS" in os.environ else WITHOUT_TERMINAL
 
 
 def tell(text: str) -> None:

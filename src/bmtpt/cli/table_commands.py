@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bmtpt.cli.completion import complete_method, complete_metric, complete_task
-from bmtpt.cli.console import show_table, show_verdict
+from bmtpt.cli.console import is_terminal, show_table, show_verdict
 from bmtpt.cli.options import Json
 from bmtpt.report.table import Table, to_markdown
 
@@ -96,7 +96,7 @@ def table(
     if targets:
         lines = on_targets(lines, targets)
     if markdown is None:
-        markdown = not (as_json or sys.stdout.isatty())
+        markdown = not (as_json or is_terminal(sys.stdout))
     show = partial(_show, markdown=markdown, as_json=as_json)
     if published:
         show(published_table(by_measure(lines)[0]))
