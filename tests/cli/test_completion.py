@@ -84,6 +84,14 @@ def test_each_shared_option_with_few_values_completes_to_them():
         assert completed(f"study particles --{option} ") == list(get_args(vocabulary))
 
 
+def test_tasks_and_studies_complete_to_all_that_there_are():
+    from bmtpt.studies import named_studies
+    from bmtpt.tasks import builtin_tasks
+
+    assert completed("learn --source ") == list(builtin_tasks())
+    assert completed("study ") == named_studies()
+
+
 def test_paths_are_left_to_the_shell():
     for line in ("evaluate --prompt pro", "table stu", "report --out x", "predict --prompt p rows"):
         assert completed(line) == []

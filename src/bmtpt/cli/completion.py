@@ -1,6 +1,7 @@
 """What a shell completes: values of options that have few. Other words are paths, which it completes by itself.
 
-It must answer at once, so nothing here loads torch, NumPy or pandas.
+It must answer at once, so nothing here loads torch, NumPy or pandas, and names of files are read from their folders: to
+import what owns them would take as long as the rest.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from bmtpt.report.names import MEASURES, display_names
 
 Completion = Callable[[str], list[str]]
 
-LIBRARY = Path(__file__).parents[1] / "studies" / "library"
+TASKS = Path(__file__).parents[1] / "tasks"
+STUDIES = Path(__file__).parents[1] / "studies" / "library"
 
 
 def among(values: Iterable[str]) -> Completion:
@@ -27,14 +29,12 @@ def among(values: Iterable[str]) -> Completion:
 
 def complete_task(incomplete: str) -> list[str]:
     """Return the built-in tasks that a word begins."""
-    from bmtpt.tasks.spec import builtin_tasks
-
-    return among(builtin_tasks())(incomplete)
+    return among(sorted(path.stem for path in TASKS.glob("*.yaml")))(incomplete)
 
 
 def complete_study(incomplete: str) -> list[str]:
     """Return the studies of bmtpt that a word begins."""
-    return among(sorted(path.stem for path in LIBRARY.glob("[!_]*.yaml")))(incomplete)
+    return among(sorted(path.stem for path in STUDIES.glob("[!_]*.yaml")))(incomplete)
 
 
 def complete_method(incomplete: str) -> list[str]:
