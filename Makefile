@@ -3,6 +3,7 @@
 # make setup        prepares .venv only
 # make lint         ruff, mypy --strict, direction of imports
 # make site         the pages of docs/ as a site, in build/site
+# make audit        known vulnerabilities of the pinned packages, and their bill of materials in build/bmtpt.cdx.json
 # make clean        removes .venv and what tools left; trained artifacts stay
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup quickstart test lint site clean
+.PHONY: help setup quickstart test lint site audit clean
 .DEFAULT_GOAL := help
 
 help:
@@ -32,6 +33,13 @@ lint: setup
 
 site: setup
 	$(BIN)/zensical build --clean --strict
+
+# Needs pypi.org. --strict: without it, packages that cannot be looked up are skipped in silence.
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install -q pip-audit==2.10.1 cyclonedx-bom==7.5.0
+	build/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+	build/audit/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --output-file build/bmtpt.cdx.json
 
 # pip is used where it has settings of its own (an index, a folder of wheels, constraints), which uv would not read;
 # elsewhere uv if it is on PATH. UV= (empty) and UV=uv overrule that.
