@@ -54,6 +54,7 @@ LEFT_OUT: Mapping[str, Mapping[str, str]] = {
     },
     "docs/neighbours.md": {
         "bmtpt export prompts/tickets --to vllm": VLLM, "vllm": VLLM, "python tickets-vllm": VLLM, "pip install": MAKES,
+        "bmtpt lm-eval": "needs the harness; tests/cli/test_lm_eval_command.py runs it where it is installed",
         "bmtpt adapt": "tests/train/test_trackers.py tracks a run", "tensorboard": "a server without end",
     },
     "docs/performance.md": {"pip download": MINUTES, "python -m pip install": MINUTES, "PYTHONPATH=": MINUTES},

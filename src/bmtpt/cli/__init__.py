@@ -18,6 +18,7 @@ from bmtpt.cli.artifact_commands import evaluate, export, import_, inspect, pred
 from bmtpt.cli.console import log_shown
 from bmtpt.cli.headroom_command import headroom
 from bmtpt.cli.hub_commands import pull, push
+from bmtpt.cli.lm_eval_command import export_task, lm_eval
 from bmtpt.cli.quickstart_command import quickstart
 from bmtpt.cli.ranked import complain, one_voice
 from bmtpt.cli.serve_command import serve
@@ -45,6 +46,7 @@ COMMANDS: Commands = {
     "inspect": (inspect, "bmtpt inspect post --tokens 5"),
     "export": (export, "bmtpt export prompts/sst2 --to peft --out sst2-peft"),
     "import": (import_, "bmtpt import sst2-peft --task sst2 --backbone offline --out imported/sst2"),
+    "lm-eval": (lm_eval, "bmtpt lm-eval --prompt prompts/sst2 --data offline"),
     "push": (push, "bmtpt push prompts/sst2 my-name/sst2-prompt"),
     "pull": (pull, "bmtpt pull my-name/sst2-prompt --out pulled/sst2"),
     "report": (report, "bmtpt report post prompts/sst2 --out report.html"),
@@ -57,6 +59,7 @@ COMMANDS: Commands = {
 TASK_COMMANDS: Commands = {
     "show": (show_task, "bmtpt tasks show sst2 --rows 3 --data offline"),
     "check": (check_task, "bmtpt tasks check tickets.yaml"),
+    "export": (export_task, "bmtpt tasks export sst2 --data offline --out harness-tasks"),
 }
 
 
