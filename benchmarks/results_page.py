@@ -186,7 +186,7 @@ def picture(name: str, measure: str = "") -> str:
     with style():
         if measure == "gains":
             return as_file(gain_plot([groups[0], of_metric(lines, "nll")], said(name, "--gains --method '([^']+)'")))
-        return as_file(score_plot(next(group for group in groups if measure in ("", group.metric.iloc[0]))))
+        return as_file(score_plot(next(group for group in groups if measure in ("", group.metric.iloc[0]))).svg)
 
 
 def source_stages(name: str) -> int | None:

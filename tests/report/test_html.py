@@ -14,7 +14,8 @@ from safetensors.numpy import save
 
 from bmtpt.errors import ArtifactError
 from bmtpt.report.html import write_report
-from bmtpt.report.training_plots import Series, principal_components, thin
+from bmtpt.report.prompt_maps import principal_components
+from bmtpt.report.training_plots import Series, thin
 from bmtpt.results import Result, append_results
 from bmtpt.sealed import sealed_line
 
@@ -59,7 +60,7 @@ def test_nothing_is_fetched_from_anywhere(page_text):
 
 def test_a_task_called_script_is_only_a_text(page_text):
     page = Page(page_text)
-    assert "script" not in {tag for tag, _ in page.tags}
+    assert [tag for tag, _ in page.tags].count("script") == 1  # ours
     assert "b" not in {tag for tag, _ in page.tags}  # from the logged warning
     assert any("<script>alert(1)</script>" in text for text in page.texts)
 
@@ -106,7 +107,8 @@ def test_an_attack_in_any_field_of_a_run_or_a_result_line_is_only_a_text(run_fol
     page = Page(write_report([folder], tmp_path / "r.html").read_text(encoding="utf-8"))
     tags = [(tag, attributes) for tag, attributes in page.tags]
     assert all(attributes["xlink:href"].startswith("data:image/png") for tag, attributes in tags if tag == "image")
-    assert {tag for tag, _ in tags}.isdisjoint({"img", "script", "iframe", "object", "embed", "form", "link"})
+    assert {tag for tag, _ in tags}.isdisjoint({"img", "iframe", "object", "embed", "form", "link"})
+    assert [tag for tag, _ in tags].count("script") == 1
     assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
     shown = [text for text in page.texts if ATTACK[:20] in text]
     assert len(shown) > 20
@@ -122,7 +124,7 @@ def test_text_that_cannot_be_written_is_refused_where_it_is_read(tmp_path, resul
 
 
 def test_the_numbers_of_the_score_table_are_numpys(page_text, study):
-    rows = {row[0]: row for row in Page(page_text).rows if row}
+    rows = {row[0]: row for row in reversed(Page(page_text).rows) if row}  # the first table
     for target in ("cb", "rte", "paws"):
         for column, method in enumerate(("pt", "spot", "bmtpt"), start=1):
             v = np.array([r.value for r in study if (r.method, r.target) == (method, target)])
@@ -188,10 +190,10 @@ def test_the_starts_of_a_target_are_called_candidates(tmp_path):
 def test_the_same_input_gives_the_same_bytes(run_folder, tmp_path):
     first, second = (write_report([run_folder], tmp_path / name).read_bytes() for name in ("a.html", "b.html"))
     assert first == second
-    assert len(first) < 2_000_000
+    assert len(first) < 1_000_000
 
 
-def test_a_long_run_with_many_tasks_stays_under_two_megabytes(tmp_path):
+def test_a_long_run_with_many_tasks_stays_under_a_megabyte(tmp_path):
     rng = np.random.default_rng(0)
     tasks = [f"task{k}" for k in range(6)]
     lines = [
@@ -201,7 +203,7 @@ def test_a_long_run_with_many_tasks_stays_under_two_megabytes(tmp_path):
     folder = tmp_path / "long"
     folder.mkdir()
     (folder / "events.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
-    assert write_report([folder], tmp_path / "out.html").stat().st_size < 2_000_000
+    assert write_report([folder], tmp_path / "out.html").stat().st_size < 1_000_000
 
 
 def test_a_killed_run_is_reported_up_to_its_last_whole_line(run_folder, tmp_path):

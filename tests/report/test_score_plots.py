@@ -18,7 +18,7 @@ def lines_of(results):
 
 def drawn(results):
     with style():
-        return score_plot(lines_of(results))
+        return score_plot(lines_of(results)).svg
 
 
 def test_scores_are_drawn_over_the_number_that_varies(varied):

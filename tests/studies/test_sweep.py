@@ -220,6 +220,6 @@ def test_the_page_shows_every_trial_next_to_its_figure(tmp_path):
     assert "Best: trial 3 with a mean nll of 1" in page
     assert "it diverged" in page
     assert "<b>" not in page
-    places = [page.index(f'<tr><td class="n">{number}</td>') for number in (3, 0, 1)]
+    places = [page.index(f'<tr><th scope="row">{number}</th>') for number in (3, 0, 1)]
     assert places == sorted(places)
     assert write_sweep_page(tmp_path / "again.html", "tiny", trials, "nll").read_text() == page

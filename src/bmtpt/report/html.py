@@ -1,7 +1,9 @@
-"""One self-contained HTML page about runs and results: no network, no scripts, the same bytes for the same input."""
+"""One self-contained HTML page about runs and results: no network, the same bytes for the same input."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -12,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import ArtifactError, nearest
 from bmtpt.posterior.history import mean_gap_warning, no_gain_warning
-from bmtpt.report import training_plots as plots
-from bmtpt.report.gain_plot import gain_plot
+from bmtpt.report.chart import Chart
+from bmtpt.report.gain_plot import gain_chart
 from bmtpt.report.lines import by_measure, frame, of_metric
 from bmtpt.report.names import MEASURES, contender, direction, display_name, method_and_variant
+from bmtpt.report.particle_plots import gap_plot, heat_maps
+from bmtpt.report.prompt_maps import task_maps
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
 from bmtpt.report.score_plots import difference_plot, score_plot
-from bmtpt.report.statistics import contenders, pairs_to_compare, scores, verdict
+from bmtpt.report.statistics import contenders, scores, verdict
 from bmtpt.report.svg import style
-from bmtpt.report.tables import score_table
+from bmtpt.report.training_plots import POINTS_IN_ALL, diagnostics_curves, loss_curves
 from bmtpt.results import Result
 
 if TYPE_CHECKING:
     import pandas as pd
-    from markupsafe import Markup
 
 JUDGED = "bmtpt"
 """The method that is compared with the others unless another one is named."""
@@ -64,46 +67,47 @@ def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED)
             "template.html",
             studies=[  # a study's scores, with its warnings, and then each of its measures
                 _scores(table, method)
-                | {"gains": None if number else _gains(lines, method), "warnings": [] if number else _no_gain(lines)}
+                | {"gains": [] if number else _gains(lines, method), "warnings": [] if number else _no_gain(lines)}
                 for _, lines in frame(results).groupby(["study", "backbone"], sort=False)
                 for number, table in enumerate(by_measure(lines))
             ],
-            runs=[_run(run) for run in runs],
-            maps=[(_safe(svg), caption) for svg, caption in plots.task_maps(runs)],
+            runs=[_run(run, POINTS_IN_ALL // len(runs)) for run in runs],
+            maps=task_maps(runs),
         )
 
 
 def page(template: str, **values: Any) -> str:
     """Return one of the package's templates with its values."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
+    script = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    seal = "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()  # no other script may run
     loader = PackageLoader("bmtpt.report", "")
     environment = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.get_template(template).render(**values)
+    return environment.get_template(template).render(script={"text": Markup(script), "hash": seal}, **values)
 
 
 def _scores(lines: pd.DataFrame, method: str) -> dict[str, Any]:
     metric = str(lines.metric.iloc[0])
-    pairs = [] if metric in MEASURES else pairs_to_compare(contenders(lines), method)
     return {
         "name": lines.study.iloc[0] + (f": {metric}" if metric in MEASURES else ""),
         "backbone": lines.backbone.iloc[0],
         "sources": ", ".join(dict.fromkeys(name for names in lines.sources for name in names)),
         "verdict": verdict(lines, method),
-        "table": score_table(lines),
-        "scores": _safe(score_plot(lines)),
-        "differences": _safe(difference_plot(lines, pairs)),
+        "scores": score_plot(lines),
+        "differences": None if metric in MEASURES else difference_plot(lines, method),
         "versions": dict(sorted({pair for versions in lines.versions for pair in versions.items()})),
     }
 
 
-def _gains(lines: pd.DataFrame, method: str) -> Markup | None:
+def _gains(lines: pd.DataFrame, method: str) -> list[Chart]:
     """Draw a contender's differences from all others in the headline scores and in NLL, as far as a study has them."""
     tables = [by_measure(lines)[0], *(of_metric(lines, name) for name in {"nll"} & set(lines.metric))]
     ranked = [each for each in tables if direction(each.metric.iloc[0]) and method in set(each.contender)]
-    return _safe(gain_plot(ranked, method)) if ranked else None
+    return [drawn for drawn in (gain_chart(each, method) for each in ranked) if drawn]
 
 
 def _no_gain(lines: pd.DataFrame) -> list[str]:
@@ -127,20 +131,16 @@ def _no_gain(lines: pd.DataFrame) -> list[str]:
 # Runs
 
 
-def _run(run: Run) -> dict[str, Any]:
+def _run(run: Run, points: int) -> dict[str, Any]:
     gaps = run.mean_gaps()
     return {
         "name": run.name,
         "summary": _summary(run),
         "warnings": _warnings(run, gaps),
-        "losses": _safe(plots.loss_curves(run)),
-        "diagnostics": _safe(plots.diagnostics_curves(run)),
-        "heat_maps": _safe(plots.heat_maps(run)),
-        "gaps": [
-            (task, *(f"{value:.3f}".replace("-", "−") for value in row))
-            for task, row in [(k, (m, fmean(o), min(o), max(o), m - fmean(o))) for k, (m, o) in gaps.items()]
-        ],
-        "gap_plot": _safe(plots.gap_plot(gaps) if gaps else None),
+        "losses": loss_curves(run, points),
+        "diagnostics": diagnostics_curves(run),
+        "heat_maps": heat_maps(run),
+        "gaps": gap_plot(gaps),
         "settings": _flat(run.settings),
         "versions": _flat(mapping(run.card.get("versions"))),
     }
@@ -206,10 +206,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         nested = isinstance(value, dict) and value
         rows += _flat(value, f"{prefix}{key}.") if nested else [(f"{prefix}{key}", text)]
     return rows
-
-
-def _safe(svg: str | None) -> Markup | None:
-    """Mark a figure as HTML; matplotlib and `svg.to_svg` have escaped its text."""
-    from markupsafe import Markup
-
-    return Markup(svg) if svg else None

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bmtpt.report.chart import Chart, Mark, cells_of, chart
 from bmtpt.report.names import MEASURES, contender, display_name, method_and_variant, options_of
-from bmtpt.report.statistics import contenders, interval, paired, scores, together
-from bmtpt.report.svg import INK, colour, legend, logarithmic, panels, short, to_svg
+from bmtpt.report.statistics import contenders, interval, paired, pairs_to_compare, scores, together
+from bmtpt.report.svg import INK, colour, legend, logarithmic, panels, short
+from bmtpt.report.table import Table
+from bmtpt.report.tables import ALL, difference_table, score_table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,13 +21,15 @@ if TYPE_CHECKING:
 MARKERS = "osD^vP"
 LONGEST_NAME = 40
 SHOTS = "labelled rows (shots)"
+MOST_PAIRS = 12
+"""Pairs of methods whose differences are drawn; of more the table tells."""
 
 
-def score_plot(lines: pd.DataFrame) -> str:
+def score_plot(lines: pd.DataFrame) -> Chart:
     """Draw mean ± standard error, one panel per target: curves over the number that varies, else a dot per method."""
-    cells = scores(lines)
+    cells, table = scores(lines), score_table(lines)
     axis = varied_number(cells)
-    return _dots(cells, contenders(lines)) if axis is None else _curves(with_x(cells, axis), axis)
+    return _dots(cells, contenders(lines), table) if axis is None else _curves(with_x(cells, axis), axis, table)
 
 
 def varied_number(cells: pd.DataFrame) -> str | None:
@@ -61,14 +66,16 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _curves(cells: pd.DataFrame, axis: str) -> str:
+def _curves(cells: pd.DataFrame, axis: str, table: Table) -> Chart:
     targets, names = list(dict.fromkeys(cells.panel)), list(dict.fromkeys(cells.curve))
     columns = {1: 2}.get(len(targets), min(len(targets), 3))
     width = {1: 7.0, 2: 4.6}.get(len(targets), 3.4)
     legend_height = 0.2 * math.ceil(len(names) / columns) / math.ceil(len(targets) / 3)
     figure, axes = panels(len(targets), (width, 2.6 + legend_height))
+    marks: list[Mark] = []
     for panel, target in zip(axes, targets, strict=True):
         own = cells[cells.panel == target]
+        marks += _marks(panel, own[own.x.notna()].assign(y=own["mean"]), table)
         for index, name in enumerate(names):
             _curve(panel, own[own.curve == name].sort_values("x"), index, short(name, LONGEST_NAME))
         if own.constant.notna().any() and axis == SHOTS:
@@ -84,7 +91,13 @@ def _curves(cells: pd.DataFrame, axis: str) -> str:
             logarithmic(panel, list(own["mean"]))
     axes[0].set_ylabel(_what(cells))
     legend(figure, axes, columns)
-    return to_svg(figure, f"Scores against {axis}")
+    return chart(figure, f"Scores against {axis}", table, marks)
+
+
+def _marks(panel: Axes, points: pd.DataFrame, table: Table) -> list[Mark]:
+    """Return a mark for each of some cells of `statistics.scores`, at their x and y."""
+    at = cells_of(table)
+    return [Mark(panel, cell.x, cell.y, *at[display_name(cell.contender), cell.row]) for cell in points.itertuples()]
 
 
 def _curve(panel: Axes, own: pd.DataFrame, index: int, label: str) -> None:
@@ -99,13 +112,17 @@ def _curve(panel: Axes, own: pd.DataFrame, index: int, label: str) -> None:
         panel.errorbar(x, y, error, marker=marker, markersize=4, linewidth=1.3, color=shade, label=label)
 
 
-def _dots(cells: pd.DataFrame, names: Sequence[str]) -> str:
+def _dots(cells: pd.DataFrame, names: Sequence[str], table: Table) -> Chart:
     """Draw one panel per target with a line per contender, and the constant answer across."""
-    rows = list(dict.fromkeys(cells.row))
+    rows = [row for row, own in cells.groupby("row", sort=False) if len(own) > 1]
+    if not rows:
+        return Chart("Scores per target and method", table)
     figure, axes = panels(len(rows), (3.9, 0.9 + 0.24 * len(names)), columns=2)
     methods = list(dict.fromkeys(method_and_variant(name)[0] for name in names))
+    marks: list[Mark] = []
     for panel, row in zip(axes, rows, strict=True):
         own = cells[cells.row == row]
+        marks += _marks(panel, own.assign(x=own["mean"], y=own.contender.map(names.index)), table)
         for cell in own.itertuples():
             shade = colour(methods.index(method_and_variant(cell.contender)[0]))
             error = cell.error if cell.error == cell.error else 0
@@ -116,7 +133,7 @@ def _dots(cells: pd.DataFrame, names: Sequence[str]) -> str:
         panel.set_title(short(row), fontweight="bold")
         if own.constant.notna().any():
             panel.axvline(own.constant.max(), color=INK, alpha=0.45, linewidth=2)
-    return to_svg(figure, "Scores per target and method")
+    return chart(figure, "Scores per target and method", table, marks)
 
 
 def _what(cells: pd.DataFrame) -> str:
@@ -124,30 +141,42 @@ def _what(cells: pd.DataFrame) -> str:
     return metric if metric in MEASURES else "score (0 to 100)"
 
 
-def difference_plot(lines: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str | None:
-    """Draw, per pair, the paired differences and their 95 % intervals by target and over targets."""
+def difference_plot(lines: pd.DataFrame, method: str) -> Chart | None:
+    """Draw, per pair of methods, the paired differences and their 95 % intervals by target and over targets.
+
+    None if the method has no results, or shares no run with another one.
+    """
+    pairs = pairs_to_compare(contenders(lines), method)
     found = {pair: by_unit for pair in pairs if not (by_unit := paired(lines, *pair)).empty}
     if not found:
         return None
+    label, table = "Paired differences with 95 % intervals", difference_table(lines, method)
+    found = {pair: by_unit for pair, by_unit in found.items() if by_unit.size > 1}
+    if not 0 < len(found) <= MOST_PAIRS:
+        return Chart(label, table)
+    at = cells_of(table)
     height = 0.9 + 0.36 * (max(by_unit.shape[1] for by_unit in found.values()) + 1)
     figure, axes = panels(len(found), (4.2, height), columns=2)
+    marks: list[Mark] = []
     for axis, ((left, right), by_unit) in zip(axes, found.items(), strict=True):
         axis.axvline(0, color=INK, linewidth=1, alpha=0.6)
-        for y, row in enumerate(by_unit):
-            _interval(axis, y, by_unit[row].dropna(), colour(0))
-        names = [short(row) for row in by_unit]
-        if len(names) > 1 and together(by_unit) is not None:
-            _interval(axis, len(names), by_unit.dropna().mean(axis=1), colour(1))
-            names.append("over targets")
-        axis.set_yticks(range(len(names)), names)
-        axis.set_ylim(len(names) - 0.5, -0.5)
+        drawn = {row: by_unit[row].dropna() for row in by_unit}
+        if len(drawn) > 1 and together(by_unit) is not None:
+            drawn[ALL] = by_unit.dropna().mean(axis=1)
+        for y, (row, differences) in enumerate(drawn.items()):
+            mean = _interval(axis, y, differences, colour(int(row == ALL)))
+            marks.append(Mark(axis, mean, y, *at[f"{display_name(left)} − {display_name(right)}", row]))
+        axis.set_yticks(range(len(drawn)), ["over targets" if row == ALL else short(row) for row in drawn])
+        axis.set_ylim(len(drawn) - 0.5, -0.5)
         axis.set_xlabel("difference (points)")
         axis.set_title(f"{short(display_name(left))} − {short(display_name(right))}")
-    return to_svg(figure, "Paired differences with 95 % intervals")
+    return chart(figure, label, table, marks)
 
 
-def _interval(axis: Axes, y: int, differences: pd.Series, shade: str) -> None:
+def _interval(axis: Axes, y: int, differences: pd.Series, shade: str) -> float:
+    """Draw some differences and their interval; return their mean."""
     mean, low, high, _ = interval(differences)
     axis.plot(differences, [y] * len(differences), "|", color=shade, alpha=0.5, markersize=8)
     axis.plot([mean], [y], "o", color=shade, markersize=6)
     axis.plot([low, high], [y, y], color=shade, linewidth=2)
+    return mean

@@ -8,8 +8,10 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bmtpt.artifacts.files import write_text_atomically
+from bmtpt.report.chart import Chart, Mark, chart
 from bmtpt.report.names import direction
-from bmtpt.report.svg import INK, colour, panels, short, style, to_svg
+from bmtpt.report.svg import INK, colour, panels, short, style
+from bmtpt.report.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,55 +54,71 @@ def write_sweep_page(path: Path, name: str, trials: Sequence[SweepTrial], metric
     """Write the page; raise an ArtifactError if that cannot be done."""
     from bmtpt.report.html import page
 
-    best = best_of(trials, metric)
+    ranked = sorted(trials, key=lambda each: (not each.complete, -direction(metric) * each.score, each.number))
     with style():
         text = page(
             "sweep.html",
             name=name,
             metric=metric,
-            options=list(trials[0].settings),
-            trials=sorted(trials, key=lambda each: (not each.complete, -direction(metric) * each.score, each.number)),
-            best=best,
-            progress=_progress(trials, metric),
-            settings=_over_settings(trials, metric),
+            trials=len(trials),
+            best=best_of(trials, metric),
+            progress=_progress(trials, ranked, metric),
+            settings=_over_settings(ranked, metric),
         )
     write_text_atomically(path, text)
     return path
 
 
-def _progress(trials: Sequence[SweepTrial], metric: str) -> str:
+def _table(ranked: Sequence[SweepTrial], metric: str) -> Table:
+    options = list(ranked[0].settings)
+    rows = [
+        (
+            str(trial.number),
+            f"{trial.state}: {trial.why}" if trial.why else trial.state,
+            *(str(trial.settings[option]) for option in options),
+            f"{trial.score:.4g}" if trial.scores else "–",
+            str(len(trial.scores)),
+        )
+        for trial in ranked
+    ]
+    return Table(("trial", "state", *options, metric, "cells"), tuple(rows), words=2)
+
+
+def _progress(trials: Sequence[SweepTrial], ranked: Sequence[SweepTrial], metric: str) -> Chart:
     figure, (panel,) = panels(1, (5.2, 3.0))
     complete = [trial for trial in trials if trial.complete]
     so_far = [best_of(trials[: trial.number + 1], metric) for trial in complete]
     panel.step([t.number for t in complete], [t.score for t in so_far if t], where="post", color=colour(0), linewidth=2)
-    _dots(panel, [(float(trial.number), trial) for trial in trials])
+    marks = _dots(panel, [(float(trial.number), trial) for trial in ranked])
     panel.set_xlabel("trial")
     panel.set_ylabel(f"mean {metric}")
     panel.set_title("Best score so far", fontweight="bold")
-    return to_svg(figure, f"Mean {metric} of each trial, and the best one so far")
+    return chart(figure, f"Mean {metric} of each trial, and the best one so far", _table(ranked, metric), marks)
 
 
-def _over_settings(trials: Sequence[SweepTrial], metric: str) -> str:
+def _over_settings(trials: Sequence[SweepTrial], metric: str) -> Chart:
     options = list(trials[0].settings)
     figure, axes = panels(len(options))
+    marks: list[Mark] = []
     for panel, option in zip(axes, options, strict=True):
         values = [trial.settings[option] for trial in trials]
         numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         names = sorted(set(map(str, values)))
         places = [float(value) if numbers else float(names.index(str(value))) for value in values]
-        _dots(panel, list(zip(places, trials, strict=True)))
+        marks += _dots(panel, list(zip(places, trials, strict=True)))
         if not numbers:
             panel.set_xticks(range(len(names)), [short(name, 14) for name in names])
         elif min(places) > 0 and max(places) >= 8 * min(places):
             panel.set_xscale("log")
         panel.set_xlabel(option)
         panel.set_ylabel(f"mean {metric}" if panel is axes[0] else "")
-    return to_svg(figure, f"Mean {metric} over each setting")
+    return chart(figure, f"Mean {metric} over each setting", _table(trials, metric), marks)
 
 
-def _dots(panel: Axes, placed: Sequence[tuple[float, SweepTrial]]) -> None:
+def _dots(panel: Axes, placed: Sequence[tuple[float, SweepTrial]]) -> list[Mark]:
     """Draw complete trials as filled dots and those that were stopped as rings; failed ones have no score."""
     for complete in (True, False):
         own = [(x, trial.score) for x, trial in placed if trial.complete == complete and trial.scores]
         xs, scores = [x for x, _ in own], [score for _, score in own]
         panel.scatter(xs, scores, s=22, facecolors=INK if complete else "none", edgecolors=INK, alpha=0.7)
+    return [Mark(panel, x, trial.score, row) for row, (x, trial) in enumerate(placed) if trial.scores]
