@@ -11,6 +11,7 @@ from torch import Tensor
 from bmtpt.backbone.encoder_decoder.generic import HuggingFaceEngine
 from bmtpt.inference.score import make_scorer
 from bmtpt.methods.svgd_source import SvgdSource
+from bmtpt.posterior.positions import read_positions
 from bmtpt.posterior.svgd import svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import epoch_rows, tokenise
@@ -188,6 +189,12 @@ def test_validation_gives_the_loss_of_the_mean_and_of_every_particle_on_held_bac
         assert event["particle_nll"][name] == pytest.approx(wanted, rel=1e-5)
         mean = mean_loss(tiny_hf, particles().mean(dim=0), held_back[name].batch).item()
         assert event["mean_nll"][name] == pytest.approx(mean, rel=1e-5)
+
+
+def test_a_validation_notes_where_the_particles_are_as_their_averages_over_rows(make):
+    (validation,) = make(particles()).validate([]).events
+    read = torch.from_numpy(read_positions(validation["positions"]))
+    assert torch.allclose(read, particles().mean(dim=1).double(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_validation_behind_a_step_has_diagnostics_and_warns_of_a_worthless_mean(make):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from bmtpt.posterior.positions import written_positions
 from bmtpt.results import Result, append_results
 from bmtpt.sealed import sealed_line
 
@@ -89,7 +90,9 @@ def events(tasks: list[str], M: int = 3, steps: int = 120, mean_nll: float = 2.4
             continue
         own = _losses(rng, step, tasks, M)
         mean = dict.fromkeys(tasks, mean_nll)
-        lines.append({"event": "validation", "step": step, "score": 1.0, "mean_nll": mean, "particle_nll": own})
+        positions = written_positions(rng.normal(size=(M, 8)) + step / 20)
+        found = {"mean_nll": mean, "particle_nll": own, "positions": positions}
+        lines.append({"event": "validation", "step": step, "score": 1.0, **found})
         D = rng.uniform(5, 9, (M, M))
         D = (D + D.T) / 2 * (1 - np.eye(M))
         figures = {

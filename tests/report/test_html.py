@@ -13,8 +13,12 @@ import pytest
 from safetensors.numpy import save
 
 from bmtpt.errors import ArtifactError
+from bmtpt.posterior.positions import written_positions
 from bmtpt.report.html import write_report
-from bmtpt.report.prompt_maps import principal_components
+from bmtpt.report.particle_plots import path_plot
+from bmtpt.report.prompt_maps import principal_components, task_maps
+from bmtpt.report.runs import Run
+from bmtpt.report.svg import style
 from bmtpt.report.training_plots import Series, thin
 from bmtpt.results import Result, append_results
 from bmtpt.sealed import sealed_line
@@ -295,6 +299,45 @@ def test_principal_components_keep_distances_of_points_in_a_plane():
     apart = [np.linalg.norm(x[:, None] - x[None], axis=-1) for x in (points, plane)]
     assert np.allclose(*apart)
     assert sum(shares) == pytest.approx(1)
+
+
+def path_of(positions):
+    """Draw particles that were at these places [checks, M, D], one check every 20 steps."""
+    events = [
+        {"event": "validation", "step": 20 * check, "positions": written_positions(at)}
+        for check, at in enumerate(positions)
+    ]
+    with style():
+        return path_plot(Run("run", events=tuple(events)))
+
+
+def test_the_path_keeps_the_distances_between_checks_of_a_particle():
+    rng = np.random.default_rng(5)
+    at = rng.normal(size=(4, 3, 2)) @ np.linalg.qr(rng.normal(size=(9, 2)))[0].T
+    rows = path_of(at).table.rows
+    assert [row[:2] for row in rows[:5]] == [
+        *(("particle 1", f"step {20 * c}") for c in range(4)),
+        ("particle 2", "step 0"),
+    ]
+    drawn = np.array([[float(text.replace("−", "-")) for text in row[2:]] for row in rows]).reshape(3, 4, 2)
+    apart = [np.linalg.norm(np.diff(each, axis=1), axis=-1) for each in (drawn, at.transpose(1, 0, 2))]
+    np.testing.assert_allclose(*apart, atol=0.02)
+
+
+def test_a_path_of_one_check_is_none_and_of_many_checks_shows_the_first_and_the_last():
+    assert path_of(np.ones((1, 2, 9))) is None
+    steps = [row[1] for row in path_of(np.random.default_rng(0).normal(size=(200, 1, 9))).table.rows]
+    assert (steps[0], steps[-1]) == ("step 0", "step 3980")
+    assert len(steps) < 80
+
+
+def test_likeness_is_the_cosine_of_the_prompts_averages():
+    prompts = {name: np.random.default_rng(seed).normal(size=(5, 8)) for seed, name in enumerate(("a", "b", "c"))}
+    with style():
+        (_, _), (likeness, _) = task_maps([Run("run", prompts=prompts)])
+    a, b = prompts["a"].mean(0), prompts["b"].mean(0)
+    expected = a @ b / np.sqrt(a @ a * (b @ b))
+    assert float(likeness.table.rows[0][3].replace("−", "-")) == pytest.approx(expected, rel=1e-2)
 
 
 def test_thinning_keeps_the_mean_of_a_curve():

@@ -24,6 +24,7 @@ from bmtpt.backbone.engine import Choice, Engine
 from bmtpt.methods.source_loss import source_loss
 from bmtpt.posterior.diagnostics import diagnose
 from bmtpt.posterior.history import History, warnings
+from bmtpt.posterior.positions import written_positions
 from bmtpt.posterior.svgd import SvgdInfo, annealing, svgd_direction
 from bmtpt.settings import LearnSettings
 from bmtpt.tasks.tokens import Tokenised, TrainingRows, epoch_rows
@@ -151,9 +152,9 @@ class SvgdSource:
         mean = {name: values[0] for name, values in nll.items()}
         particles = {name: values[1:] for name, values in nll.items()}
         overall = _average([_average(values) for values in particles.values()])
-        events: list[dict[str, Any]] = [
-            {"event": "validation", "loss": particles, "mean_nll": mean, "particle_nll": particles, "score": -overall}
-        ]
+        positions = written_positions(self.particles.detach().mean(dim=1).float().cpu().numpy())
+        figures = {"loss": particles, "mean_nll": mean, "particle_nll": particles, "score": -overall}
+        events: list[dict[str, Any]] = [{"event": "validation", **figures, "positions": positions}]
         if self.last is not None:
             history = History(
                 losses=losses,

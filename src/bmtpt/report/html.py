@@ -18,7 +18,7 @@ from bmtpt.report.chart import Chart
 from bmtpt.report.gain_plot import gain_chart
 from bmtpt.report.lines import by_measure, frame, of_metric
 from bmtpt.report.names import MEASURES, contender, direction, display_name, method_and_variant
-from bmtpt.report.particle_plots import gap_plot, heat_maps
+from bmtpt.report.particle_plots import gap_plot, heat_maps, path_plot
 from bmtpt.report.prompt_maps import task_maps
 from bmtpt.report.runs import Run, mapping, number_of, read_inputs
 from bmtpt.report.score_plots import difference_plot, score_plot
@@ -72,7 +72,7 @@ def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED)
                 for number, table in enumerate(by_measure(lines))
             ],
             runs=[_run(run, POINTS_IN_ALL // len(runs)) for run in runs],
-            maps=task_maps(runs),
+            maps=list(task_maps(runs)),
         )
 
 
@@ -139,6 +139,7 @@ def _run(run: Run, points: int) -> dict[str, Any]:
         "warnings": _warnings(run, gaps),
         "losses": loss_curves(run, points),
         "diagnostics": diagnostics_curves(run),
+        "path": path_plot(run),
         "heat_maps": heat_maps(run),
         "gaps": gap_plot(gaps),
         "settings": _flat(run.settings),

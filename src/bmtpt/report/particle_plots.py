@@ -1,4 +1,4 @@
-"""Figures of a posterior's particles: their distances and kernel, and their mean against them."""
+"""Figures of a posterior's particles: their path, their distances and kernel, and their mean against them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,47 @@ from statistics import fmean
 
 import numpy as np
 
+from bmtpt.posterior.positions import read_positions
 from bmtpt.report.chart import Chart, Mark, chart
 from bmtpt.report.matrix_plot import matrix_chart
 from bmtpt.report.names import figure as number
+from bmtpt.report.prompt_maps import name_components, principal_components
 from bmtpt.report.runs import Run, mapping, numbers_of
 from bmtpt.report.svg import INK, colour, legend, panels, short
 from bmtpt.report.table import Table
+
+MOST_CHECKS = 60
+"""Checks of a run that its path shows."""
+
+
+def path_plot(run: Run) -> Chart | None:
+    """Draw the particles' way through the plane of its two principal components, check by check.
+
+    None for runs that have logged no positions, or only once.
+    """
+    read = {event["step"]: read_positions(mapping(event.get("positions"))) for event in run.of_kind("validation")}
+    found = {step: at for step, at in read.items() if at is not None}
+    found = {step: at for step, at in found.items() if at.shape == list(found.values())[-1].shape}
+    steps = list(found)[:: -(-len(found) // MOST_CHECKS) or 1]
+    steps += [step for step in list(found)[-1:] if step not in steps]
+    if len(steps) < 2:
+        return None
+    places, shares = principal_components(np.concatenate([found[step] for step in steps]))
+    paths = places.reshape(len(steps), -1, 2).transpose(1, 0, 2)  # [M, checks, 2]
+    figure, (axis,) = panels(1, (6.6, 4.6))
+    rows: list[tuple[str, ...]] = []
+    marks: list[Mark] = []
+    for m, path in enumerate(paths):
+        axis.plot(*path.T, ".-", color=colour(m), linewidth=1.2, markersize=5, label=f"particle {m + 1}")
+        axis.plot(*path[0], "o", color=colour(m), markerfacecolor="none", markersize=9)
+        axis.plot(*path[-1], "o", color=colour(m), markersize=9)
+        for step, (x, y) in zip(steps, path, strict=True):
+            marks.append(Mark(axis, x, y, len(rows)))
+            rows.append((f"particle {m + 1}", f"step {step}", number(x, "spread"), number(y, "spread")))
+    name_components(axis, shares)
+    legend(figure, [axis])
+    table = Table(("particle", "check", "first component", "second component"), tuple(rows), words=2)
+    return chart(figure, "The particles' path", table, marks)
 
 
 def heat_maps(run: Run) -> Chart | None:
