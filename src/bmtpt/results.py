@@ -51,6 +51,8 @@ class Result(BaseModel):
         moved: Whether what was kept differs from where training started.
         kept_bytes: What must be kept for this target, next to what all targets share: prompts, readouts or weights.
         predict_seconds: Wall time of answering a test row, on average.
+        reliability: On lines of `ece`, the calibration curve: number (from 0), rows, mean confidence and accuracy (0 to
+            1) of each of the 15 bins that has rows; older lines lack it.
 
     Optional fields at their default are left out of the file, so older lines are lines of today.
     """
@@ -83,6 +85,7 @@ class Result(BaseModel):
     moved: bool | None = None
     kept_bytes: int | None = None
     predict_seconds: float | None = None
+    reliability: tuple[tuple[int, int, float, float], ...] | None = None
 
     @model_serializer(mode="wrap")
     def _without_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -59,6 +59,9 @@ PresetName = Literal["default", "paper"]
 DATA_ORDER: tuple[DataStatus, ...] = get_args(DataStatus)
 """From the published rows to those least like them; a mixture of several is shown as the last of them."""
 
+CALIBRATION_BINS = 15
+"""Bins of equal width of the expected calibration error and the calibration curve."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -158,7 +158,7 @@ def test_pointing_at_a_dot_shows_the_score_of_its_method_and_target(report, stud
 
 def test_arrow_keys_read_the_values_that_the_table_holds(report, visit):
     page = visit(report)
-    for name in ("Loss per task", "Last check on held-out rows"):
+    for name in ("Loss per task", "Last check on held-out rows", "From ring to large dot"):
         part = block(page, name)
         chart, table = part.locator(".chart"), part.locator("table")
         marks = [mark.split(",") for mark in chart.get_attribute("data-marks").split()]
@@ -168,7 +168,9 @@ def test_arrow_keys_read_the_values_that_the_table_holds(report, visit):
             cells = table.locator("tbody tr").nth(int(row)).locator("th, td").all_inner_texts()
             tip = chart.locator(".tip").inner_text()
             assert tip.startswith(cells[0])
-            assert tip.endswith(f": {cells[int(column)]}")
+            assert tip.endswith(
+                f": {cells[int(column)]}"
+            )  # column -1 is the whole row, and its last cell the last line
         page.keyboard.press("Escape")
         expect(chart.locator(".tip")).to_be_hidden()
 

@@ -12,7 +12,15 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from bmtpt.errors import DataError
 from bmtpt.tasks import load_task
-from bmtpt.tasks.metrics import calibration, constant_answer, invalid_share, normalise_answer, score, token_f1
+from bmtpt.tasks.metrics import (
+    calibration,
+    constant_answer,
+    invalid_share,
+    normalise_answer,
+    reliability,
+    score,
+    token_f1,
+)
 from bmtpt.types import Example
 
 MRPC, COLA, CB, STSB, NQ, MULTIRC = map(load_task, ("mrpc", "cola", "cb", "stsb", "nq", "multirc"))
@@ -238,3 +246,15 @@ def test_scores_need_one_prediction_per_example():
         score(MRPC, [], [])
     with pytest.raises(DataError, match="at least one"):
         calibration(np.zeros((0, 2)), [])
+
+
+def test_the_calibration_curve_gives_back_the_calibration_error_and_the_accuracy():
+    rng = np.random.default_rng(3)
+    p, labels = rng.dirichlet([0.5] * 3, 200), rng.integers(0, 3, 200).tolist()
+    curve, found = reliability(p, labels), calibration(p, labels)
+    assert sum(n for _, n, *_ in curve) == 200
+    assert sum(n * abs(accuracy - confidence) for _, n, confidence, accuracy in curve) / 200 == pytest.approx(
+        found["ece"]
+    )
+    assert sum(n * accuracy for _, n, _, accuracy in curve) / 200 == pytest.approx(found["accuracy"])
+    assert all(b / 15 < confidence <= (b + 1) / 15 for b, _, confidence, _ in curve)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bmtpt.tasks import TaskSpec
+from bmtpt.tasks.metrics import reliability
 from bmtpt.types import Example
 
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ class Evaluation:
         """Metrics, calibration and, if it is defined, the primary metric of the best constant answer."""
         constant = {} if self.constant_answer is None else {"constant answer": self.constant_answer}
         return {**self.metrics, **self.calibration, **constant}
+
+    @property
+    def reliability(self) -> list[tuple[int, int, float, float]]:
+        """The calibration curve: number (from 0), rows, mean confidence and accuracy (0 to 1) of each bin with rows.
+
+        Empty for free answers.
+        """
+        labels = [example.label for example in self.examples if example.label is not None]
+        return [] if self.probabilities is None else reliability(self.probabilities.double().numpy(), labels)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield each row with its answer, as `bmtpt.inference.answer_file` writes them.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import ArtifactError, nearest
 from bmtpt.posterior.history import mean_gap_warning, no_gain_warning
+from bmtpt.report.calibration_plot import calibration_plot
 from bmtpt.report.chart import Chart
 from bmtpt.report.gain_plot import gain_chart
 from bmtpt.report.lines import by_measure, frame, of_metric
@@ -67,7 +68,7 @@ def render(runs: Sequence[Run], results: Sequence[Result], method: str = JUDGED)
             "template.html",
             studies=[  # a study's scores, with its warnings, and then each of its measures
                 _scores(table, method)
-                | {"gains": [] if number else _gains(lines, method), "warnings": [] if number else _no_gain(lines)}
+                | (_whole(lines, method) if number == 0 else {"gains": [], "calibration": None, "warnings": []})
                 for _, lines in frame(results).groupby(["study", "backbone"], sort=False)
                 for number, table in enumerate(by_measure(lines))
             ],
@@ -100,6 +101,15 @@ def _scores(lines: pd.DataFrame, method: str) -> dict[str, Any]:
         "scores": score_plot(lines),
         "differences": None if metric in MEASURES else difference_plot(lines, method),
         "versions": dict(sorted({pair for versions in lines.versions for pair in versions.items()})),
+    }
+
+
+def _whole(lines: pd.DataFrame, method: str) -> dict[str, Any]:
+    """Return what is told of a study once, next to its headline scores."""
+    return {
+        "gains": _gains(lines, method),
+        "calibration": calibration_plot(lines),
+        "warnings": _no_gain(lines),
     }
 
 

@@ -120,7 +120,7 @@ def result_rows(
 ) -> list[Result]:
     """Return an evaluation as result lines, one per metric, calibration included."""
     card = prompt.card
-    return result_lines(
+    lines = result_lines(
         {**evaluation.metrics, **evaluation.calibration},
         parameters=backbone.parameters,
         primary=target.task.primary,
@@ -147,3 +147,7 @@ def result_rows(
         data=target.status,
         versions=versions(),
     )
+    curve = tuple(
+        (b, n, round(confidence, 4), round(accuracy, 4)) for b, n, confidence, accuracy in evaluation.reliability
+    )
+    return [line.model_copy(update={"reliability": curve}) if line.metric == "ece" else line for line in lines]

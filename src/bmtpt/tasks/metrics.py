@@ -14,15 +14,14 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from bmtpt.errors import DataError
 from bmtpt.tasks.spec import TaskSpec
-from bmtpt.types import Example
+from bmtpt.types import CALIBRATION_BINS, Example
 
 INVALID = -1
 NO_NUMBER = -1.0  # T5 scores text that is not a number as -1
-BINS = 15
 NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -84,10 +83,28 @@ def calibration(probabilities: Float[np.ndarray, "N C"], labels: Sequence[int]) 
     gold = np.asarray(labels, dtype=np.int64)
     confidence = p.max(axis=1)
     correct = p.argmax(axis=1) == gold
-    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    gap = np.bincount(bins, weights=correct - confidence, minlength=BINS)  # n_b (accuracy_b - confidence_b)
+    gap = np.bincount(
+        _bins(confidence), weights=correct - confidence, minlength=CALIBRATION_BINS
+    )  # n_b (accuracy_b - confidence_b)
     nll = -np.log(np.clip(p[np.arange(n), gold], np.finfo(np.float64).tiny, None)).mean()
     return {"accuracy": float(correct.mean()), "nll": float(nll), "ece": float(np.abs(gap).sum()) / n}
+
+
+def reliability(probabilities: Float[np.ndarray, "N C"], labels: Sequence[int]) -> list[tuple[int, int, float, float]]:
+    """Return the calibration curve: number, rows, mean confidence and accuracy of each bin that has rows."""
+    p = np.asarray(probabilities, dtype=np.float64)
+    confidence = p.max(axis=1)
+    correct, bins = p.argmax(axis=1) == np.asarray(labels), _bins(confidence)
+    counts, sums, right = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, correct))
+    return [
+        (b, int(counts[b]), float(sums[b] / counts[b]), float(right[b] / counts[b]))
+        for b in np.flatnonzero(counts).tolist()
+    ]
+
+
+def _bins(confidence: Float[np.ndarray, " N"]) -> Int[np.ndarray, " N"]:
+    bins: Int[np.ndarray, " N"] = np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1
+    return bins.clip(0, CALIBRATION_BINS - 1)
 
 
 @lru_cache(maxsize=1 << 17)
