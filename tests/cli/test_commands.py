@@ -373,6 +373,8 @@ def test_report_writes_one_page_of_runs_and_scores(bmtpt, tmp_path, runs):
     text = page.read_text(encoding="utf-8")
     assert "<svg" in text
     assert "sentiment" in text
+    assert "The particles&#39; path: table" in text
+    assert "Accuracy over confidence: table" in text
 
 
 def test_piped_tables_are_markdown_or_80_columns_wide_unless_columns_is_set(bmtpt, monkeypatch):

@@ -84,40 +84,31 @@ def loss_curves(run: Run, points: int = POINTS_IN_ALL) -> Chart | None:
     compete = run.card.get("kind") == "prompt" or any("candidate_scores" in each for each in run.of_kind("validation"))
     what, label = "candidate" if compete else "particle", "Loss per task"
     M = max(each.values.shape[1] for losses in found.values() for each in losses[:2])
-    header = (
-        "task",
-        "rows",
-        "step",
-        *(f"{what} {m + 1}" for m in range(M)),
-        *([] if compete else ["mean of the particles"]),
-    )
-    entries = {task: _entries(losses, M) for task, losses in found.items()}
+    columns = [*(f"{what} {m + 1}" for m in range(M)), *([] if compete else ["mean of the particles"])]
+    entries = [(task, *entry) for task, losses in found.items() for entry in _entries(losses, M)]
     rows = [
-        (task, kind, f"{step:g}", *(number(value, "loss") for value in values[: len(header) - 3]))
-        for task, own in entries.items()
-        for kind, step, values in own
+        (task, kind, f"{step:g}", *(number(value, "loss") for value in values[: len(columns)]))
+        for task, kind, step, values in entries
     ]
-    table, drawn = Table(header, tuple(rows), words=3), {k: v for k, v in found.items() if len(v.steps) > 1}
+    table = Table(("task", "rows", "step", *columns), tuple(rows), words=3)
+    drawn = [task for task, losses in found.items() if len(losses.steps) > 1]
     if not drawn:
         return Chart(label, table)
     figure, axes = panels(len(drawn))
-    marks, start = [], 0
     of_task = dict(zip(drawn, axes, strict=True))
-    for task, own in entries.items():
-        if panel := of_task.get(task):
-            marks += [
-                Mark(panel, step, value, start + row, 3 + m)
-                for row, (_, step, values) in enumerate(own)
-                for m, value in enumerate(values)
-            ]
-        start += len(own)
     for index, (task, panel) in enumerate(of_task.items()):
-        _draw_losses(panel, drawn[task], what)
+        _draw_losses(panel, found[task], what)
         panel.set_title(short(task), fontweight="bold")
         panel.set_xlabel("step")
         if index % COLUMNS == 0:
             panel.set_ylabel("loss (nats)")
     legend(figure, axes)
+    marks = [
+        Mark(of_task[task], step, value, row, 3 + m)
+        for row, (task, _, step, values) in enumerate(entries)
+        if task in of_task
+        for m, value in enumerate(values)
+    ]
     return chart(figure, label, table, marks)
 
 
