@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # they are sc
 from tiny import write_gpt2, write_t5, write_tasks
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from bmtpt.backbone import Backbone
     from bmtpt.tasks import TaskData
 
@@ -104,3 +106,17 @@ def tiny_tasks(tiny_task_folder: Path) -> dict[str, TaskData]:
     from bmtpt.tasks import load_data, load_task
 
     return {path.stem: load_data(load_task(path)) for path in sorted(tiny_task_folder.glob("*.yaml"))}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Debian's Chromium; where it is missing, tests that need it skip, but not in CI."""
+    from playwright.sync_api import sync_playwright
+
+    place = Path("/usr/bin/chromium")
+    if not place.exists() and not os.environ.get("CI"):
+        pytest.skip("this test needs Debian's package chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=place, args=["--no-sandbox"])
+        yield browser
+        browser.close()

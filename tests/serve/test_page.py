@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import subprocess
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx2 as httpx
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from bmtpt.artifacts.saved import Prompt
 from bmtpt.serve.app import create_app
@@ -21,22 +19,10 @@ from bmtpt.serve.service import Service
 from bmtpt.serve.tokens import Token
 from tiny import BAD, GOOD
 
-CHROMIUM = Path("/usr/bin/chromium")
-if not CHROMIUM.exists() and not os.environ.get("CI"):
-    pytest.skip("the page's tests need Debian's package chromium", allow_module_level=True)
-
 expect.set_options(timeout=15_000)  # a machine that runs other work is slow, not wrong
 DESK, PHONE = {"width": 1000, "height": 800}, {"width": 360, "height": 740}
 TEXTS = ["the film is good .", "the meal is cold ."]
 HOSTILE = '<img src="x" onerror="document.title = 0">'
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
