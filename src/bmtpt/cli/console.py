@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -46,7 +46,8 @@ def columns() -> int:
 
     Without a terminal they are 80 unless COLUMNS is set, wherever a log or a document is made.
     """
-    return OUT.width if is_terminal(sys.stdout) or "COLUMNS" in os.environ else WITHOUT_TERMINAL
+    # Not the console's width: that is the value of COLUMNS when it was made.
+    return shutil.get_terminal_size((WITHOUT_TERMINAL, 0)).columns
 
 
 def tell(text: str) -> None:
@@ -79,7 +80,7 @@ def show_table(table: Table, title: str = "", *, as_json: bool) -> None:
     if title:
         tell(title)
     for part in fitted(table, columns()):
-        OUT.print(part, crop=False)
+        OUT.print(part, width=columns(), crop=False)
         say("")
     for line in table.notes:
         tell(line)
