@@ -49,6 +49,8 @@ def reading(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         patch.chdir(folder)
         stand_ins = reader.stand_ins(patch, folder)
         next(stand_ins)
+        if page in reader.PUBLISHED:
+            reader.publish(patch)
         if page in reader.HAVING_PROMPTS:
             reader.make_prompts()
         yield
