@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,13 @@ def test_what_shares_a_key_stays_together_and_nothing_else(keys):
         ]
     unit = together(*zip(*keys, strict=True)).tolist()
     assert unit == [sorted(set(wanted)).index(number) for number in wanted]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_no_rows_are_no_units_and_two_empty_parts(columns):
+    unit = together(*[[]] * columns)
+    first, second = divide(unit, [], 0, 0)
+    assert (len(unit), len(first), len(second)) == (0, 0, 0)
 
 
 def test_rows_are_divided_as_they_always_were():

@@ -26,7 +26,7 @@ def together(*keys: Iterable[str | tuple[str, ...]]) -> Int[np.ndarray, " N"]:
     from scipy.sparse.csgraph import connected_components
 
     # A graph of all rows and, after them, all keys: a row is joined to its keys.
-    rows, ends = np.arange(len(found[0])), np.cumsum([len(found[0]), *(column.max() + 1 for column in found)])
+    rows, ends = np.arange(len(found[0])), np.cumsum([len(found[0]), *(column.max(initial=-1) + 1 for column in found)])
     joined = np.concatenate([column + end for column, end in zip(found, ends[:-1], strict=True)])
     links = coo_array((np.ones(len(joined), bool), (np.tile(rows, len(found)), joined)), shape=(ends[-1], ends[-1]))
     return _in_order(connected_components(links, directed=False)[1][: len(rows)])
