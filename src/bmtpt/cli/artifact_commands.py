@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from bmtpt.backbone.execution import TOKEN_BUDGET
 from bmtpt.cli.common import load_backbone
-from bmtpt.cli.completion import among, complete_backbone, complete_method, complete_task
+from bmtpt.cli.completion import complete_backbone, complete_method, complete_task
 from bmtpt.cli.console import doing, note, note_answers_cut, note_cut, print_json, say, show_fact, show_table
 from bmtpt.cli.options import (
     Data,
@@ -28,9 +28,11 @@ from bmtpt.cli.options import (
     PromptFolder,
     Scorer,
     ShardWeights,
+    Split,
+    SplitOption,
     TokenBudget,
-    choices,
     execution_of,
+    option_of,
     require_one_of,
 )
 from bmtpt.errors import DataError, SettingsError
@@ -43,7 +45,6 @@ if TYPE_CHECKING:
     from bmtpt.artifacts.saved import Prompt
     from bmtpt.inference.evaluation import Evaluation
 
-Split = Literal["test", "select"]
 ExportFormat = Literal["peft", "vllm"]
 SHOWN = 60
 """Most characters of an answer in a message."""
@@ -60,9 +61,7 @@ def evaluate(
     data: Data = "hub",
     scorer: Scorer = None,
     normalise: NormaliseOption = None,
-    split: Annotated[
-        str, typer.Option("--split", help=f"{choices(Split)}.", autocompletion=among(get_args(Split)))
-    ] = "test",
+    split: SplitOption = "test",
     as_json: Json = False,
     out: Annotated[Path | None, typer.Option("--out", help="Append result lines to this file.")] = None,
     predictions: Annotated[
@@ -147,20 +146,9 @@ def predict(
     ] = None,
     form: Annotated[
         str | None,
-        typer.Option(
-            "--format",
-            help=f"Of the input: {choices(StreamFormat)}; default: by ending, or the first line.",
-            autocompletion=among(get_args(StreamFormat)),
-        ),
+        option_of("--format", StreamFormat, "Of the input: {}; default: by ending, or the first line."),
     ] = None,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            "--on-error",
-            help=f"A row that cannot be answered: {choices(OnError)}.",
-            autocompletion=among(get_args(OnError)),
-        ),
-    ] = "stop",
+    on_error: Annotated[str, option_of("--on-error", OnError, "A row that cannot be answered: {}.")] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file of --out.")] = False,
     normalise: NormaliseOption = None,
     backbone: OtherBackbone = None,
@@ -256,10 +244,7 @@ def inspect(
 def export(
     prompt: Annotated[Path, typer.Argument(help="Folder of a prompt.")],
     out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
-    to: Annotated[
-        str,
-        typer.Option("--to", help=f"Format: {choices(ExportFormat)}.", autocompletion=among(get_args(ExportFormat))),
-    ] = "peft",
+    to: Annotated[str, option_of("--to", ExportFormat, "Format: {}.")] = "peft",
     config: Defaults = None,
 ) -> None:
     """Write a prompt as a PEFT prompt-tuning adapter (an ensemble as several), or as requests to a vLLM server."""

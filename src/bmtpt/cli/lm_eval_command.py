@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from bmtpt.cli.artifact_commands import Split
 from bmtpt.cli.common import load_backbone
 from bmtpt.cli.completion import complete_task
 from bmtpt.cli.console import doing, say, show_table
@@ -20,12 +19,11 @@ from bmtpt.cli.options import (
     OtherBackbone,
     PrecisionOption,
     PromptFolder,
-    choices,
+    Split,
+    SplitOption,
     execution_of,
     require_one_of,
 )
-
-SplitOption = Annotated[str, typer.Option("--split", help=f"{choices(Split)}.")]
 
 
 def lm_eval(

@@ -27,6 +27,8 @@ from bmtpt.parallel.fleet import PLACES
 from bmtpt.parallel.torchrun import Reduce
 from bmtpt.types import Normalise, PresetName, ScorerKind
 
+Split = Literal["test", "select"]
+
 # A YAML file of options
 
 
@@ -79,6 +81,11 @@ def choices(vocabulary: Any) -> str:
     return f"{', '.join(first)} or {last}" if first else str(last)
 
 
+def option_of(flag: str, vocabulary: Any, text: str = "{}.") -> Any:
+    """Return an option with the values of a `Literal`: in its help, at the braces of ``text``, and completed."""
+    return typer.Option(flag, help=text.format(choices(vocabulary)), autocompletion=among(get_args(vocabulary)))
+
+
 def require_one_of(option: str, value: str | None, vocabulary: Any) -> None:
     """Refuse a value that a `Literal` does not have.
 
@@ -114,21 +121,11 @@ OtherBackbone = Annotated[
         "--backbone", help="Hub id, folder or offline; default: the artifact's own.", autocompletion=complete_backbone
     ),
 ]
-Scorer = Annotated[
-    str | None,
-    typer.Option(
-        "--scorer",
-        help=f"{choices(ScorerKind)}; default: rank if it can.",
-        autocompletion=among(get_args(ScorerKind)),
-    ),
-]
+Scorer = Annotated[str | None, option_of("--scorer", ScorerKind, "{}; default: rank if it can.")]
+SplitOption = Annotated[str, option_of("--split", Split)]
 NormaliseOption = Annotated[
     str | None,
-    typer.Option(
-        "--normalise",
-        help=f"Label words of different length: {choices(Normalise)}; default: as in training.",
-        autocompletion=among(get_args(Normalise)),
-    ),
+    option_of("--normalise", Normalise, "Label words of different length: {}; default: as in training."),
 ]
 StudyFolder = Annotated[Path, typer.Option("--out", help="Folder; the same command continues an interrupted run.")]
 Names = list[str] | None
@@ -175,20 +172,14 @@ Device = Annotated[
         autocompletion=complete_device,
     ),
 ]
-PrecisionOption = Annotated[
-    str, typer.Option("--precision", help=f"{choices(Precision)}.", autocompletion=among(get_args(Precision)))
-]
-Engine = Annotated[
-    str, typer.Option("--engine", help=f"{choices(EngineName)}.", autocompletion=among(get_args(EngineName)))
-]
+PrecisionOption = Annotated[str, option_of("--precision", Precision)]
+Engine = Annotated[str, option_of("--engine", EngineName)]
 TokenBudget = Annotated[int, typer.Option("--token-budget", min=1, help="Most tokens of a pass, padding included.")]
 ShardWeights = Annotated[
     bool, typer.Option("--shard-weights", help="Spread the model's weights over the ranks of torchrun.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print a JSON object per row in place of tables (docs/usage.md).")]
-MemoryOption = Annotated[
-    str, typer.Option("--memory", help=f"{choices(Memory)}.", autocompletion=among(get_args(Memory)))
-]
+MemoryOption = Annotated[str, option_of("--memory", Memory)]
 
 
 def execution_of(
