@@ -83,9 +83,8 @@ def calibration(probabilities: Float[np.ndarray, "N C"], labels: Sequence[int]) 
     gold = np.asarray(labels, dtype=np.int64)
     confidence = p.max(axis=1)
     correct = p.argmax(axis=1) == gold
-    gap = np.bincount(
-        _bins(confidence), weights=correct - confidence, minlength=CALIBRATION_BINS
-    )  # n_b (accuracy_b - confidence_b)
+    # n_b (accuracy_b - confidence_b) of each bin b
+    gap = np.bincount(_bins(confidence), weights=correct - confidence, minlength=CALIBRATION_BINS)
     nll = -np.log(np.clip(p[np.arange(n), gold], np.finfo(np.float64).tiny, None)).mean()
     return {"accuracy": float(correct.mean()), "nll": float(nll), "ece": float(np.abs(gap).sum()) / n}
 
