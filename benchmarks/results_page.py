@@ -48,6 +48,7 @@ COMPARED = (
     "tfidf_logreg",
     "encoder_logreg",
     "sentence_logreg",
+    "setfit",
     "bmtpt[steps=0,readout=linear,readout_prior=posterior,unlabelled_rows=64,average=starts]",
     "pt",
     "pt[readout=linear,unlabelled_rows=64]",

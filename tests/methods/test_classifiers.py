@@ -24,6 +24,7 @@ from bmtpt.errors import BackboneError, DataError, SettingsError
 from bmtpt.methods.classifier import Classifier
 from bmtpt.methods.logreg import with_unseen
 from bmtpt.methods.registry import all_methods, get_method
+from bmtpt.methods.setfit import sentence_transformer
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.target import fit_method
@@ -32,7 +33,7 @@ from bmtpt.types import Example
 
 K = 12
 CLASSIFIERS = [name for name, method in all_methods().items() if method.classifier]
-ON_THE_BACKBONE = [name for name in CLASSIFIERS if name != "sentence_logreg"]
+ON_THE_BACKBONE = [name for name in CLASSIFIERS if name not in ("sentence_logreg", "setfit")]
 
 
 def fit(backbone: Any, target: Any, name: str, **changes: Any) -> Classifier:
@@ -255,3 +256,42 @@ def test_sentence_vectors_are_classified_as_scikit_learn_does(tiny_backbone, tin
     wanted = torch.from_numpy(truth.predict_proba(embed([own[row.text] for row in target.test]).double()))
     torch.testing.assert_close(answered(tiny_backbone, target, "sentence_logreg"), wanted, atol=1e-6, rtol=1e-5)
     assert fit(tiny_backbone, target, "sentence_logreg").fitted.trained_parameters == 2 * 384 + 2
+
+
+@needs_minilm
+def test_setfit_answers_as_its_library_does_from_end_to_end(tiny_backbone, tiny_tasks, tiny_task_folder, tmp_path):
+    datasets, library = pytest.importorskip("datasets"), pytest.importorskip("setfit")
+    target, own = tiny_tasks["pairs"], columns(tiny_task_folder, "pairs")
+    rows, labels = drawn(target)
+    before = torch.get_rng_state()
+    found = answered(tiny_backbone, target, "setfit")
+    assert torch.equal(torch.get_rng_state(), before)
+
+    model = library.SetFitModel(model_body=sentence_transformer(torch.device("cpu")), model_head=LogisticRegression())
+    settings = library.TrainingArguments(str(tmp_path), save_strategy="no", report_to="none", seed=3)
+    texts = datasets.Dataset.from_dict({"text": [own[row.text] for row in rows], "label": labels})
+    library.Trainer(model, settings, texts).train()
+    wanted = model.predict_proba([own[row.text] for row in target.test], as_numpy=True)
+    torch.testing.assert_close(found, torch.from_numpy(wanted).double(), atol=1e-5, rtol=0)
+    untuned = model.model_head.predict_proba(
+        sentence_encoder(torch.device("cpu")).embed([own[row.text] for row in target.test]).double()
+    )
+    assert abs(untuned - wanted).max() > 1e-3  # the encoder was tuned
+
+
+@needs_minilm
+def test_setfit_keeps_an_encoder_for_each_task(tiny_backbone, tiny_tasks):
+    pytest.importorskip("setfit")
+    found = fit(tiny_backbone, tiny_tasks["pairs"], "setfit", seed=3).fitted
+    encoder = sum(each.numel() for each in sentence_encoder(torch.device("cpu")).model.parameters())
+    assert found.trained_parameters == encoder + 2 * (384 + 1)
+    assert found.kept_bytes == 4 * found.trained_parameters
+
+
+@needs_minilm
+def test_setfit_without_two_labels_answers_by_the_rule_of_succession(tiny_backbone, tiny_tasks):
+    pytest.importorskip("setfit")
+    target = tiny_tasks["pairs"]
+    one = replace(target, train=tuple(row for row in target.train if row.label == 0))
+    found = answered(tiny_backbone, one, "setfit")
+    torch.testing.assert_close(found[0], torch.tensor([(K + 1) / (K + 2), 1 / (K + 2)], dtype=torch.float64))

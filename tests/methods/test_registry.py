@@ -14,7 +14,7 @@ from bmtpt.report.names import _declared
 
 PROMPTS = ("pt", "ptp", "anchored_pt", "spot", "source_mean", "source_ensemble", "attempt", "mpt", "multitask", "bmtpt")
 
-CLASSIFIERS = ("zero_shot", "tfidf_logreg", "encoder_logreg", "sentence_logreg")
+CLASSIFIERS = ("zero_shot", "tfidf_logreg", "encoder_logreg", "sentence_logreg", "setfit")
 
 
 @pytest.fixture

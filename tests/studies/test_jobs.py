@@ -345,6 +345,9 @@ def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_s
     monkeypatch.setattr(Loop, "run", lambda loop, **rest: runs.append(loop) or run(loop, **rest))
     study = tiny_study(methods=methods, variants=variants, adapt=plain, reread=[{"readout": "linear"}])
     found = [row for row in run_study(study, tmp_path / "once") if row.target == "pairs"]
+    assert {job.name for job in Grid(study, tmp_path / "once").jobs() if job.place.method == "attempt"} == {
+        "pairs attempt k=8 seed=0"  # one target, and two lines of it
+    }
     assert len([loop for loop in runs if isinstance(loop.method, TargetStage)]) == 3
     again = {(row.method, row.variant.replace("readout=none,", ""), row.metric): row for row in found}
     names = {(row.method, row.variant) for row in found}

@@ -57,7 +57,7 @@ class Job:
         place = self.place
         method = f"{place.method}[{place.variant}]" if place.variant else place.method
         shots = "" if place.shots is None else f" k={place.shots}"
-        return f"{'+'.join(each.target for each in self.lines)} {method}{shots} seed={place.seed}"
+        return f"{'+'.join(dict.fromkeys(each.target for each in self.lines))} {method}{shots} seed={place.seed}"
 
 
 def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
