@@ -259,13 +259,16 @@ def test_sentence_vectors_are_classified_as_scikit_learn_does(tiny_backbone, tin
 
 
 @needs_minilm
-def test_setfit_answers_as_its_library_does_from_end_to_end(tiny_backbone, tiny_tasks, tiny_task_folder, tmp_path):
+def test_setfit_answers_as_its_library_does_from_end_to_end(
+    tiny_backbone, tiny_tasks, tiny_task_folder, tmp_path, capsys
+):
     datasets, library = pytest.importorskip("datasets"), pytest.importorskip("setfit")
     target, own = tiny_tasks["pairs"], columns(tiny_task_folder, "pairs")
     rows, labels = drawn(target)
     before = torch.get_rng_state()
     found = answered(tiny_backbone, target, "setfit")
     assert torch.equal(torch.get_rng_state(), before)
+    assert capsys.readouterr().out == ""  # its trainer prints
 
     model = library.SetFitModel(model_body=sentence_transformer(torch.device("cpu")), model_head=LogisticRegression())
     settings = library.TrainingArguments(str(tmp_path), save_strategy="no", report_to="none", seed=3)

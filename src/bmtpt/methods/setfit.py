@@ -56,7 +56,7 @@ def tune(encoder: Any, texts: Sequence[str], labels: Sequence[int], seed: int) -
     """Tune a `SentenceTransformer` on pairs of the texts, in place."""
     import datasets
     from setfit import SetFitModel, Trainer, TrainingArguments, logging
-    from transformers.trainer_callback import ProgressCallback
+    from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
     datasets.disable_progress_bars()
     logging.set_verbosity_warning()
@@ -65,7 +65,8 @@ def tune(encoder: Any, texts: Sequence[str], labels: Sequence[int], seed: int) -
             output_dir=unused, save_strategy="no", report_to="none", logging_first_step=False, seed=seed
         )
         trainer = Trainer(SetFitModel(model_body=encoder), settings)
-        trainer.remove_callback(ProgressCallback)
+        for printing in (ProgressCallback, PrinterCallback):
+            trainer.remove_callback(printing)
         trainer.st_trainer.args.dataloader_pin_memory = False  # it warns on a machine without a GPU
         trainer.train_embeddings(list(texts), list(labels))
 
