@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
+import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,23 @@ def settings_text(folder: Path) -> str:
     shown.Reload()
     (text,) = shown.Tensors("settings/text_summary")
     return text.tensor_proto.string_val[0].decode()
+
+
+def wandb_records(path: Path) -> Iterator[Any]:
+    """What wandb would send: its package has no reader for its files, which are LevelDB's log of protobuf messages."""
+    messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    content, at, message = path.read_bytes(), 7, b""  # its own header comes first
+    while at + 7 <= len(content):
+        left = 2**15 - at % 2**15
+        if left < 7:
+            at += left  # no header fits in the rest of a block
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        message += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # the whole message, or its last part
+            yield messages.Record.FromString(message)
+            message = b""
 
 
 class Recorder:
@@ -102,6 +121,40 @@ def test_a_run_that_is_resumed_goes_on_in_the_same_curves(tmp_path, tiny_backbon
     resumed, whole = (scalars(tmp_path / name / "tensorboard") for name in "ab")
     assert resumed == whole
     assert [at for at, _ in whole["step/loss/sentiment"]] == list(range(1, 9))
+
+
+def test_mlflow_shows_a_run_and_its_sequel_as_one(tmp_path, monkeypatch):
+    library = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlflow'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    for resume in (False, True):
+        with tracked("mlflow", None, {"particles": 2}, folder=tmp_path, resume=resume) as heard:
+            heard(step(3 * resume, loss=1.0 + resume))
+    client = library.MlflowClient()
+    (run,) = client.search_runs([client.get_experiment_by_name("bmtpt").experiment_id])
+    assert (run.data.params, run.info.status) == ({"particles": "2"}, "FINISHED")
+    shown = client.get_metric_history(run.info.run_id, "step/loss/rte")
+    assert [(each.step, each.value) for each in shown] == [(1, 1.0), (4, 2.0)]
+
+
+def test_wandb_keeps_a_run_and_its_sequel_under_one_name(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    for resume in (False, True):
+        with tracked("wandb", None, {"particles": 2}, folder=tmp_path, resume=resume) as heard:
+            heard(step(3 * resume, loss=1.0 + resume))
+    kept = [record for path in tmp_path.rglob("*.wandb") for record in wandb_records(path)]
+    runs = [record.run for record in kept if record.HasField("run")]
+    assert {(run.project, run.run_id) for run in runs} == {("bmtpt", (tmp_path / "tracked.txt").read_text().strip())}
+    assert {item.key: item.value_json for item in runs[0].config.update}["particles"] == "2"
+    shown = {
+        (record.history.step.num, json.loads(item.value_json))
+        for record in kept
+        for item in record.history.item
+        if list(item.nested_key) == ["step/loss/rte"]
+    }
+    assert shown == {(1, 1.0), (4, 2.0)}
+    assert [record.exit.exit_code for record in kept if record.HasField("exit")] == [0, 0]
 
 
 def test_a_resumed_run_has_its_name_and_a_new_one_another(tmp_path: Path, recorder: Recorder):
