@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -242,14 +243,21 @@ def test_a_mistake_about_the_whole_study_ends_it_and_its_processes(tiny_study, t
 @pytest.fixture
 def running(tiny_study, tmp_path):
     """A study of many short jobs in two processes, started from a shell, once it has lines."""
-    file = tmp_path / "slow.yaml"
-    file.write_text(yaml.safe_dump(slow_study(tiny_study).model_dump(mode="json")))
-    command = [sys.executable, "-m", "bmtpt", "study", str(file), "--out", str(tmp_path / "run"), "--jobs", "2"]
+    with started(slow_study(tiny_study), tmp_path, "--jobs", "2") as process:
+        yield process
+
+
+@contextmanager
+def started(study, folder, *options):
+    """Give `bmtpt study` in a shell's way, and wait for its first lines."""
+    file = folder / "slow.yaml"
+    file.write_text(yaml.safe_dump(study.model_dump(mode="json")))
+    command = [sys.executable, "-m", "bmtpt", "study", str(file), "--out", str(folder / "run"), *options]
     pipe = subprocess.PIPE
     # A shell's background jobs, and so a CI's, may have been told to ignore the signal, which children inherit.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=heard)
-    wait_until(lambda: (tmp_path / "run" / RESULTS).is_file() or process.poll() is not None)
+    wait_until(lambda: (folder / "run" / RESULTS).is_file() or process.poll() is not None)
     yield process
     if is_there(process.pid):
         os.killpg(process.pid, signal.SIGKILL)
@@ -260,14 +268,19 @@ def slow_study(tiny_study):
     return tiny_study(methods=["pt"], variants={}, seeds=range(500))
 
 
-def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(running, tiny_study, tmp_path):
+@pytest.mark.parametrize("on", ["local", "ray"])
+def test_ctrl_c_ends_every_process_keeps_whole_lines_and_says_how_to_go_on(on, tiny_study, tmp_path, monkeypatch):
     """As from a terminal: the signal goes to the whole process group."""
-    os.killpg(running.pid, signal.SIGINT)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == 130, said
-    assert "give the same command again" in said
-    assert "Traceback" not in said
-    wait_until(lambda: not is_there(running.pid))
+    if on == "ray":
+        pytest.importorskip("ray")
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)  # a cluster of this machine alone, which ends with the study
+    with started(slow_study(tiny_study), tmp_path, "--jobs", "2", "--on", on) as running:
+        os.killpg(running.pid, signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+        assert running.returncode == 130, said
+        assert "give the same command again" in said
+        assert "Traceback" not in said
+        wait_until(lambda: not is_there(running.pid))
     results = tmp_path / "run" / RESULTS
     assert results.read_text().endswith("\n")
     jobs, rows = Grid(slow_study(tiny_study), tmp_path / "run").jobs(), read_results(results)
