@@ -25,6 +25,7 @@ OURS = {
     "ablation",
     "few-labels",
     "few-labels-parts",
+    "few-labels-room",
     "headroom",
     "multi-target",
     "offline-posterior",
