@@ -51,5 +51,6 @@ def test_the_wheel_brings_its_command_and_all_its_files(installed, tmp_path):
 def test_the_workflows_have_no_finding_and_fit_their_schema():
     commands = Path(sys.executable).parent
     run(commands / "zizmor", "--offline", "--pedantic", ROOT / ".github")
-    workflows = (ROOT / ".github" / "workflows").glob("*.yml")
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    run(commands / "actionlint", "-shellcheck=", "-pyflakes=", *workflows)  # these two only where they are installed
     run(commands / "check-jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
