@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -219,3 +220,11 @@ def test_a_label_next_to_answers_is_refused_and_read_in_older_cards():
     with pytest.raises(TaskError, match="both name the answer's column; give one of them"):
         bmtpt.Task([{"question": "who ?", "answer": "ben", "team": "x"}], "{question}", answers="answer", label="team")
     assert saved_task({**keys, "label": "team"}) == TaskSpec.model_validate(keys)
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "Rows.JSONL.gz", "rows.parquet"])
+def test_rows_that_are_given_as_a_task_are_told_from_one(tmp_path, name):
+    (tmp_path / name).write_text("text,label\n")
+    wanted = f"{name} holds rows, and a task is a .yaml file that says how to read them: write 'file: {name}', 'text'"
+    with pytest.raises(TaskError, match=re.escape(wanted)):
+        load_task(tmp_path / name)

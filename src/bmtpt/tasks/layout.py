@@ -81,6 +81,11 @@ def kind_of(path: Path) -> str:
     return kind
 
 
+def holds_rows(path: Path) -> bool:
+    """Return whether a file is one of rows, by its ending."""
+    return _ending(path) in ENDINGS
+
+
 def _ending(path: Path) -> str:
     return path.name.lower().removesuffix(".gz").rpartition(".")[2]
 

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bmtpt.errors import TaskError, nearest
 from bmtpt.settings import FileName
-from bmtpt.tasks.layout import Layout, label_key
+from bmtpt.tasks.layout import Layout, holds_rows, label_key
 from bmtpt.types import DataStatus
 from bmtpt.yaml_files import read_yaml
 
@@ -302,6 +302,11 @@ def load_task(name_or_path: str | Path) -> TaskSpec:
         TaskError: There is no such task or file, or the file is wrong (the sentence names file and key).
     """
     text = str(name_or_path)
+    if holds_rows(Path(text)) and Path(text).is_file():
+        raise TaskError(
+            f"{text} holds rows, and a task is a .yaml file that says how to read them: "
+            f"write 'file: {Path(text).name}', 'text' and 'label' (docs/tasks.md)"
+        )
     if isinstance(name_or_path, Path) or text.endswith((".yaml", ".yml")) or "/" in text:
         return _read(Path(text))
     if text not in builtin_tasks():
