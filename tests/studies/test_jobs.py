@@ -257,11 +257,13 @@ def started(study, folder, *options):
     # A shell's background jobs, and so a CI's, may have been told to ignore the signal, which children inherit.
     heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, start_new_session=True, preexec_fn=heard)
-    wait_until(lambda: (folder / "run" / RESULTS).is_file() or process.poll() is not None)
-    yield process
-    if is_there(process.pid):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    try:
+        wait_until(lambda: (folder / "run" / RESULTS).is_file() or process.poll() is not None)
+        yield process
+    finally:
+        if is_there(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 def slow_study(tiny_study):

@@ -36,10 +36,12 @@ from bmtpt.types import Example
 def generators_kept() -> Iterator[None]:
     """Put the process's random generators back afterwards: the library's trainer seeds all of them."""
     python, arrays = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
-        yield
-    random.setstate(python)
-    np.random.set_state(arrays)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
 
 
 def sentence_transformer(device: torch.device) -> Any:
@@ -53,7 +55,7 @@ def sentence_transformer(device: torch.device) -> Any:
 
 
 def tune(encoder: Any, texts: Sequence[str], labels: Sequence[int], seed: int) -> None:
-    """Tune a `SentenceTransformer` on pairs of the texts, in place."""
+    """Tune a `SentenceTransformer` on pairs of the texts, in place; NumPy's generator takes 32 bits of the seed."""
     import datasets
     from setfit import SetFitModel, Trainer, TrainingArguments, logging
     from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -62,7 +64,7 @@ def tune(encoder: Any, texts: Sequence[str], labels: Sequence[int], seed: int) -
     logging.set_verbosity_warning()
     with generators_kept(), tempfile.TemporaryDirectory() as unused:
         settings = TrainingArguments(
-            output_dir=unused, save_strategy="no", report_to="none", logging_first_step=False, seed=seed
+            output_dir=unused, save_strategy="no", report_to="none", logging_first_step=False, seed=seed % 2**32
         )
         trainer = Trainer(SetFitModel(model_body=encoder), settings)
         for printing in (ProgressCallback, PrinterCallback):
