@@ -19,12 +19,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from bmtpt.backbone.model.minilm import MINILM, SentenceEncoder, sentence_encoder
+from bmtpt.backbone.model.minilm import MINILM, SentenceEncoder, sentence_encoder, sentence_transformer
 from bmtpt.errors import BackboneError, DataError, SettingsError
 from bmtpt.methods.classifier import Classifier
 from bmtpt.methods.logreg import with_unseen
 from bmtpt.methods.registry import all_methods, get_method
-from bmtpt.methods.setfit import sentence_transformer
 from bmtpt.settings import AdaptSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
 from bmtpt.stages.target import fit_method

