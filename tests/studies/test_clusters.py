@@ -6,10 +6,12 @@ import json
 import os
 import socket
 from contextlib import ExitStack
+from importlib.util import find_spec
 
 import pytest
 
 from bmtpt.errors import SettingsError
+from bmtpt.parallel.fleet.ray import imported_ray
 from bmtpt.results import read_results
 from bmtpt.sealed import line_values
 from bmtpt.studies import run_study
@@ -34,8 +36,9 @@ def file_without_times(folder):
 @pytest.fixture
 def ray_cluster(monkeypatch):
     """Three machines with a core each. With ports of their own, none waits for its helpers, which start slowly."""
-    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # read when ray is imported
-    ray = pytest.importorskip("ray")
+    if find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    ray = imported_ray()  # before any other import of it in this process
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
     cluster = cluster_utils.Cluster()

@@ -46,12 +46,7 @@ class RayCluster:
         Raises:
             SettingsError: Ray is not installed, or there is no cluster at the address.
         """
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # pages on standard output when a machine dies
-        try:
-            import ray
-        except ImportError as error:
-            raise SettingsError("running on Ray needs the ray package; run: pip install 'bmtpt[ray]'") from error
+        ray = imported_ray()
         if not ray.is_initialized():
             try:
                 # What a worker has to say is in its job's failure.
@@ -93,3 +88,20 @@ class RayCluster:
             return self._ray.get(task)
         except Exception as error:
             return Failure.of(error)
+
+
+def imported_ray() -> Any:
+    """Return Ray's module, which prints pages on standard output when a machine dies unless it is told not to.
+
+    It reads that when it is imported, so a script that has imported Ray before keeps what it asked for.
+
+    Raises:
+        SettingsError: Ray is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    try:
+        import ray
+    except ImportError as error:
+        raise SettingsError("running on Ray needs the ray package; run: pip install 'bmtpt[ray]'") from error
+    return ray
