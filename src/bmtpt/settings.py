@@ -29,6 +29,7 @@ Likelihood = Literal["tokens", "labels"]
 TargetLikelihood = Literal["auto", "tokens", "labels"]
 SourceObjective = Literal["words", "readout"]
 Calibrate = Literal["none", "temperature"]
+Predictive = Literal["map", "laplace"]
 ReadoutKind = Literal["auto", "none", "offset", "linear"]
 Average = Literal["auto", "none", "start", "starts"]
 ParticleInit = Literal["independent", "shared", "prompt"]
@@ -264,6 +265,8 @@ class AdaptSettings(LoopSettings):
         slope_std: σ_a of the readout's prior; 0 leaves the model's own log-likelihoods as they are.
         readout_prior: Widths as given here (`fixed`), or those that the `posterior`'s sources chose at the nearest
             number of labels (`readout_prior` of learn); methods without a posterior keep those given here.
+        predictive: What a readout answers by: its `map`, or the mean over its posterior (`laplace`), which is less sure
+            of a text the less the labelled texts say about it. The likeliest label of a single prompt is the same.
         calibrate: `none` [paper], or one `temperature` for the answers, fitted by cross-fitting within the labelled
             rows. It is part of the artifact.
         ensemble: Keep an adapted prompt per start (particle or source prompt); predictions average their probabilities.
@@ -273,7 +276,7 @@ class AdaptSettings(LoopSettings):
         "prior": "mean", "prior_std": 30.0,  # one σ, of which the paper names no value
         "start": "mean", "decompose": True, "freeze_full": False, "draw": "balanced", "normalise": "none",
         "likelihood": "tokens", "readout": "none", "average": "none", "calibrate": "none", "ensemble": False,
-        "unlabelled_rows": 0,
+        "unlabelled_rows": 0, "predictive": "map",
     }  # fmt: skip
 
     prior: Prior = "mean"
@@ -300,6 +303,7 @@ class AdaptSettings(LoopSettings):
     weight_std: Width = 1.0
     slope_std: Width = 0.0
     readout_prior: Literal["fixed", "posterior"] = "fixed"
+    predictive: Predictive = "laplace"
     calibrate: Calibrate = "none"
     ensemble: bool = False
     steps: int = Field(default=200, ge=0, lt=2**31)

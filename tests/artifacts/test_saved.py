@@ -22,7 +22,7 @@ from bmtpt.artifacts.folder import output_folder
 from bmtpt.artifacts.readouts import to_tensors
 from bmtpt.artifacts.saved import Posterior, Prompt, read_artifact
 from bmtpt.errors import ArtifactError, BackboneError, TaskError
-from bmtpt.posterior.readout import Readout
+from bmtpt.posterior.readout import Readout, Spread
 from bmtpt.sealed import sealed, unsealed
 from bmtpt.tasks import saved_task
 from damages import flipped
@@ -90,19 +90,25 @@ def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path, members: int):
 WORDS = ("yes", "no", "perhaps")
 
 
-def with_readouts(members: int, linear: bool) -> Prompt:
+def with_readouts(members: int, linear: bool, spread: bool = False) -> Prompt:
     plain, generator = a_prompt(members), torch.Generator().manual_seed(9)
     definition = {"name": "cb", "text": "{text}", "label": "y", "labels": dict(enumerate(WORDS)), "file": "rows.csv"}
     own = tuple(
-        Readout(0.5 * m, torch.randn(3, generator=generator).double(), torch.randn(3, 5).double() if linear else None)
+        Readout(
+            0.5 * m,
+            torch.randn(3, generator=generator).double(),
+            torch.randn(3, 5).double() if linear else None,
+            Spread(0.25 + m, *(torch.randn(*shape).double() for shape in ((5,), (5,), (4, 6)))) if spread else None,
+        ).float32()
         for m in range(members)
     )
     return replace(plain, card=plain.card.model_copy(update={"task_definition": definition}), readouts=own)
 
 
+@pytest.mark.parametrize("spread", [False, True])
 @pytest.mark.parametrize(("members", "linear"), [(1, False), (1, True), (3, True)])
-def test_a_prompt_comes_back_with_its_readouts(tmp_path: Path, members: int, linear: bool):
-    saved = with_readouts(members, linear)
+def test_a_prompt_comes_back_with_its_readouts(tmp_path: Path, members: int, linear: bool, spread: bool):
+    saved = with_readouts(members, linear, spread)
     saved.save(tmp_path / "prompt")
     found = Prompt.load(tmp_path / "prompt").readouts
     assert len(found) == members
@@ -111,6 +117,11 @@ def test_a_prompt_comes_back_with_its_readouts(tmp_path: Path, members: int, lin
         assert torch.equal(each.offset, truth.offset)
         assert (each.weights is None) == (not linear)
         assert not linear or torch.equal(each.weights, truth.weights)
+        assert (each.spread is None) == (not spread)
+        if spread:
+            assert each.spread.offset == truth.spread.offset
+            for part in ("mean", "scale", "directions"):
+                assert torch.equal(getattr(each.spread, part), getattr(truth.spread, part))
 
 
 @pytest.mark.parametrize(
@@ -120,10 +131,16 @@ def test_a_prompt_comes_back_with_its_readouts(tmp_path: Path, members: int, lin
         ({"offset": torch.ones(1, 2)}, r"offset has shape \[1, 2\] where \[1, 3\] is right"),
         ({"weights": torch.ones(1, 3, 4)}, r"weights has shape \[1, 3, 4\] where \[1, 3, 5\] is right"),
         ({"slope": None}, r"slope has no tensor where \[1\] is right"),
+        ({"spread_mean": None}, r"spread_mean has no tensor where \[1, 5\] is right"),
+        ({"spread_scale": torch.ones(1, 4)}, r"spread_scale has shape \[1, 4\] where \[1, 5\] is right"),
+        (
+            {"spread_directions": torch.ones(1, 2, 5)},
+            r"spread_directions has shape \[1, 2, 5\] where \[1, any, 6\] is right",
+        ),
     ],
 )
 def test_a_readout_that_does_not_fit_its_task_is_refused(tmp_path: Path, tensors, words: str):
-    saved = with_readouts(1, linear=True)
+    saved = with_readouts(1, linear=True, spread=True)
     stored = {"prompts": saved.prompts, **to_tensors(saved.readouts), **tensors}
     folder = tmp_path / "prompt"
     saved.save(folder)

@@ -22,7 +22,7 @@ from bmtpt.settings import AdaptSettings, LearnSettings
 from bmtpt.stages.evaluate import evaluate
 from bmtpt.stages.rows import target_rows
 from bmtpt.stages.source import learn
-from bmtpt.stages.target import fit_method
+from bmtpt.stages.target import fit_method, read_again
 
 P = 3
 
@@ -30,7 +30,7 @@ P = 3
 def adapting(**changes: Any) -> AdaptSettings:
     values = {"steps": 2, "evaluate_every": 1, "batch_size": 4, "learning_rate": 0.1, "shots": 12, "prior": "none"}
     return AdaptSettings.model_validate(
-        values | {"selection": "none", "readout": "none", "unlabelled_rows": 0} | changes
+        values | {"selection": "none", "readout": "none", "unlabelled_rows": 0, "predictive": "map"} | changes
     )
 
 
@@ -61,6 +61,38 @@ def test_the_readout_of_an_untouched_prompt_is_the_map_fit_to_all_labelled_rows(
     words = len(target.task.label_words)
     assert found.card.trained_parameters == 1 + words + words * 24
     assert plain.card.trained_parameters == 0
+
+
+@pytest.mark.parametrize("readout", ["offset", "linear"])
+def test_the_mean_over_the_posterior_is_less_sure_than_the_map_and_gives_the_same_answers(
+    tiny_backbone, tiny_tasks, tmp_path, readout
+):
+    target = tiny_tasks["pairs"]
+    mean = fitted(tiny_backbone, target, readout=readout, predictive="laplace", folder=tmp_path / "run")
+    at_map = fitted(tiny_backbone, target, readout=readout)
+    assert torch.equal(mean.prompts, at_map.prompts)
+    assert mean.card.trained_parameters == at_map.card.trained_parameters
+    averaged, single = (evaluate(tiny_backbone, each, target.test) for each in (mean, at_map))
+    assert averaged.predictions == single.predictions
+    assert bool((averaged.probabilities.amax(dim=1) < single.probabilities.amax(dim=1)).all())
+    again = evaluate(tiny_backbone, Prompt.load(tmp_path / "run"), target.test)
+    assert torch.equal(again.probabilities, averaged.probabilities)
+    served = [list(answer["all"].values()) for answer in predict(tiny_backbone, mean, target.test)]
+    torch.testing.assert_close(torch.tensor(served), averaged.probabilities, atol=1e-5, rtol=0)
+
+
+def test_what_is_read_again_is_averaged_as_its_settings_say_and_old_cards_say_the_map(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    mean = fitted(tiny_backbone, target, readout="linear", predictive="laplace")
+    old = replace(
+        mean, card=mean.card.model_copy(update={"settings": mean.card.settings | {"readout": "linear"}}), readouts=()
+    )
+    old.card.settings.pop("predictive")
+    (own,), (changed,) = (
+        read_again(tiny_backbone, old, target, changes).readouts for changes in ({}, {"predictive": "laplace"})
+    )
+    assert (own.spread is None, changed.spread is None) == (True, False)
+    assert torch.equal(changed.spread.directions, mean.readouts[0].spread.directions)
 
 
 def test_an_offset_alone_reads_no_states(tiny_backbone, tiny_tasks):
@@ -124,9 +156,11 @@ def test_training_on_labels_lowers_the_loss_of_the_decision(tiny_backbone, tiny_
     assert after.calibration["nll"] < before.calibration["nll"] - 0.02
 
 
-def test_the_loss_of_labels_holds_the_readout_of_the_start(tiny_backbone, tiny_tasks):
+@pytest.mark.parametrize("predictive", ["map", "laplace"])
+def test_the_loss_of_labels_holds_the_map_readout_of_the_start(tiny_backbone, tiny_tasks, predictive):
     target = tiny_tasks["pairs"]
     one = {"steps": 1, "optimiser": "sgd", "decompose": False, "weight_decay": 0.0, "batch_size": 12}
+    one |= {"predictive": predictive}
     found = fitted(tiny_backbone, target, likelihood="labels", readout="linear", **one)
     start = fitted(tiny_backbone, target, steps=0, readout="linear")
     rows = target_rows(tiny_backbone, target, adapting()).train

@@ -18,7 +18,7 @@ from bmtpt.inference.predict import predict
 from bmtpt.inference.score import labels_of, make_scorer, read
 from bmtpt.methods.registry import Learned, get_method
 from bmtpt.posterior.prompts import from_vocabulary
-from bmtpt.posterior.readout import Readout, Widths, fit, label_free_offset
+from bmtpt.posterior.readout import Labelled, Readout, Widths, fit, label_free_offset
 from bmtpt.posterior.temperature import fit_temperature
 from bmtpt.sealed import sealed, unsealed
 from bmtpt.settings import AdaptSettings
@@ -34,7 +34,15 @@ P = 3
 def adapting(**changes: Any) -> AdaptSettings:
     values = {"steps": 2, "evaluate_every": 1, "batch_size": 4, "learning_rate": 0.1, "shots": 8, "prior": "none"}
     return AdaptSettings.model_validate(
-        values | {"selection": "none", "readout": "none", "unlabelled_rows": 0, "calibrate": "temperature"} | changes
+        values
+        | {
+            "selection": "none",
+            "readout": "none",
+            "unlabelled_rows": 0,
+            "calibrate": "temperature",
+            "predictive": "map",
+        }
+        | changes
     )
 
 
@@ -169,6 +177,19 @@ def test_what_is_saved_answers_as_what_was_fitted_in_predict_and_evaluate(
         answers = list(predict(tiny_backbone, loaded, target.test))
         each = torch.tensor([list(answer["all"].values()) for answer in answers])
         torch.testing.assert_close(each, found.probabilities, atol=1e-5, rtol=0)
+
+
+def test_the_temperature_comes_after_the_mean_over_the_readouts_posterior(tiny_backbone, tiny_tasks):
+    target = tiny_tasks["pairs"]
+    found = fitted(tiny_backbone, target, steps=0, readout="linear", predictive="laplace")
+    s, h, y = texts(tiny_backbone, target, found, target_rows(tiny_backbone, target, adapting()).train)
+    n = len(y)
+    known = [Labelled(*(part[without(n, i)] for part in (s, h, y))).fit(Widths(), spread=True) for i in range(n)]
+    wanted = fit_temperature(torch.stack([own.logits(s[i], h[i]) for i, own in enumerate(known)])[None], y)
+    assert found.card.calibration.temperature == pytest.approx(wanted, rel=1e-4)
+    (own,) = found.readouts
+    full = Labelled(s, h, y).fit(Widths(), spread=True).logits(s, h)
+    torch.testing.assert_close(own.logits(s, h), full / wanted, atol=1e-3, rtol=1e-3)
 
 
 def test_the_prompts_of_an_ensemble_share_a_temperature(tiny_backbone, tiny_tasks):

@@ -1,4 +1,8 @@
-"""A prompt's readouts as tensors of its file: slope [M], offset [M, C] and, if linear, weights [M, C, D]."""
+"""A prompt's readouts as tensors of its file.
+
+slope [M], offset [M, C] and, if linear, weights [M, C, D]; if averaged over their posterior, spread_offset [M],
+spread_mean and spread_scale [M, D] and spread_directions [M, R, D+1].
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,11 @@ import torch
 from torch import Tensor
 
 from bmtpt.errors import ArtifactError
-from bmtpt.posterior.readout import Readout
+from bmtpt.posterior.readout import Readout, Spread
 
-NAMES = frozenset({"slope", "offset", "weights"})
+MAP = frozenset({"slope", "offset", "weights"})
+SPREAD = frozenset({"spread_offset", "spread_mean", "spread_scale", "spread_directions"})
+NAMES = MAP | SPREAD
 
 
 def to_tensors(readouts: Sequence[Readout]) -> dict[str, Tensor]:
@@ -21,8 +27,21 @@ def to_tensors(readouts: Sequence[Readout]) -> dict[str, Tensor]:
         "slope": torch.tensor([each.slope for each in readouts]),
         "offset": torch.stack([each.offset for each in readouts]),
     }
-    weights = [each.weights for each in readouts if each.weights is not None]
-    return found | ({"weights": torch.stack(weights)} if weights else {})
+    if weights := [each.weights for each in readouts if each.weights is not None]:
+        found["weights"] = torch.stack(weights)
+    if spreads := [each.spread for each in readouts if each.spread is not None]:
+        found |= {
+            "spread_offset": torch.tensor([each.offset for each in spreads]),
+            "spread_mean": torch.stack([each.mean for each in spreads]),
+            "spread_scale": torch.stack([each.scale for each in spreads]),
+            "spread_directions": torch.stack([each.directions for each in spreads]),
+        }
+    return found
+
+
+def fitted_numbers(readouts: Sequence[Readout]) -> int:
+    """Return how many parameters M readouts have, without what their posterior adds."""
+    return sum(tensor.numel() for name, tensor in to_tensors(readouts).items() if name in MAP)
 
 
 def from_tensors(tensors: Mapping[str, Tensor], prompts: int, words: int, width: int, path: str) -> tuple[Readout, ...]:
@@ -32,13 +51,25 @@ def from_tensors(tensors: Mapping[str, Tensor], prompts: int, words: int, width:
         ArtifactError: They do not fit the number of prompts, the label words or the width of the model.
     """
     own = {name: tensor for name, tensor in tensors.items() if name in NAMES}
-    right = {"slope": [prompts], "offset": [prompts, words], "weights": [prompts, words, width]}
-    for name in ("slope", "offset", *own):
-        if name not in own or list(own[name].shape) != right[name]:
-            found = f"shape {list(own[name].shape)}" if name in own else "no tensor"
-            raise ArtifactError(f"{path}: the readout's {name} has {found} where {right[name]} is right")
-    weights = own.get("weights", [None] * prompts)
-    return tuple(
-        Readout(float(slope), offset.double(), None if each is None else each.double())
-        for slope, offset, each in zip(own["slope"], own["offset"], weights, strict=True)
-    )
+    right: dict[str, list[int | None]] = {"slope": [prompts], "offset": [prompts, words]}
+    if "weights" in own:
+        right["weights"] = [prompts, words, width]
+    if SPREAD & set(own):
+        right |= {"spread_offset": [prompts], "spread_mean": [prompts, width], "spread_scale": [prompts, width]}
+        right["spread_directions"] = [prompts, None, width + 1]  # any number
+    for name, sizes in right.items():
+        shape = list(own[name].shape) if name in own else []
+        if len(shape) != len(sizes) or any(size not in (None, found) for size, found in zip(sizes, shape, strict=True)):
+            found = f"shape {shape}" if name in own else "no tensor"
+            wanted = ", ".join("any" if size is None else str(size) for size in sizes)
+            raise ArtifactError(f"{path}: the readout's {name} has {found} where [{wanted}] is right")
+    return tuple(_readout({name: tensor[m].double() for name, tensor in own.items()}) for m in range(prompts))
+
+
+def _readout(own: Mapping[str, Tensor]) -> Readout:
+    """Return one readout of its float64 tensors."""
+    spread = None
+    if set(own) >= SPREAD:
+        offset, *others = (own[f"spread_{name}"] for name in ("offset", "mean", "scale", "directions"))
+        spread = Spread(float(offset), *others)
+    return Readout(float(own["slope"]), own["offset"], own.get("weights"), spread)

@@ -56,7 +56,8 @@ class _Known(NamedTuple):
         weight_std = settings.weight_std if settings.readout == "linear" else 0.0
         widths = Widths(settings.offset_std, weight_std, settings.slope_std)
         own = zip(self.scores, self.states, self.texts, strict=True)
-        return tuple(Labelled(scores, states, self.labels).fit(widths, texts) for scores, states, texts in own)
+        spread = settings.predictive == "laplace"
+        return tuple(Labelled(s, h, self.labels).fit(widths, texts, spread=spread) for s, h, texts in own)
 
 
 def fit_readouts(
@@ -73,14 +74,14 @@ def fit_readouts(
     Args:
         rows: Parts of the labelled rows of the task.
         scorer: Of the task, which has label words.
-        settings: `readout` and the widths of its prior.
+        settings: `readout`, the widths of its prior and `predictive`.
         texts: Token ids of texts without labels, which tell how much a prompt prefers a word whatever it reads.
         most: Labelled rows to fit to at most, a draw by the settings' seed; None for `ROWS`.
     """
     if settings.readout == "none":
         return ()
     drawn = _drawn(range(sum(map(len, rows))), settings.seed, most)
-    return _as_saved(_know(engine, prompts, rows, drawn, scorer, texts).readouts(settings))
+    return tuple(each.float32() for each in _know(engine, prompts, rows, drawn, scorer, texts).readouts(settings))
 
 
 def fit_calibrated(
@@ -119,7 +120,7 @@ def fit_calibrated(
     found = _calibration([logits(fold) for fold in folds], [known.labels[fold] for fold in folds])
     untouched = [Readout(1.0, torch.zeros(len(scorer.answers)).double())] * len(known.scores)
     own = known.rows(range(len(fitted))).readouts(settings) or untouched
-    return _as_saved([readout.tempered(found.temperature) for readout in own]), found
+    return tuple(readout.tempered(found.temperature).float32() for readout in own), found
 
 
 def _calibration(logits: Sequence[Float[Tensor, "M _ C"]], labels: Sequence[Int[Tensor, " _"]]) -> Calibration:
@@ -165,13 +166,3 @@ def _know(
     n = len(labels)
     more = [Texts(*each) for each in zip(scores[:, n:], states[:, n:], strict=True)]
     return _Known(scores[:, :n], states[:, :n], labels, more)
-
-
-def _as_saved(readouts: Sequence[Readout]) -> tuple[Readout, ...]:
-    """Round to fp32."""
-
-    def rounded(readout: Readout) -> Readout:
-        weights = None if readout.weights is None else readout.weights.float().double()
-        return Readout(float(torch.tensor(readout.slope).float()), readout.offset.float().double(), weights)
-
-    return tuple(map(rounded, readouts))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -181,7 +181,8 @@ class TargetStage(ABC):
         if self.settings.likelihood == "labels" and self.settings.steps:
             with torch.no_grad():
                 for k, (name, rows) in enumerate(self.targets.items()):
-                    self._readouts[name] = self._fitted(self.prompts(k), rows)
+                    # The loss takes their MAP: averaged, a text would count for less the further it is from the others.
+                    self._readouts[name] = tuple(replace(e, spread=None) for e in self._fitted(self.prompts(k), rows))
 
     def _fitted(self, prompts: Prompts, rows: TargetRows, most: int | None = None) -> tuple[Readout, ...]:
         """Fit readouts to the training rows, or to a draw of so many."""

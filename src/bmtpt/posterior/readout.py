@@ -4,6 +4,7 @@
     a ~ N(1, σ_a²),   b ~ N(b₀, σ_b² I),   w_c ~ N(0, σ_w² I)
     MAP: maximise Σ_n log p(y_n|x_n) + log p(a) + log p(b) + log p(w)        strictly concave
     log Z ≈ the maximum − ½ log det H        H of the negative objective, in units of the prior's widths (Laplace)
+    ∫ p(y|x, a, b, w) p(a, b, w|labels) ≈ softmax_c z/√(1 + π v(x)/√(8C))    v(x): the variance of z_c(x) (`Spread`)
 
 s_c(x) is the log-likelihood of label word c under the prompt, and h(x) the frozen model's pooled states, standardised.
 A width of 0 leaves its part out: σ_a = 0 keeps a = 1, σ_w = 0 is the offset alone. Texts without labels already say
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,70 @@ def standardised(features: Float[Tensor, "N D"]) -> Scale:
     return h.mean(dim=0), torch.where(std > SMALLEST_SCALE, std, torch.ones_like(std))
 
 
+DIRECTIONS = 16
+"""Most directions of a `Spread`, so that it stays small: with 256 labels, all of them were no better."""
+
+
+@dataclass(frozen=True, eq=False)
+class Spread:
+    """The variance of a logit under the readout's posterior: how little the labelled texts say of a text.
+
+        v(x) = φᵀ(γ ΦᵀΦ + I)⁻¹φ = |φ|² − |Vφ|²        φ(x) = (σ_b, σ_w (h(x) − mean)/(std √D))
+
+    Φ holds φ of the labelled texts, and γ = mean_n (1 − Σ_c p(c|x_n)²)/(C − 1) stands for the curvature
+    diag p − p pᵀ of their likelihoods: one number for all words and texts. Then H = γ ΦᵀΦ + I for each word, the
+    Kronecker-factored Laplace approximation (Ritter et al. 2018) with a multiple of the identity as its second factor.
+
+    Attributes:
+        offset: σ_b.
+        mean: Of h.
+        scale: σ_w/(std √D).
+        directions: V, of which V Vᵀ is diagonal.
+    """
+
+    offset: float
+    mean: Float[Tensor, " D"]
+    scale: Float[Tensor, " D"]
+    directions: Float[Tensor, "R D+1"]
+
+    @classmethod
+    def of(
+        cls,
+        features: Float[Tensor, "N D"],
+        p: Float[Tensor, "N C"],
+        widths: Widths,
+        scale: Scale,
+        most: int | None = DIRECTIONS,
+    ) -> Spread:
+        """Return the spread after labelled texts with these h, whose words have the probabilities p at the MAP.
+
+        Args:
+            most: R; None keeps every direction.
+        """
+        mean, std = scale
+        spread = cls(widths.offset, mean, widths.weights / (std * math.sqrt(len(std))), torch.zeros(0, len(std) + 1))
+        gamma = float((1 - p.square().sum(dim=1)).mean()) / max(1, p.shape[1] - 1)
+        _, singular, V = torch.linalg.svd(spread.inputs(features.cpu()), full_matrices=False)
+        share = gamma * singular**2 / (gamma * singular**2 + 1)
+        return replace(spread, directions=(share.sqrt()[:, None] * V)[:most])
+
+    def float32(self) -> Spread:
+        """Return the spread rounded to fp32."""
+        rounded = (each.float().double() for each in (self.mean, self.scale, self.directions))
+        return Spread(float(np.float32(self.offset)), *rounded)
+
+    def inputs(self, features: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D+1"]:
+        """Return φ in float64."""
+        own = (features.double() - self.mean.to(features.device)) * self.scale.to(features.device)
+        return torch.cat([torch.full_like(own[..., :1], self.offset), own], dim=-1)
+
+    def variance(self, features: Float[Tensor, "*N D"]) -> Float[Tensor, "*N 1"]:
+        """Return v."""
+        inputs = self.inputs(features)
+        known = inputs @ self.directions.to(inputs).T
+        return (inputs.square().sum(dim=-1, keepdim=True) - known.square().sum(dim=-1, keepdim=True)).clamp(min=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Readout:
     """What turns a row's s and h into logits; the standardisation of h is folded into ``offset`` and ``weights``.
@@ -69,32 +134,50 @@ class Readout:
         slope: a.
         offset: b, float64.
         weights: w/√D, float64; None where h is not read.
+        spread: Averages the probabilities over the posterior of b and w; None takes their MAP alone.
     """
 
     slope: float
     offset: Float[Tensor, " C"]
     weights: Float[Tensor, "C D"] | None = None
+    spread: Spread | None = None
 
     def __str__(self) -> str:
         offsets = " ".join(f"{value:+.2f}" for value in (self.offset - self.offset.mean())[:8].tolist())
         more = f" … ({len(self.offset)} in all)" if len(self.offset) > 8 else ""
         kind = "linear" if self.weights is not None else "offset" if self.offset.any() else "words alone"
-        return f"{kind}, slope {self.slope:.2f}" + (f", offsets {offsets}{more}" if kind != "words alone" else "")
+        averaged = ", averaged over its posterior" if self.spread is not None else ""
+        shown = f", offsets {offsets}{more}" if kind != "words alone" else ""
+        return f"{kind}{averaged}, slope {self.slope:.2f}{shown}"
+
+    def float32(self) -> Readout:
+        """Return the readout rounded to fp32."""
+        weights = None if self.weights is None else self.weights.float().double()
+        spread = None if self.spread is None else self.spread.float32()
+        return Readout(float(np.float32(self.slope)), self.offset.float().double(), weights, spread)
 
     def tempered(self, temperature: float) -> Readout:
         """Return the readout whose logits are z/T."""
         weights = None if self.weights is None else self.weights / temperature
-        return Readout(self.slope / temperature, self.offset / temperature, weights)
+        return Readout(self.slope / temperature, self.offset / temperature, weights, self.spread)
 
     def logits(
         self, scores: Float[Tensor, "*N C"], features: Float[Tensor, "*N D"] | None = None
     ) -> Float[Tensor, "*N C"]:
-        """Return z in float64."""
+        """Return z in float64, or z/√(1 + π v/√(8C)) where there is a spread.
+
+        For C = 2 that is MacKay's formula (1992), as z_0 − z_1 has the variance 2v. Of more words' noise less reaches
+        the likeliest ones, as √(2/C) says well for 2 to 77 words.
+        """
         z = self.slope * scores.double() + self.offset.to(scores.device)
-        if self.weights is None:
+        if self.weights is None and self.spread is None:
             return z
-        assert features is not None, "a linear readout needs the pooled states"
-        return z + features.double() @ self.weights.to(features.device).T
+        assert features is not None, "this readout needs the pooled states"
+        if self.weights is not None:
+            z = z + features.double() @ self.weights.to(features.device).T
+        if self.spread is None:
+            return z
+        return z / (1 + math.pi / math.sqrt(8 * z.shape[-1]) * self.spread.variance(features)).sqrt()
 
 
 def read_out(
@@ -151,12 +234,21 @@ class Labelled(NamedTuple):
         """Return some of the texts."""
         return Labelled(*(each[torch.as_tensor(chosen)] for each in self))
 
-    def fit(self, widths: Widths, more: Texts | None = None) -> Readout:
-        """Return the MAP readout around the label-free offset of these texts, and of more without labels."""
+    def fit(self, widths: Widths, more: Texts | None = None, *, spread: bool = False) -> Readout:
+        """Return the MAP readout around the label-free offset of these texts, and of more without labels.
+
+        Args:
+            spread: Add the `Spread` of its posterior.
+        """
         scores, states = self.scores, self.states
         if more is not None:
             scores, states = torch.cat([scores, more.scores]), torch.cat([states, more.states])
-        return fit(self.scores, self.labels, widths, self.states, label_free_offset(scores), standardised(states))
+        scale = standardised(states)
+        found = fit(self.scores, self.labels, widths, self.states, label_free_offset(scores), scale)
+        if not spread:
+            return found
+        p = found.logits(self.scores, self.states).softmax(dim=1)
+        return replace(found, spread=Spread.of(self.states, p, widths, scale))
 
 
 def log_evidence(

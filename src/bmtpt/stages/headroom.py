@@ -130,7 +130,10 @@ def headroom(backbone: Backbone, target: TaskData, shots: Sequence[int] | None =
 
     def mean(name: str, k: int, widths: Widths) -> Answerer:
         draws = [torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed + d))[:k] for d in range(DRAWS)]
-        found = [_judged(taught.rows(drawn).fit(widths), scored) for drawn in (draws if k < len(pool) else draws[:1])]
+        found = [
+            _judged(taught.rows(drawn).fit(widths, spread=True), scored)
+            for drawn in (draws if k < len(pool) else draws[:1])
+        ]
         return Answerer(name, k, *map(fmean, zip(*found, strict=True)))
 
     words = len(task.label_words)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from bmtpt.artifacts.card import PromptCard, backbone_card, now, require_backbone, versions
 from bmtpt.artifacts.folder import output_folder, require_free
-from bmtpt.artifacts.readouts import to_tensors
+from bmtpt.artifacts.readouts import fitted_numbers
 from bmtpt.artifacts.saved import Posterior, Prompt, PromptMixture
 from bmtpt.backbone import Backbone
 from bmtpt.errors import SettingsError
@@ -77,9 +77,7 @@ def fit_method(
     """
     method.require_runs_on(backbone.name, backbone.model.config)
     options = method.options() if options is None else options
-    words = all(target.task.fixed_words for target in targets)
-    settings = (settings or AdaptSettings()).decided(words=words, prompts=not method.tunes_weights)
-    settings = method.adjusted(settings, options)
+    settings = settled(method, targets, settings or AdaptSettings(), options)
     learned = learned or Learned()
     fitted = [option for option in ("readout", "calibrate") if getattr(settings, option) != "none"]
     names = distinct([target.task.name for target in targets], "target")
@@ -126,6 +124,12 @@ def fit_method(
                 result = _read_out(backbone, result, rows[name], settings)
             found[name] = result.save(at, overwrite=True) if (at := places[name]) else result
         return found
+
+
+def settled(method: Method, targets: Sequence[TaskData], settings: AdaptSettings, options: Any) -> AdaptSettings:
+    """Return the settings with what the targets and the method decide, all but the widths of `readout_prior`."""
+    words = all(target.task.fixed_words for target in targets)
+    return method.adjusted(settings.decided(words=words, prompts=not method.tunes_weights), options)
 
 
 def _require_fit(method: Method, targets: Sequence[TaskData], fitted: Sequence[str], folder: str | Path | None) -> None:
@@ -183,14 +187,18 @@ def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, chang
     Args:
         changes: Settings of the target stage that concern the readout, if they are not to be its own.
     """
-    earlier = sum(tensor.numel() for tensor in to_tensors(result.readouts).values())
-    earlier += result.card.calibration is not None
+    earlier = fitted_numbers(result.readouts) + (result.card.calibration is not None)
     trained = result.card.trained_parameters - earlier
     known = {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
-    settings = AdaptSettings.model_validate(known | {**changes})
-    noted = {"settings": result.card.settings | {**changes}, "trained_parameters": trained}
+    settings = AdaptSettings.model_validate({"predictive": "map"} | known | {**changes})  # old cards have no other
+    rows = target_rows(backbone, target, settings)
+    noted = {
+        "settings": result.card.settings | {**changes},
+        "trained_parameters": trained,
+        "selection": result.card.selection | {"unlabelled_texts": len(rows.texts)},
+    }
     plain = replace(result, card=result.card.model_copy(update=noted), readouts=())
-    return _read_out(backbone, plain, target_rows(backbone, target, settings), settings)
+    return _read_out(backbone, plain, rows, settings)
 
 
 def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settings: AdaptSettings) -> WithReadouts:
@@ -201,7 +209,7 @@ def _read_out(backbone: Backbone, result: WithReadouts, rows: TargetRows, settin
     readouts, calibration = fit_calibrated(
         backbone.engine, prompts_of(backbone, result), rows.labelled, rows.scorer, settings, held_back, rows.texts
     )
-    numbers = sum(tensor.numel() for tensor in to_tensors(readouts).values()) if settings.readout != "none" else 0
+    numbers = fitted_numbers(readouts) if settings.readout != "none" else 0
     card = result.card.model_copy(
         update={
             "seconds": result.card.seconds + time.perf_counter() - started,
