@@ -146,10 +146,13 @@ def test_a_second_call_computes_nothing(study, first, monkeypatch):
 
 
 @pytest.mark.parametrize("cut", ["whole cells", "half a cell", "half a line"])
-def test_lines_that_are_lost_are_computed_again_with_the_same_values(study, first, tmp_path, monkeypatch, cut):
+@pytest.mark.parametrize("prompts", ["lost", "kept"])
+def test_lines_that_are_lost_are_computed_again_with_the_same_values(study, first, tmp_path, monkeypatch, cut, prompts):
     folder, results = first
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
+    if prompts == "lost":
+        shutil.rmtree(copy / "prompts")
     lines = (copy / RESULTS).read_text().splitlines(keepends=True)
     per_cell = len(cells_of(results)) // (2 * len(METHODS))
     lost = {"whole cells": 2 * per_cell, "half a cell": 1, "half a line": 0}[cut]
@@ -162,7 +165,7 @@ def test_lines_that_are_lost_are_computed_again_with_the_same_values(study, firs
     assert len(read_results(copy / RESULTS)) == len(results)
     cells = [row for row in results if row.metric == "accuracy"]
     again = cells[-2:] if cut == "whole cells" else cells[-1:]
-    assert set(trained) == {f"pairs {row.method} k=8 seed={row.seed}" for row in again}
+    assert set(trained) == {f"pairs {row.method} k=8 seed={row.seed}" for row in again if prompts == "lost"}
     no_training(monkeypatch)
     run_study(study, copy)
 

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from itertools import groupby
@@ -20,10 +21,11 @@ import yaml
 
 from bmtpt.artifacts.saved import Posterior, Prompt
 from bmtpt.backbone import Backbone
-from bmtpt.errors import DataError, SettingsError
+from bmtpt.errors import ArtifactError, DataError, SettingsError
 from bmtpt.methods.registry import all_methods, get_method
 from bmtpt.methods.target import TargetStage
 from bmtpt.results import append_results, read_results
+from bmtpt.settings import AdaptSettings
 from bmtpt.stages.source import learn
 from bmtpt.studies import run_study
 from bmtpt.studies.grid import Grid
@@ -344,6 +346,70 @@ def test_a_variant_leads_to_no_other_folder(tmp_path, variant):
     assert place.resolve().parent == (tmp_path / "prompts").resolve()
 
 
+def test_a_finished_study_that_gets_one_more_way_to_read_scores_that_alone(tiny_study, tmp_path, monkeypatch):
+    plain = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "selection": "none", "readout": "none"}
+    ways = [{"readout": "offset"}, {"readout": "linear"}]
+    before, after = (
+        tiny_study(methods=["pt", "attempt", "zero_shot"], variants={}, adapt=plain, reread=given)
+        for given in (ways[:1], ways)
+    )
+    first = run_study(before, tmp_path / "run")
+    wanted = run_study(after, tmp_path / "at once")
+    scored, score = [], Grid._scored
+    monkeypatch.setattr(Loop, "run", lambda *_, **__: pytest.fail("it trained"))
+    monkeypatch.setattr(Grid, "_scored", lambda grid, *given: scored.append(given[-1]) or score(grid, *given))
+    found = run_study(after, tmp_path / "run")
+    assert scored == ["readout=linear"] * 2
+    assert [row for row in found if row.variant != "readout=linear"] == first
+    found, wanted = ([row for row in rows if row.target == "pairs"] for rows in (found, wanted))
+    assert without_seconds(found) == without_seconds(wanted)
+
+
+@pytest.mark.parametrize("change", ["settings", "posterior", "damage"])
+def test_a_kept_prompt_that_is_not_the_cells_own_is_not_taken(tiny_study, tmp_path, change):
+    plain = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "selection": "none"}
+    study = tiny_study(methods=["bmtpt"], variants={}, adapt=plain)
+    wanted = run_study(study, tmp_path)
+    (tmp_path / RESULTS).unlink()
+    folder = prompt_folder(tmp_path, "pairs", "bmtpt", 8, 0)
+    prompt = Prompt.load(folder)
+    changed = replace(prompt, prompts=prompt.prompts + 1)
+    if change == "damage":
+        (folder / "prompt.safetensors").write_bytes(b"nothing")
+        with pytest.raises(ArtifactError, match="its SHA-256 differs"):
+            run_study(study, tmp_path)
+        return
+    other = {"settings": prompt.card.settings | {"steps": 3}} if change == "settings" else {"posterior": "0" * 64}
+    replace(changed, card=prompt.card.model_copy(update=other)).save(folder, overwrite=True)
+    assert without_seconds(run_study(study, tmp_path)) == without_seconds(wanted)
+
+
+def test_variants_that_differ_in_how_a_prompt_is_read_alone_are_trained_once(tiny_study, tmp_path, monkeypatch):
+    plain = {"steps": 2, "evaluate_every": 2, "batch_size": 2, "learning_rate": 0.1, "selection": "none"}
+    ways = [
+        {"adapt.readout": "linear", "adapt.average": "starts"},
+        {"adapt.readout": "linear", "adapt.average": "starts", "adapt.predictive": "map"},
+        {"adapt.readout": "offset", "adapt.average": "starts", "adapt.offset_std": 2.0},
+        {"adapt.readout": "linear", "adapt.average": "starts", "adapt.likelihood": "labels"},
+        {"adapt.readout": "linear", "adapt.average": "starts", "adapt.steps": 0},
+    ]
+    study = tiny_study(methods=["bmtpt"], variants={"bmtpt": ways}, adapt=plain)
+    with monkeypatch.context() as patched:
+        patched.setattr(Grid, "_read_otherwise", lambda *_: [])  # each variant is trained
+        wanted = run_study(study, tmp_path / "apart")
+    trained, run = [], Loop.run
+    monkeypatch.setattr(Loop, "run", lambda loop, **rest: trained.append(loop.settings) or run(loop, **rest))
+    found = run_study(study, tmp_path / "once")
+    own = [settings for settings in trained if isinstance(settings, AdaptSettings)]
+    assert [(each.likelihood, each.steps) for each in own] == [("tokens", 2), ("labels", 2), ("tokens", 0)]
+    assert without_seconds(found) == without_seconds(wanted)
+    for way in study.contenders():
+        folders = [prompt_folder(tmp_path / run, "pairs", "bmtpt", 8, 0, way.variant.name) for run in ("apart", "once")]
+        apart, once = (Prompt.load(folder) for folder in folders)
+        assert (apart.card.weights_sha256, apart.card.settings) == (once.card.weights_sha256, once.card.settings)
+        assert apart.card.selection == once.card.selection
+
+
 def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_study, tmp_path, monkeypatch):
     plain = {
         "steps": 2,
@@ -356,7 +422,9 @@ def test_prompts_are_trained_once_and_read_in_every_way_that_is_asked_for(tiny_s
     variants = {"pt": [{}, {"adapt.steps": 1}]}
     apart = [{"adapt.readout": ["none", "linear"]}, {"adapt.steps": 1, "adapt.readout": ["none", "linear"]}]
     methods = ["pt", "attempt", "zero_shot"]
-    wanted = run_study(tiny_study(methods=methods, variants={"pt": apart}, adapt=plain), tmp_path / "apart")
+    with monkeypatch.context() as patched:
+        patched.setattr(Grid, "_read_otherwise", lambda *_: [])  # each variant is trained
+        wanted = run_study(tiny_study(methods=methods, variants={"pt": apart}, adapt=plain), tmp_path / "apart")
     runs, run = [], Loop.run
     monkeypatch.setattr(Loop, "run", lambda loop, **rest: runs.append(loop) or run(loop, **rest))
     study = tiny_study(methods=methods, variants=variants, adapt=plain, reread=[{"readout": "linear"}])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,14 +15,16 @@ from bmtpt.backbone.model.load import load_config
 from bmtpt.errors import SettingsError
 from bmtpt.inference.score import metric_names
 from bmtpt.methods.classifier import Classifier
-from bmtpt.methods.registry import get_method
+from bmtpt.methods.registry import Learned, get_method
 from bmtpt.methods.weights import TunedModel
 from bmtpt.results import Result, settings_hash
+from bmtpt.settings import AdaptSettings
 from bmtpt.stages.evaluate import evaluate, result_rows
-from bmtpt.stages.target import fit_method, read_again
+from bmtpt.stages.target import fit_method, read_again, settled
 from bmtpt.stages.trained import Trained
 from bmtpt.studies.identity import GROWING, claim
 from bmtpt.studies.jobs import Job, Place
+from bmtpt.studies.kept import READING, kept, trains_alike
 from bmtpt.studies.sources import SOURCES, Sources, named, source_settings, stages
 from bmtpt.studies.spec import Contender, StudySpec
 from bmtpt.studies.variants import SOURCE_STAGE
@@ -145,13 +147,15 @@ class Grid:
             return sources.lines(argument, place, job.metrics)
         study, method, data = contender.study, get_method(contender.method), [self.data(name) for name in argument]
         names = "+".join(each.task.name for each in data)
-        trained = fit_method(
+        settings = study.adapt.model_copy(update={"shots": place.shots, "seed": place.seed, "ensemble": False})
+        learned = sources.learned(method)
+        trained = self._kept(contender, place, data, settings, learned) or fit_method(
             method,
             sources.backbone,
             data,
-            study.adapt.model_copy(update={"shots": place.shots, "seed": place.seed, "ensemble": False}),
+            settings,
             study.options_of(method),
-            learned=sources.learned(method),
+            learned=learned,
             budget=study.candidates,
             prompt_length=study.learn.prompt_length,
             listener=named(listener, f"{names} {method.name} k={place.shots} seed={place.seed}"),
@@ -159,11 +163,48 @@ class Grid:
         lines = []
         for target in data:
             found = trained[target.task.name]
-            lines += self._scored(job, contender, target, found, place.variant)
-            for variant, changes in contender.reread.items() if target.task.fixed_words else ():
-                again = read_again(sources.backbone, found, target, changes)
-                lines += self._scored(job, contender, target, again, variant)
+            ways = {place.variant: None, **(contender.reread if target.task.fixed_words else {})}
+            for variant, changes in ways.items():
+                if place._replace(target=target.task.name, variant=variant) not in job.written:
+                    again = found if changes is None else read_again(sources.backbone, found, target, changes)
+                    lines += self._scored(job, contender, target, again, variant)
         return lines
+
+    def _kept(
+        self, contender: Contender, place: Place, data: Sequence[TaskData], settings: AdaptSettings, learned: Learned
+    ) -> dict[str, Any]:
+        """Return what an earlier run has trained for all targets of a cell, or nothing."""
+        method, found = get_method(contender.method), {}
+        if method.tunes_weights or method.classifier:
+            return {}
+        own = settled(method, data, settings, contender.study.options_of(method))
+        posterior = learned.posterior.weights_sha256 if learned.posterior else None
+
+        def folder(target: TaskData, variant: str) -> Path:
+            return prompt_folder(self.folder, target.task.name, place.method, place.shots, place.seed, variant)
+
+        for target in data:
+            there: Any = kept(folder(target, place.variant), method, own, posterior)
+            for variant in self._read_otherwise(contender) if there is None and trains_alike(own) else ():
+                other: Any = kept(folder(target, variant), method, own, posterior, apart_from=READING)
+                if other is not None:
+                    changes = own.model_dump(mode="json", include=READING)
+                    there = read_again(self.backbone(contender.study.backbone), other, target, changes)
+                    break
+            if there is None:
+                return {}
+            found[target.task.name] = there
+        return found
+
+    def _read_otherwise(self, contender: Contender) -> list[str]:
+        """Return the variants of a contender's method that differ from it only in how prompts are read."""
+
+        def training(each: Contender) -> dict[str, Any]:
+            found: dict[str, Any] = each.study.model_dump(mode="json", exclude={"adapt": READING})
+            return found
+
+        others = (each for each in self.contenders.values() if each.method == contender.method and each != contender)
+        return [each.variant.name for each in others if training(each) == training(contender)]
 
     def _scored(self, job: Job, contender: Contender, target: TaskData, found: Trained, variant: str) -> list[Result]:
         """Keep what a cell trained for a target, as one of its variants, and return its lines."""

@@ -42,6 +42,7 @@ BEFORE = {
     "adapt.draw": "balanced",
     "adapt.readout": "none",
     "adapt.unlabelled_rows": 0,
+    "adapt.predictive": "map",
 }
 """What was done in folders that were begun before an option could be chosen, where its default is another."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ class Job:
         needs: Jobs that come first.
         on_demand: It is done only when another job needs it, not for its own lines.
         others: Further places that it writes lines for, and their metrics.
+        written: Those of its places that have their lines already; it writes the others'.
     """
 
     place: Place
@@ -45,6 +46,7 @@ class Job:
     needs: tuple[Job, ...] = ()
     on_demand: bool = False
     others: tuple[tuple[Place, frozenset[str]], ...] = ()
+    written: frozenset[Place] = frozenset()
 
     @property
     def lines(self) -> dict[Place, frozenset[str]]:
@@ -61,7 +63,7 @@ class Job:
 
 
 def to_do(jobs: Sequence[Job], done: Iterable[Job]) -> list[Job]:
-    """Return the jobs that are left, in order: those without lines, and what they need."""
+    """Return the jobs that are left, in order: those that lack lines, and what they need."""
     finished = set(done)
     left = {job for job in jobs if not job.on_demand and job not in finished}
     needed = {need for job in left for need in job.needs if need.on_demand}
@@ -98,7 +100,7 @@ def in_order(results: Sequence[Result], jobs: Sequence[Job]) -> list[Result]:
 
 
 def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
-    """Return the lines that the jobs have so far; half a line, lines of half a job, and all but
+    """Return the lines that the jobs have so far; half a line, the lines of a place that lacks some, and all but
     the last of doubled lines are dropped from the file.
 
     Lines of other studies and of other cells stay in the file.
@@ -122,8 +124,7 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
                 f"{path} holds {job.name} from source seed {row.source_seed}, and this study asks for "
                 f"{job.source_seed}; choose another folder"
             )
-    torn = [job for job in jobs if not all(found[place] >= metrics for place, metrics in job.lines.items())]
-    lost = {place for job in torn for place in job.lines}
+    lost = {place for job in jobs for place, metrics in job.lines.items() if not found[place] >= metrics}
     kept = [row for row in rows if place_of(row) not in lost]
     if len(kept) < len(whole.split("\n")):
         _write(path, kept)
@@ -131,9 +132,15 @@ def whole_lines(path: Path, jobs: Sequence[Job]) -> list[Result]:
 
 
 def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> set[Job]:
-    """Return the jobs whose lines are among complete lines."""
+    """Return the jobs of which all lines are among complete lines."""
     there = {place_of(row) for row in rows}
-    return {job for job in jobs if job.place in there}
+    return {job for job in jobs if job.lines.keys() <= there}
+
+
+def without(job: Job, rows: Sequence[Result]) -> Job:
+    """Return a job that does not write complete lines again."""
+    there = {place_of(row) for row in rows}
+    return replace(job, written=frozenset(job.lines.keys() & there))
 
 
 def put_in_order(path: Path, ordered: Sequence[Result]) -> None:

@@ -24,7 +24,7 @@ FIXED = ("learn.seed", "source_prompt.seed", "adapt.seed", "adapt.shots", "adapt
 """Options of these groups that the study sets itself."""
 
 
-REREAD = ("readout", "unlabelled_rows", "offset_std", "weight_std", "slope_std", "calibrate")
+REREAD = ("readout", "unlabelled_rows", "offset_std", "weight_std", "slope_std", "predictive", "calibrate")
 """Options of the target stage that a prompt may be read with once it is trained."""
 
 
