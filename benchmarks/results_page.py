@@ -22,13 +22,14 @@ import pandas as pd
 
 from bmtpt.cli import app
 from bmtpt.report.gain_plot import gain_plot
+from bmtpt.report.gains import gains as differences
 from bmtpt.report.lines import by_measure, frame, of_metric, with_shots, with_source_stages
 from bmtpt.report.names import display_name, display_names, figure
 from bmtpt.report.score_plots import score_plot
 from bmtpt.report.statistics import over_targets
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.table import Table, to_markdown
-from bmtpt.report.tables import mean_and_error
+from bmtpt.report.tables import interval_text, mean_and_error
 from bmtpt.results import read_results
 from bmtpt.stages.headroom import Answerer, Headroom
 
@@ -39,7 +40,9 @@ COMMAND = "bmtpt table "
 BLOCK = re.compile(r"```sh\n([^`]+)```\n\n<!-- table -->\n.*?<!-- /table -->", re.DOTALL)
 """Commands, and what is between the marks under them."""
 NO_LINES = "Being computed."
-OWN_BLOCK = re.compile(r"<!-- (never moved|particle starts|headroom|gains|comparison) -->\n.*?<!-- /\1 -->", re.DOTALL)
+OWN_BLOCK = re.compile(
+    r"<!-- (never moved|particle starts|headroom|gains|comparison|laplace) -->\n.*?<!-- /\1 -->", re.DOTALL
+)
 """Tables of this script."""
 PICTURE = re.compile(r"plots/results-([\w-]+)(?:\.(\w+))?\.svg\)")
 """Names a study, and a measure if it is not the headline scores."""
@@ -51,12 +54,14 @@ COMPARED = (
     "setfit",
     "bmtpt[steps=0,readout=linear,readout_prior=posterior,unlabelled_rows=64,average=starts]",
     "pt",
-    "pt[readout=linear,unlabelled_rows=64]",
-    "bmtpt[readout=linear,unlabelled_rows=64]",
-    "attempt[readout=linear,unlabelled_rows=64]",
+    "pt[readout=linear,unlabelled_rows=64,predictive=laplace]",
+    "bmtpt[readout=linear,unlabelled_rows=64,predictive=laplace]",
+    "attempt[readout=linear,unlabelled_rows=64,predictive=laplace]",
     "lora",
 )
 """What a user would take, among the methods and variants of few-labels."""
+READ_OUT = ("pt", "spot", "attempt", "mpt", "bmtpt")
+"""Methods whose prompts few-labels reads in several ways."""
 COSTS = {
     "kept_bytes": ("bytes a task", 1),
     "seconds": ("seconds to fit, 16 labels", 1),
@@ -82,6 +87,7 @@ def filled(page: str) -> str:
         "headroom": headroom,
         "gains": gains,
         "comparison": comparison,
+        "laplace": laplace,
     }
     page = BLOCK.sub(_with_tables, page)
     return OWN_BLOCK.sub(lambda block: f"<!-- {block[1]} -->\n\n{made[block[1]]()}\n<!-- /{block[1]} -->", page)
@@ -169,6 +175,21 @@ def comparison() -> str:
         columns[shown] = [figure(unit * value, cost) for value in found]
     rows = zip(map(display_name, COMPARED), *columns.values(), strict=True)
     return to_markdown(Table(("method", *columns), tuple(rows)))
+
+
+def laplace() -> str:
+    """Return the table of what the mean over the readout's posterior changes in few-labels, by method."""
+    lines = frame(read_results(RESULTS / "few-labels.jsonl"))
+    rows = []
+    for method in READ_OUT:
+        at_map = f"{method}[readout=linear,unlabelled_rows=64]"
+        row = [display_name(method)]
+        for metric in ("nll", "ece"):
+            found = differences(of_metric(lines, metric), f"{at_map[:-1]},predictive=laplace]")
+            row += [interval_text(each, metric) for each in found[found.other == at_map].sort_values("shots").stages]
+        rows.append(tuple(row))
+    header = ("method", "NLL, 4 labels", "NLL, 16 labels", "ECE, 4 labels", "ECE, 16 labels")
+    return to_markdown(Table(header, tuple(rows)))
 
 
 def gains() -> str:
