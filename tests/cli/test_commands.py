@@ -304,7 +304,7 @@ def test_inspect_shows_the_card_and_the_nearest_tokens_of_each_row(bmtpt, runs):
     prompt = bmtpt("inspect", runs / "prompt")
     # A ∘ (u vᵀ) with 4 rows of width 24 and the readout of 2 labels, in a model of 28,832 parameters
     assert f"trained: {4 * 24 + 4 + 24 + 1 + 2 + 2 * 24} numbers, 0.6070% of the model" in prompt.out
-    assert re.search(r"^readout: linear, slope 1.00, offsets", prompt.out, re.MULTILINE)
+    assert re.search(r"^readout: linear, averaged over its posterior, slope 1.00, offsets", prompt.out, re.MULTILINE)
     assert re.search(r"^selected: start .+, prior .+, step \d", prompt.out, re.MULTILINE)
 
 

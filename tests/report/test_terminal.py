@@ -38,12 +38,12 @@ data status                                      cut        –                 
                                                                    wall  ms per
 method                                              bytes kept  seconds  answer
 ───────────────────────────────────────────────────────────────────────────────
-plain prompt tuning                                     40,960     21.8    18.5
-plain prompt tuning (readout, 64 texts)                 51,224     23.3    17.2
-plain prompt tuning (untouched)                         40,960        0    17.3
-plain prompt tuning (untouched, readout, 64 texts)      51,224     1.38    17.8
-BMTPT                                                   40,960     21.3    20.9
-BMTPT (readout, 64 texts)                               51,224     22.9    19.2
+plain prompt tuning                                     40,960     20.3    17.7
+plain prompt tuning (readout, 64 texts)                 88,156     21.8      17
+plain prompt tuning (untouched)                         40,960        0      18
+plain prompt tuning (untouched, readout, 64 texts)      88,156      1.4    17.9
+BMTPT                                                   40,960     16.1    16.2
+BMTPT (readout, 64 texts)                               88,156     17.3    15.7
 """
 
 

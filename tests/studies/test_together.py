@@ -175,15 +175,18 @@ def test_targets_together_are_one_job_for_every_method_shots_and_seed(make, tmp_
     assert together[0].name == "pairs+answers bmtpt[together=true] k=4 seed=0"
 
 
+@pytest.mark.parametrize("prompts", ["lost", "kept"])
 @pytest.mark.parametrize("target", NAMES)
-def test_a_run_is_done_again_for_all_targets_if_a_line_of_one_is_lost(first, make, copy, target):
+def test_a_run_is_done_again_if_a_line_of_one_target_and_its_prompt_are_lost(first, make, copy, target, prompts):
     _, results = first
+    if prompts == "lost":
+        shutil.rmtree(copy / "prompts")
     lost = next(row for row in results if (row.method, row.variant, row.target) == ("bmtpt", TOGETHER, target))
     (copy / RESULTS).unlink()
     append_results(copy / RESULTS, [row for row in results if row != lost])
     trained = []
     found = run_study(make(), copy, lambda event: trained.append(event["stage"]))
-    assert set(trained) == {"pairs+answers bmtpt k=8 seed=0"}
+    assert set(trained) == ({"pairs+answers bmtpt k=8 seed=0"} if prompts == "lost" else set())
     assert values(found) == values(results)
     assert len(found) == len(results)
     assert values(read_results(copy / RESULTS)) == values(results)

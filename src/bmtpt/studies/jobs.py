@@ -94,8 +94,8 @@ def place_of(row: Result) -> Place:
 
 
 def in_order(results: Sequence[Result], jobs: Sequence[Job]) -> list[Result]:
-    """Sort results by the order of their jobs, whichever process was first."""
-    order = {place: number for number, job in enumerate(jobs) for place in job.lines}
+    """Sort results by the order of their jobs and of the places in each, whichever was written first."""
+    order = {place: number for number, place in enumerate(place for job in jobs for place in job.lines)}
     return sorted(results, key=lambda row: order[place_of(row)])
 
 
