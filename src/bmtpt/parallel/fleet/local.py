@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from joblib.externals.loky import get_reusable_executor, process_executor
@@ -82,7 +83,15 @@ class Processes:
             ) from error
 
     def close(self) -> None:
-        """Kill the processes."""
+        """Kill the processes.
+
+        loky's thread fails, and prints so, when it is told to end before it has seen the last job; Ctrl-C comes
+        whenever it comes. It sees jobs in their order, so one more that it has seen says that it has seen them all.
+        """
+        with suppress(BrokenProcessPool):
+            last = self._pool.submit(int)
+            while not (last.running() or last.done()):
+                time.sleep(0.001)
         self._pool.shutdown(wait=True, kill_workers=True)
 
 

@@ -1,0 +1,26 @@
+"""Processes of this machine are ended at any moment without a word."""
+
+import threading
+
+from bmtpt.parallel.fleet.local import Processes
+
+
+def test_processes_that_are_ended_right_after_a_job_was_given_end_without_a_word(monkeypatch):
+    """Ctrl-C comes whenever it comes; loky alone prints a KeyError in most of these rounds."""
+    failed: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    for _ in range(8):
+        pool = Processes(2)
+        pool.submit(abs, [-1, -2])
+        assert {(job, done) for job, done in _all(pool, 2)} == {(-1, 1), (-2, 2)}
+        pool.submit(abs, [-3])
+        pool.submit(abs, [-4])
+        pool.close()
+    assert not failed
+
+
+def _all(pool, jobs):
+    ended = []
+    while len(ended) < jobs:
+        ended += pool.wait()
+    return ended
