@@ -278,6 +278,10 @@ class AdaptSettings(LoopSettings):
         "likelihood": "tokens", "readout": "none", "average": "none", "calibrate": "none", "ensemble": False,
         "unlabelled_rows": 0, "predictive": "map",
     }  # fmt: skip
+    BEFORE: ClassVar[Mapping[str, Any]] = {
+        "draw": "balanced", "readout": "none", "unlabelled_rows": 0, "predictive": "map",
+    }  # fmt: skip
+    """What was done where a card or a study's folder is older than the option."""
 
     prior: Prior = "mean"
     prior_std: Literal["auto"] | Std = "auto"

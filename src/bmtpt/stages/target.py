@@ -190,7 +190,7 @@ def read_again(backbone: Backbone, result: WithReadouts, target: TaskData, chang
     earlier = fitted_numbers(result.readouts) + (result.card.calibration is not None)
     trained = result.card.trained_parameters - earlier
     known = {name: value for name, value in result.card.settings.items() if name in AdaptSettings.model_fields}
-    settings = AdaptSettings.model_validate({"predictive": "map"} | known | {**changes})  # old cards have no other
+    settings = AdaptSettings.model_validate({**AdaptSettings.BEFORE, **known, **changes})
     rows = target_rows(backbone, target, settings)
     noted = {
         "settings": result.card.settings | {**changes},

@@ -12,6 +12,7 @@ from bmtpt.artifacts.files import write_text_atomically
 from bmtpt.errors import SettingsError
 from bmtpt.methods.registry import get_method
 from bmtpt.sealed import read_sealed, sealed, unsealed
+from bmtpt.settings import AdaptSettings
 from bmtpt.studies.spec import StudySpec
 from bmtpt.tasks import TaskData
 from bmtpt.tasks.layout import Layout
@@ -39,10 +40,7 @@ name, and lines carry their source seed."""
 BEFORE = {
     "learn.likelihood_unit": "token",
     "source_prompt.likelihood_unit": "token",
-    "adapt.draw": "balanced",
-    "adapt.readout": "none",
-    "adapt.unlabelled_rows": 0,
-    "adapt.predictive": "map",
+    **{f"adapt.{option}": value for option, value in AdaptSettings.BEFORE.items()},
 }
 """What was done in folders that were begun before an option could be chosen, where its default is another."""
 

@@ -14,7 +14,6 @@ from bmtpt.artifacts.readout_prior import WidthPoint
 from bmtpt.artifacts.saved import Prompt, PromptMixture
 from bmtpt.methods.registry import Method
 from bmtpt.settings import AdaptSettings
-from bmtpt.studies.identity import BEFORE
 from bmtpt.studies.spec import REREAD
 
 CHOSEN_LATER = {*WidthPoint.model_fields} & {*AdaptSettings.model_fields}
@@ -51,7 +50,7 @@ def kept(
     if card is None:
         return None
     found = (PromptMixture if card["kind"] == "mixture" else Prompt).load(folder)
-    own = {option.removeprefix("adapt."): value for option, value in BEFORE.items()} | found.card.settings
+    own = {**AdaptSettings.BEFORE, **found.card.settings}
     decided = CHOSEN_LATER if settings.readout_prior == "posterior" else frozenset()
     expected = settings.model_dump(mode="json", exclude={*apart_from, *decided})
     same = all(own.get(option) == value for option, value in expected.items())
