@@ -15,7 +15,9 @@ from bmtpt.errors import ArtifactError
 from bmtpt.posterior.readout import Readout, Spread
 
 MAP = frozenset({"slope", "offset", "weights"})
-SPREAD = frozenset({"spread_offset", "spread_mean", "spread_scale", "spread_directions"})
+PARTS = ("offset", "mean", "scale", "directions")
+"""Of a `Spread`, in its order."""
+SPREAD = frozenset(f"spread_{part}" for part in PARTS)
 NAMES = MAP | SPREAD
 
 
@@ -30,12 +32,8 @@ def to_tensors(readouts: Sequence[Readout]) -> dict[str, Tensor]:
     if weights := [each.weights for each in readouts if each.weights is not None]:
         found["weights"] = torch.stack(weights)
     if spreads := [each.spread for each in readouts if each.spread is not None]:
-        found |= {
-            "spread_offset": torch.tensor([each.offset for each in spreads]),
-            "spread_mean": torch.stack([each.mean for each in spreads]),
-            "spread_scale": torch.stack([each.scale for each in spreads]),
-            "spread_directions": torch.stack([each.directions for each in spreads]),
-        }
+        for part in PARTS:
+            found[f"spread_{part}"] = torch.stack([torch.as_tensor(getattr(each, part)) for each in spreads])
     return found
 
 
@@ -70,6 +68,6 @@ def _readout(own: Mapping[str, Tensor]) -> Readout:
     """Return one readout of its float64 tensors."""
     spread = None
     if set(own) >= SPREAD:
-        offset, *others = (own[f"spread_{name}"] for name in ("offset", "mean", "scale", "directions"))
+        offset, *others = (own[f"spread_{part}"] for part in PARTS)
         spread = Spread(float(offset), *others)
     return Readout(float(own["slope"]), own["offset"], own.get("weights"), spread)
