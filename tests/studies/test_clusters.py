@@ -10,6 +10,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from bmtpt.artifacts import folder as locks
 from bmtpt.errors import SettingsError
 from bmtpt.parallel.fleet.ray import imported_ray
 from bmtpt.results import read_results
@@ -100,6 +101,7 @@ def test_a_place_that_there_is_not_is_refused_with_the_nearest_one(tiny_study, t
 
 
 def test_a_machine_that_does_not_see_the_studys_folder_says_so(tiny_study, tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "PATIENCE", locks.PATIENCE)  # `_settle` raises it, in this process
     grid = Grid(tiny_study(), tmp_path / "only-here")
     worker = Worker.of(grid, elsewhere=True)
     with pytest.raises(SettingsError, match=r"does not see .*only-here.* Ray and SLURM need both on a file system"):

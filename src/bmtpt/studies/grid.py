@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -180,20 +181,23 @@ class Grid:
         own = settled(method, data, settings, contender.study.options_of(method))
         posterior = learned.posterior.weights_sha256 if learned.posterior else None
 
-        def folder(target: TaskData, variant: str) -> Path:
-            return prompt_folder(self.folder, target.task.name, place.method, place.shots, place.seed, variant)
+        def there(target: TaskData, variant: str, apart_from: AbstractSet[str] = frozenset()) -> Any:
+            folder = prompt_folder(self.folder, target.task.name, place.method, place.shots, place.seed, variant)
+            return kept(folder, method, own, posterior, apart_from)
+
+        def read_otherwise(target: TaskData) -> Any:
+            others = (there(target, variant, READING) for variant in self._read_otherwise(contender))
+            other = next((each for each in others if each is not None), None)
+            changes = own.model_dump(mode="json", include=READING)
+            return other and read_again(self.backbone(contender.study.backbone), other, target, changes)
 
         for target in data:
-            there: Any = kept(folder(target, place.variant), method, own, posterior)
-            for variant in self._read_otherwise(contender) if there is None and trains_alike(own) else ():
-                other: Any = kept(folder(target, variant), method, own, posterior, apart_from=READING)
-                if other is not None:
-                    changes = own.model_dump(mode="json", include=READING)
-                    there = read_again(self.backbone(contender.study.backbone), other, target, changes)
-                    break
-            if there is None:
+            trained = there(target, place.variant)
+            if trained is None and trains_alike(own):
+                trained = read_otherwise(target)
+            if trained is None:
                 return {}
-            found[target.task.name] = there
+            found[target.task.name] = trained
         return found
 
     def _read_otherwise(self, contender: Contender) -> list[str]:
@@ -203,16 +207,17 @@ class Grid:
             found: dict[str, Any] = each.study.model_dump(mode="json", exclude={"adapt": READING})
             return found
 
+        own = training(contender)
         others = (each for each in self.contenders.values() if each.method == contender.method and each != contender)
-        return [each.variant.name for each in others if training(each) == training(contender)]
+        return [each.variant.name for each in others if training(each) == own]
 
     def _scored(self, job: Job, contender: Contender, target: TaskData, found: Trained, variant: str) -> list[Result]:
         """Keep what a cell trained for a target, as one of its variants, and return its lines."""
         study, place, backbone = contender.study, job.place, self.backbone(contender.study.backbone)
         if not isinstance(found, TunedModel | Classifier):  # tuned weights may be as large as the model
             name = target.task.name
-            kept = prompt_folder(self.folder, name, place.method, place.shots, place.seed, variant)
-            found = found.save(kept, overwrite=True)
+            folder = prompt_folder(self.folder, name, place.method, place.shots, place.seed, variant)
+            found = found.save(folder, overwrite=True)
         score = evaluate(backbone, found, target.test, task=target.task, max_length=study.adapt.max_length)
         return result_rows(
             backbone,

@@ -137,10 +137,10 @@ def done_jobs(jobs: Sequence[Job], rows: Sequence[Result]) -> set[Job]:
     return {job for job in jobs if job.lines.keys() <= there}
 
 
-def without(job: Job, rows: Sequence[Result]) -> Job:
-    """Return a job that does not write complete lines again."""
+def without_written(jobs: Sequence[Job], rows: Sequence[Result]) -> list[Job]:
+    """Return the jobs so that none writes its complete lines again."""
     there = {place_of(row) for row in rows}
-    return replace(job, written=frozenset(job.lines.keys() & there))
+    return [job if job.on_demand else replace(job, written=frozenset(job.lines.keys() & there)) for job in jobs]
 
 
 def put_in_order(path: Path, ordered: Sequence[Result]) -> None:

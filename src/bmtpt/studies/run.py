@@ -23,7 +23,7 @@ from bmtpt.parallel.fleet import Executor, Failure, executor_on, require_place, 
 from bmtpt.parallel.fleet.local import Here
 from bmtpt.results import Result, append_results
 from bmtpt.studies.grid import Grid, prompt_folder
-from bmtpt.studies.jobs import Job, done_jobs, in_order, put_in_order, stages_first, to_do, whole_lines, without
+from bmtpt.studies.jobs import Job, done_jobs, in_order, put_in_order, stages_first, to_do, whole_lines, without_written
 from bmtpt.studies.spec import StudySpec
 from bmtpt.studies.worker import Worker, one_thread
 from bmtpt.train.events import Listener
@@ -111,7 +111,7 @@ def run_grid(grid: Grid, executor: Executor, listener: Listener | None = None) -
     grid.claim_folder()
     results = whole_lines(folder / RESULTS, jobs)
     done = done_jobs(jobs, results)
-    left = [job if job.on_demand else without(job, results) for job in to_do(jobs, done)]
+    left = without_written(to_do(jobs, done), results)
     failed: dict[Job, Failure] = {}
     _note_failures(folder, failed)
     untried = len(left)
