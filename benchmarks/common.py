@@ -234,6 +234,22 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     return options
 
 
+def table_parser(about: str | None, data: str = "../shared/data") -> argparse.ArgumentParser:
+    """Return a parser with the options of a benchmark of scores whose lines make a table of the docs."""
+    options = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--data", default=data, help="a data folder; default: %(default)s")
+    options.add_argument("--out", type=Path, help="file for the lines")
+    options.add_argument("--table", type=Path, help="print the table of such lines and stop")
+    return options
+
+
+def printed(asked: Path | None, table: Callable[[list[dict[str, Any]]], str]) -> bool:
+    """Print the table of a file's lines if `--table` asks for it, and tell whether it did."""
+    if asked:
+        print(table([json.loads(line) for line in asked.read_text(encoding="utf-8").splitlines()]))
+    return asked is not None
+
+
 def device_of(name: str) -> torch.device:
     """Return the device that an option names.
 

@@ -10,7 +10,6 @@ same prompts; only evaluation differs.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+import common
 from bmtpt.artifacts.card import now, versions
 from bmtpt.backbone import Backbone
 from bmtpt.inference.score import make_reader, make_scorer, read
@@ -88,17 +88,13 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", default="offline", help="hub, offline or a data folder")
-    options.add_argument("--out", type=Path, help="append lines to this file")
-    options.add_argument("--table", type=Path, help="print the table of this file's lines and stop")
+    options = common.table_parser(__doc__, "offline")
     options.add_argument("--backbone", default="offline")
     options.add_argument("--task", action="append", help="name or file; default: six tasks")
     options.add_argument("--seeds", type=int, default=SEEDS)
     options.add_argument("--steps", type=int, default=STEPS)
     chosen = options.parse_args()
-    if chosen.table:
-        print(table([json.loads(line) for line in chosen.table.read_text(encoding="utf-8").splitlines()]))
+    if common.printed(chosen.table, table):
         return
     backbone = Backbone.from_pretrained(chosen.backbone)
     for name in chosen.task or TASKS:

@@ -11,7 +11,6 @@ the settings of that study's readouts. Each source stage has its own draw of lab
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+import common
 from bmtpt.artifacts.card import now, versions
 from bmtpt.artifacts.saved import Posterior
 from bmtpt.backbone import Backbone
@@ -135,14 +135,10 @@ def _cell(lines: Sequence[Line], metric: str, k: int) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = common.table_parser(__doc__)
     options.add_argument("sources", type=Path, nargs="?", help="a study's folder of source stages, one per seed")
-    options.add_argument("--data", default="../shared/data", help="a data folder")
-    options.add_argument("--out", type=Path, help="append lines to this file")
-    options.add_argument("--table", type=Path, help="print the table of such lines and stop")
     chosen = options.parse_args()
-    if chosen.table:
-        print(table([json.loads(line) for line in chosen.table.read_text().splitlines()]))
+    if common.printed(chosen.table, table):
         return
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained("offline", precision="float32")

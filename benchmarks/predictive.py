@@ -1,6 +1,6 @@
 """What is the mean over a readout's posterior worth against its MAP, and what do its approximations cost?
 
-    python benchmarks/predictive.py --data ../shared/data --out benchmarks/results/predictive.jsonl  # 5 CPU minutes
+    python benchmarks/predictive.py --data ../shared/data --out benchmarks/results/predictive.jsonl  # 3 CPU minutes
     python benchmarks/predictive.py --table benchmarks/results/predictive.jsonl                      # the docs' table
 
 The tuning tasks of the study `few-labels`, read by the offline backbone with one draw of vocabulary rows. The k labels
@@ -10,7 +10,6 @@ the parameters from Laplace's Gaussian with its full Hessian, and averages the p
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import common
 from bmtpt.artifacts.card import now, versions
 from bmtpt.backbone import Backbone
 from bmtpt.inference.score import labels_of, make_scorer, read
@@ -108,13 +108,9 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", default="../shared/data", help="a data folder")
-    options.add_argument("--out", type=Path, help="write lines to this file")
-    options.add_argument("--table", type=Path, help="print the table of such lines and stop")
+    options = common.table_parser(__doc__)
     chosen = options.parse_args()
-    if chosen.table:
-        print(table([json.loads(line) for line in chosen.table.read_text().splitlines()]))
+    if common.printed(chosen.table, table):
         return
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained("offline", precision="float32")

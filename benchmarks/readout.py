@@ -9,7 +9,6 @@ random, and no other label is used. Nothing is trained: each form is fitted to t
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import torch
 
+import common
 from bmtpt.artifacts.card import now, versions
 from bmtpt.backbone import Backbone
 from bmtpt.inference.score import labels_of, make_scorer, read
@@ -90,17 +90,13 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--data", default="../shared/data", help="a data folder")
-    options.add_argument("--out", type=Path, help="write lines to this file")
+    options = common.table_parser(__doc__)
     options.add_argument("--backbone", default="offline")
     options.add_argument("--task", action="append", help="a task's file; default: all")
     options.add_argument("--shots", type=int, action="append", help="default: 4, 16 and 32")
     options.add_argument("--draws", type=int, default=DRAWS)
-    options.add_argument("--table", type=Path, help="print the table of such lines and stop")
     chosen = options.parse_args()
-    if chosen.table:
-        print(table([json.loads(line) for line in chosen.table.read_text().splitlines()]))
+    if common.printed(chosen.table, table):
         return
     torch.set_num_threads(1)
     backbone = Backbone.from_pretrained(chosen.backbone, precision="float32")

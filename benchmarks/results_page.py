@@ -15,6 +15,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,10 @@ import pandas as pd
 
 from bmtpt.cli import app
 from bmtpt.report.gain_plot import gain_plot
-from bmtpt.report.gains import gains as differences
 from bmtpt.report.lines import by_measure, frame, of_metric, with_shots, with_source_stages
 from bmtpt.report.names import display_name, display_names, figure
 from bmtpt.report.score_plots import score_plot
-from bmtpt.report.statistics import over_targets
+from bmtpt.report.statistics import over_targets, paired, together
 from bmtpt.report.svg import as_file, style
 from bmtpt.report.table import Table, to_markdown
 from bmtpt.report.tables import interval_text, mean_and_error
@@ -184,9 +184,9 @@ def laplace() -> str:
     for method in READ_OUT:
         at_map = f"{method}[readout=linear,unlabelled_rows=64]"
         row = [display_name(method)]
-        for metric in ("nll", "ece"):
-            found = differences(of_metric(lines, metric), f"{at_map[:-1]},predictive=laplace]")
-            row += [interval_text(each, metric) for each in found[found.other == at_map].sort_values("shots").stages]
+        for metric, shots in product(("nll", "ece"), (4, 16)):
+            own = of_metric(with_shots(lines, shots), metric)
+            row.append(interval_text(together(paired(own, f"{at_map[:-1]},predictive=laplace]", at_map)), metric))
         rows.append(tuple(row))
     header = ("method", "NLL, 4 labels", "NLL, 16 labels", "ECE, 4 labels", "ECE, 16 labels")
     return to_markdown(Table(header, tuple(rows)))
