@@ -137,9 +137,11 @@ def main() -> None:
 
 def _is_interruption(error: BaseException | None) -> bool:
     """Tell whether an error comes from Ctrl-C: typer makes an exit status of it, libraries wrap it."""
-    while error is not None:
+    met: set[int] = set()  # a pool that raises its own error again makes a circle of causes
+    while error is not None and id(error) not in met:
         if isinstance(error, KeyboardInterrupt) or (isinstance(error, SystemExit) and error.code == INTERRUPTED):
             return True
+        met.add(id(error))
         error = error.__cause__ or error.__context__
     return False
 
