@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "backbone"))
 
@@ -119,13 +120,18 @@ def ran(words: list[str]) -> tuple[int, str, str]:
     out, err, code = io.StringIO(), io.StringIO(), 0
     first = os.environ.get("RANK", "0") == "0"
     given = io.TextIOWrapper(io.BytesIO(TEXTS.encode()) if first else io.BufferedReader(Unread()))
-    stay = patch("bmtpt.parallel.ranks.leave", lambda: None)  # there are more commands to come
+    stay = patch("bmtpt.parallel.ranks.leave", _together)  # the next command reads what this one wrote
     with redirect_stdout(out), redirect_stderr(err), patch.multiple(sys, argv=["bmtpt", *words], stdin=given), stay:
         try:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def _together() -> None:
+    if dist.is_initialized():
+        dist.barrier()
 
 
 def interrupted(model: str, tasks: str, folder: str) -> object:
