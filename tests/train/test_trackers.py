@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,19 @@ def wandb_records(path: Path) -> Iterator[Any]:
         _, length, kind = struct.unpack("<IHB", content[at : at + 7])
         message += content[at + 7 : at + 7 + length]
         at += 7 + length
-        if kind in (1, 4):  # the whole message, or its last part
+        if kind in (1, 4) and at <= len(content):  # the whole message, or its last part, and all of it is written
             yield messages.Record.FromString(message)
             message = b""
+
+
+def ended_records(folder: Path, runs: int) -> list[Any]:
+    """Return the records of a folder once so many runs have ended: `finish` does not wait for wandb's own process."""
+    end = time.monotonic() + 60
+    while True:
+        kept = [record for path in folder.rglob("*.wandb") for record in wandb_records(path)]
+        if sum(record.HasField("exit") for record in kept) == runs or time.monotonic() > end:
+            return kept
+        time.sleep(0.05)
 
 
 class Recorder:
@@ -143,7 +154,7 @@ def test_wandb_keeps_a_run_and_its_sequel_under_one_name(tmp_path, monkeypatch):
     for resume in (False, True):
         with tracked("wandb", None, {"particles": 2}, folder=tmp_path, resume=resume) as heard:
             heard(step(3 * resume, loss=1.0 + resume))
-    kept = [record for path in tmp_path.rglob("*.wandb") for record in wandb_records(path)]
+    kept = ended_records(tmp_path, runs=2)
     runs = [record.run for record in kept if record.HasField("run")]
     assert {(run.project, run.run_id) for run in runs} == {("bmtpt", (tmp_path / "tracked.txt").read_text().strip())}
     assert {item.key: item.value_json for item in runs[0].config.update}["particles"] == "2"
