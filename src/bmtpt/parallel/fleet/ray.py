@@ -77,11 +77,15 @@ class RayCluster:
         return [(self._running.pop(task), self._outcome(task)) for task in ended]
 
     def close(self) -> None:
-        """Cancel what runs, and leave the cluster."""
-        for task in self._running:
-            self._ray.cancel(task, force=True)
+        """Leave the cluster, which ends what ran for this process; in a connection of a script's own, cancel it.
+
+        `force` would end a task sooner, but Ray ends this whole process where the task's answer is on its way.
+        """
         if self._own:
             self._ray.shutdown()
+            return
+        for task in self._running:
+            self._ray.cancel(task)
 
     def _outcome(self, task: Any) -> Any:
         try:
