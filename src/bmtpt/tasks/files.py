@@ -36,6 +36,8 @@ MOST_UNPACKED = 2**33
 """Bytes of a .parquet.gz, which is unpacked to the disk before it is read."""
 MOST_JSON = 2**26
 """Characters of a .json file, which is read as a whole."""
+BUFFER = 2**16
+"""Bytes of a parquet column that are read at a time."""
 DEEPEST = 100
 """Most brackets inside one another in a JSON row."""
 OTHER_KINDS = {
@@ -185,17 +187,19 @@ def _parquet(path: Path, needed: Collection[str]) -> Iterator[FileRow]:
 
     with _on_disk(path) as source:
         try:
-            file = parquet.ParquetFile(source)
+            # Threads and whole column chunks would hold, and keep, tens of MiB more; Python's own part takes the time.
+            file = parquet.ParquetFile(source, pre_buffer=False, buffer_size=BUFFER)
             names = with_needed(distinct(file.schema_arrow.names, path), needed, path)
+            columns = [name for name in names if name in needed] if needed else None
             number = 0
-            for batch in file.iter_batches(
-                1024, columns=[name for name in names if name in needed] if needed else None
-            ):
+            for batch in file.iter_batches(1024, columns=columns, use_threads=False):
                 for row in _rows_of(batch):
                     number += 1
                     yield FileRow(number, row)
         except (pyarrow.ArrowException, OSError) as error:
             raise DataError(f"{path}: the file cannot be read ({' '.join(str(error).split())[:200]})") from error
+        finally:
+            pyarrow.default_memory_pool().release_unused()
 
 
 @contextmanager

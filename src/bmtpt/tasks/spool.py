@@ -14,7 +14,7 @@ from bmtpt.errors import DataError
 BLOCK = 32
 """Rows that are read and written together."""
 
-IN_MEMORY = 2**24
+IN_MEMORY = 2**22
 """Bytes from which rows lie on the disk."""
 
 
