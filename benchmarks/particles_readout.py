@@ -2,7 +2,7 @@
 
     bmtpt study few-labels --data ../shared/data --out runs/few-labels --jobs 2   # learns the source stages
     python benchmarks/particles_readout.py runs/few-labels/sources --data ../shared/data \\
-        --out benchmarks/results/particles-readout.jsonl                           # 20 CPU minutes
+        --out benchmarks/results/particles-readout.jsonl                           # 30 CPU minutes
     python benchmarks/particles_readout.py --table benchmarks/results/particles-readout.jsonl
 
 The tuning tasks of the study `few-labels`, k labels drawn at random, and the texts of 64 more rows without labels, by
@@ -79,7 +79,7 @@ def answers(found: Readings, labels: Tensor, drawn: Tensor, texts: Tensor, test:
         scores, states = scores.mean(dim=0, keepdim=True), states.mean(dim=0, keepdim=True)
     log_p, weights = [], []
     for s, h in zip(scores, states, strict=True):
-        readout = Labelled(s[drawn], h[drawn], labels[drawn]).fit(Widths(), Texts(s[texts], h[texts]))
+        readout = Labelled(s[drawn], h[drawn], labels[drawn]).fit(Widths(), Texts(s[texts], h[texts]), spread=True)
         log_p.append(readout.logits(s[test], h[test]).log_softmax(dim=1))
         if how == "evidence":
             free = label_free_offset(torch.cat([s[drawn], s[texts]]))
