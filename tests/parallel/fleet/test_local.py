@@ -19,6 +19,14 @@ def test_processes_that_are_ended_right_after_a_job_was_given_end_without_a_word
     assert not failed
 
 
+def test_processes_that_had_no_job_are_not_started_to_be_ended(monkeypatch):
+    given = []
+    pool = Processes(2)
+    monkeypatch.setattr(pool._pool, "submit", given.append)
+    pool.close()
+    assert not given
+
+
 def _all(pool, jobs):
     ended = []
     while len(ended) < jobs:

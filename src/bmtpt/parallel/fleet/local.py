@@ -61,9 +61,11 @@ class Processes:
             processes, timeout=None, initializer=_start_child, initargs=(os.getpid(),), env=ONE_THREAD
         )
         self._running: dict[Future[Any], Any] = {}
+        self._started = False
 
     def submit(self, work: Callable[[J], R], jobs: Sequence[J]) -> None:
         """Start them; there is a process for each."""
+        self._started = True
         for job in jobs:
             self._running[self._pool.submit(attempted, work, job)] = job
 
@@ -83,16 +85,20 @@ class Processes:
             ) from error
 
     def close(self) -> None:
-        """Kill the processes.
+        """Kill the processes."""
+        if self._started:
+            self._let_it_see_all()
+        self._pool.shutdown(wait=True, kill_workers=True)
 
-        loky's thread fails, and prints so, when it is told to end before it has seen the last job; Ctrl-C comes
-        whenever it comes. It sees jobs in their order, so one more that it has seen says that it has seen them all.
+    def _let_it_see_all(self) -> None:
+        """Wait for loky's thread, which fails, and prints so, when it is told to end before it has seen the last job.
+
+        Ctrl-C comes whenever it comes. The thread sees jobs in their order: one more that it has seen is the last.
         """
         with suppress(BrokenProcessPool):
             last = self._pool.submit(int)
             while not (last.running() or last.done()):
                 time.sleep(0.001)
-        self._pool.shutdown(wait=True, kill_workers=True)
 
 
 def _start_child(parent: int) -> None:
