@@ -1,5 +1,7 @@
 """Processes of this machine are ended at any moment without a word."""
 
+import subprocess
+import sys
 import threading
 
 from bmtpt.parallel.fleet.local import Processes
@@ -25,6 +27,24 @@ def test_processes_that_had_no_job_are_not_started_to_be_ended(monkeypatch):
     monkeypatch.setattr(pool._pool, "submit", given.append)
     pool.close()
     assert not given
+
+
+def test_processes_that_are_killed_leave_no_semaphores_behind(tmp_path):
+    """Of tqdm's own lock, which any library may ask for, Python's tracker would print that it leaked."""
+    script = tmp_path / "ends.py"
+    script.write_text(
+        "from bmtpt.parallel.fleet.local import Processes\n"
+        "def work(job):\n"
+        "    from tqdm import tqdm\n"
+        "    return len(list(tqdm([job], disable=True))) + bool(tqdm.get_lock())\n"
+        "if __name__ == '__main__':\n"
+        "    pool = Processes(2)\n"
+        "    pool.submit(work, [1])\n"
+        "    print(pool.wait())\n"
+        "    pool.close()\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("[(1, 2)]\n", "")
 
 
 def _all(pool, jobs):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from joblib.externals.loky import get_reusable_executor, process_executor
+from tqdm import tqdm
 
 from bmtpt.errors import TrainingError
 from bmtpt.parallel.fleet.graph import attempted
@@ -107,6 +108,8 @@ def _start_child(parent: int) -> None:
             time.sleep(0.2)
         os._exit(1)
 
+    # By default a semaphore of the system, which a killed process leaves behind, so that Python warns of a leak.
+    tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of a terminal; the parent decides
     threading.Thread(target=end_with_parent, daemon=True).start()
     # loky takes a process that grows by 300 MB for a leak and starts another; ours keeps a model and rows on purpose.
