@@ -28,6 +28,7 @@ OURS = {
     "few-labels-parts",
     "few-labels-room",
     "headroom",
+    "label-use",
     "more-labels",
     "multi-target",
     "offline-posterior",
@@ -70,7 +71,7 @@ def test_a_study_lays_its_values_over_what_it_extends_and_a_scale_over_both(tmp_
 def test_studies_that_were_run_with_balanced_draws_keep_them(name):
     others = (LIBRARY.parent / f"{name}.yaml", Path(__file__).parents[2] / "studies" / f"{name}.yaml")
     path = next((path for path in others if path.exists()), None) or find_study(name)
-    at_random = ("few-labels", "more-labels", "transfer-start", "offline-posterior", "causal")
+    at_random = ("few-labels", "more-labels", "transfer-start", "label-use", "offline-posterior", "causal")
     assert load_study(path).adapt.draw == ("random" if name.startswith(at_random) else "balanced")
 
 
