@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,4 +56,12 @@ def test_the_page_holds_the_tables_and_the_picture_of_the_committed_lines():
     lines = lines_in(scaling_out.RESULTS)
     page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
     assert fill(page, blocks(lines)) == page
-    assert (ROOT / "docs" / "plots" / "scaling-out.svg").read_text(encoding="utf-8") == picture(lines)
+    kept = (ROOT / "docs" / "plots" / "scaling-out.svg").read_text(encoding="utf-8")
+    assert without_names(kept) == without_names(picture(lines))
+
+
+def without_names(svg: str) -> str:
+    """Leave out the names of clipping paths: digests of places, in which the last bit of a log scale is the CPU's."""
+    named = re.findall(r'<clipPath id="(\w+)">', svg)
+    assert named
+    return re.sub("|".join(named), "clip", svg)
