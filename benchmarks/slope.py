@@ -30,6 +30,8 @@ from bmtpt.inference.score import labels_of, read
 from bmtpt.methods.prompt_tuning import plain_candidates
 from bmtpt.posterior.readout import Labelled, Readout, Texts, Widths
 from bmtpt.report.statistics import interval
+from bmtpt.report.tables import interval_text
+from bmtpt.settings import AdaptSettings
 from bmtpt.stages.rows import target_rows
 from bmtpt.studies.grid import prompt_folder
 from bmtpt.studies.load import load_study
@@ -78,10 +80,10 @@ def read_out(s: Tensor, h: Tensor, labels: Tensor, texts: int, widths: Widths) -
     return Labelled(s[:k], h[:k], labels).fit(widths, Texts(s[k : k + texts], h[k : k + texts]), spread=True)
 
 
-def measure(backbone: Backbone, data: TaskData, folder: Path, seed: int) -> Iterator[Line]:
-    """Yield a line per form of one kept prompt."""
+def measure(backbone: Backbone, data: TaskData, folder: Path, settings: AdaptSettings) -> Iterator[Line]:
+    """Yield a line per form of the prompt that a study's folder keeps for a seed."""
+    seed = settings.seed
     prompt = Prompt.load(prompt_folder(folder, data.task.name, "pt", SHOTS, seed))
-    settings = load_study("label-use").adapt.model_copy(update={"shots": SHOTS, "seed": seed})
     rows = target_rows(backbone, data, settings)
     test = tokenise(backbone, data.test, settings.max_length or data.task.max_length)
     (draw,) = plain_candidates(backbone, prompt.prompts.shape[1], seed)
@@ -107,8 +109,7 @@ def table(lines: Sequence[Line]) -> str:
         mean = {metric: by_seed(lines, form, metric) for metric in ("accuracy", "nll", "ece")}
         cells = [f"{fmean(each):.{3 if metric == 'nll' else 1}f}" for metric, each in mean.items()]
         found = interval(pd.Series([a - b for a, b in zip(mean["nll"], by_seed(lines, first, "nll"), strict=True)]))
-        shown = f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]".replace("-", "−")
-        rows.append([form, *cells, "–" if form == first else shown])
+        rows.append([form, *cells, "–" if form == first else interval_text(found, "nll")])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -128,10 +129,11 @@ def main() -> None:
     backbone, study = Backbone.from_pretrained("offline", precision="float32"), load_study("label-use")
     done = {(line["task"], line["seed"]) for line in common.lines_in(chosen.out)}
     for seed in study.seeds:
+        settings = study.adapt.model_copy(update={"shots": SHOTS, "seed": seed})
         for name in study.targets:
             data = load_data(load_task(name), chosen.data, limits=study.limits)
             if (data.task.name, seed) not in done:
-                for line in measure(backbone, data, chosen.study, seed):
+                for line in measure(backbone, data, chosen.study, settings):
                     common.append_line(chosen.out, line)
                 print(f"seed {seed}, {data.task.name}: read", flush=True)
 
